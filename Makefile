@@ -1,0 +1,57 @@
+# make demo    set up .venv and watch sentences come back from their embeddings
+# make test    set up .venv and run every test
+# make lint    what CI checks besides the tests: ruff and mypy
+# make format  let ruff rewrite what it can
+# make clean   remove .venv and all caches
+#
+# Set up once, from pyproject.toml and constraints.txt; later calls start at once until one of the two changes.
+# PYTHON=... chooses the interpreter (3.11 or later) that .venv is made with.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(STAMP)
+	$(BIN)/unembed invert \
+		"The library opens at nine and closes when the last reader goes home." \
+		"Her blood pressure was high, so the doctor changed the dose." \
+		"Please send the signed contract to our office before Friday."
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -exec rm -rf {} +
+
+# Hatchling goes in first, so that the package is built here, with the pinned build tools.
+$(STAMP): pyproject.toml constraints.txt
+	@found=; for python in $(CANDIDATES); do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "unembed needs Python 3.11 or later; tried: $(CANDIDATES). Name one: make PYTHON=/path/to/python3.11" >&2; \
+		exit 2; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$found --version); the first time takes some minutes ..."; \
+	$$found -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $(STAMP)

@@ -1,0 +1,116 @@
+"""Measure every strategy at 8 and 32 passes on held-out texts; print the Markdown tables of docs/results.md.
+
+    python runs/evaluate_table.py --texts held-out.txt --limit 500 -o table.jsonl
+
+Each finished row is kept in the JSONL file. Started again with the same options, the script goes on where it
+stopped; rows of other weights, texts or options in that file are left alone and not printed.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unembed.errors import DataError, UnembedError
+from unembed.evaluate import Report, baseline_rows, describe_model, evaluate, rows, truths
+from unembed.inverter import Inverter
+from unembed.sources import read_texts
+from unembed.strategies import STRATEGIES
+
+
+def read_reports(path: Path) -> list[Report]:
+    """Every row that earlier runs finished. Raises DataError."""
+    if not path.exists():
+        return []
+    reports = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            reports.append(Report.from_dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: not a row of this script ({error})") from error
+    return reports
+
+
+def write_reports(path: Path, reports: list[Report]) -> None:
+    """Write the rows whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(report.to_dict()) + "\n" for report in reports)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@click.command(help=__doc__)
+@click.option("--texts", required=True, help="file of held-out texts, one a line")
+@click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--limit", default=500, show_default=True, help="texts measured at most")
+@click.option("--steps", "all_steps", multiple=True, type=int, default=[8, 32], show_default=True)
+@click.option("--strategy", "strategies", multiple=True, type=click.Choice(sorted(STRATEGIES)), help="default: all")
+@click.option("--candidates", default=1, show_default=True)
+@click.option("--rounds", default=0, show_default=True)
+@click.option("--guidance", default=0.0, show_default=True)
+@click.option("--temperature", default=0.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("-o", "--output", default="evaluate_table.jsonl", show_default=True, type=click.Path(path_type=Path))
+def main(
+    texts: str,
+    model: str | None,
+    device: str,
+    tokens: str,
+    limit: int,
+    all_steps: tuple[int, ...],
+    strategies: tuple[str, ...],
+    candidates: int,
+    rounds: int,
+    guidance: float,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+    output: Path,
+) -> None:
+    cut = int(tokens) if tokens.isdigit() else tokens
+    options: dict[str, Any] = {"candidates": candidates, "rounds": rounds, "batch_size": batch_size}
+    options |= {"guidance": guidance, "temperature": temperature}
+    inverter = Inverter.from_pretrained(model, device=device)
+    passages = list(read_texts(texts))
+    truth = truths(passages, inverter.tokenizer, cut, inverter.config.model.max_tokens, limit)
+    same = (describe_model(inverter)["sha256"], truth.sha256, options, seed)
+
+    reports = read_reports(output)
+    table = []
+    for strategy in strategies or tuple(STRATEGIES):
+        for steps in all_steps:
+            report = next(
+                (
+                    r
+                    for r in reports
+                    if (r.strategy, r.steps) == (strategy, steps)
+                    and (r.model["sha256"], r.truths_sha256, r.options, r.seed) == same
+                ),
+                None,
+            )
+            if report is None:
+                report = evaluate(
+                    inverter, passages, tokens=cut, limit=limit, steps=steps, strategy=strategy, seed=seed, **options
+                )
+                reports.append(report)
+                write_reports(output, reports)
+                click.echo(f"{strategy}, {steps} steps: {report.seconds:.0f} s", err=True)
+            table.append(report)
+    click.echo(rows(table))
+    click.echo(baseline_rows(table))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UnembedError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,50 @@
+"""Text recovered from embeddings by masked diffusion.
+
+The names below load on first use, so that `import unembed` stays instant: torch and transformers
+are imported only by the modules that need them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unembed.config import Recipe
+    from unembed.encoder import load_encoder
+    from unembed.errors import InputError, UnembedError
+    from unembed.inverter import Inversion, Inverter
+    from unembed.strategies import Frame
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Frame",
+    "InputError",
+    "Inversion",
+    "Inverter",
+    "Recipe",
+    "UnembedError",
+    "__version__",
+    "load_encoder",
+]
+
+_MODULES = {
+    "Frame": "unembed.strategies",
+    "InputError": "unembed.errors",
+    "Inversion": "unembed.inverter",
+    "Inverter": "unembed.inverter",
+    "Recipe": "unembed.config",
+    "UnembedError": "unembed.errors",
+    "load_encoder": "unembed.encoder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -1,0 +1,188 @@
+"""Inversion of a file of any size: results as JSON lines, appended as they come, continued after a kill.
+
+    OUTPUT.part         whole lines, one a row, in order; becomes OUTPUT when the last row is in it
+    OUTPUT.state.json   what the lines were made from: the rows' hash, the inverter's, the options
+
+Unusual here: the lines are their own journal. A run that goes on counts them, cuts a torn one, and drops those of an
+unfinished batch, so that every row is inverted in the batch it would have been in: interrupted or not, the results
+are the same. Lines of another input, inverter or options are never continued.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from unembed.config import config_to_dict
+from unembed.errors import InputError
+from unembed.evaluate import fingerprint
+from unembed.files import atomic_file, fsync, output_errors
+from unembed.inverter import Inversion, Inverter
+from unembed.vectors import Scan, Vectors
+
+ENDING = ".jsonl"
+
+
+def record(inversion: Inversion, row: int) -> dict[str, Any]:
+    """What a line of output says of one row. Numbers are rounded to what they mean."""
+    tree: dict[str, Any] = {
+        "row": row,
+        "text": inversion.text,
+        "cosine": None if inversion.cosine is None else round(inversion.cosine, 6),
+        "tokens": inversion.tokens,
+        "confidence": [round(value, 4) for value in inversion.confidence],
+        "score": round(inversion.score, 6),
+        "passes": inversion.passes,
+        "encoder_calls": inversion.encoder_calls,
+    }
+    if inversion.candidates:
+        tree["candidates"] = [
+            {"text": other.text, "cosine": other.cosine and round(other.cosine, 6), "score": round(other.score, 6)}
+            for other in inversion.candidates
+        ]
+    return tree
+
+
+def line(inversion: Inversion, row: int) -> bytes:
+    """`record` as one line of UTF-8."""
+    return (json.dumps(record(inversion, row), ensure_ascii=False) + "\n").encode()
+
+
+def invert_file(
+    inverter: Inverter,
+    vectors: Vectors,
+    scan: Scan,
+    output: Path,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int = 64,
+    overwrite: bool = False,
+    show_progress_bar: bool = False,
+) -> dict[str, Any]:
+    """Invert every row into `output`, or go on where an earlier call stopped.
+
+    Args:
+        scan: of these vectors, by the inverter's recipe.
+        output: a name ending in .jsonl.
+        options: of `Inverter.invert`, those that decide the results. Batch size and device may change between calls.
+        overwrite: forget what an earlier call wrote.
+
+    Returns:
+        `output`, `rows`, `continued_from` (rows that were there already) and `seconds`.
+
+    Raises:
+        InputError: `output` or its unfinished part belongs to another input, inverter or other options, or
+            another process is writing it.
+        OutputError: it cannot be written. What is there can be continued.
+    """
+    part, state_file = (output.with_name(output.name + ending) for ending in (".part", ".state.json"))
+    state = {
+        "format": 1,
+        "input": {"rows": scan.rows, "sha256": scan.sha256},
+        "inverter": {"sha256": fingerprint(inverter.denoiser), "tokenizer": inverter.tokenizer.fingerprint},
+        "recipe": config_to_dict(inverter.recipe),
+        "options": dict(options),
+    }
+    with output_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    if not overwrite and (output.exists() or part.exists()):
+        _check_same(output, state_file, state)
+        if output.exists() and not part.exists():
+            return {"output": str(output), "rows": scan.rows, "continued_from": scan.rows, "seconds": 0.0}
+    started = time.perf_counter()
+    with _locked(part, output) as file:
+        if overwrite:
+            file.truncate(0)  # before the new state is written, so that old lines never stand beside it
+        if overwrite or not state_file.exists():
+            with atomic_file(state_file) as temporary:
+                temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        done = _finished_rows(file, output, scan.rows, batch_size)
+        with tqdm(
+            total=scan.rows,
+            initial=done,
+            desc="invert",
+            unit=" rows",
+            dynamic_ncols=True,
+            disable=not show_progress_bar,
+        ) as bar:
+            for start, batch in vectors.batches(batch_size, done):
+                found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start)
+                lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
+                with output_errors(part):
+                    file.write(lines)
+                    file.flush()
+                bar.update(len(found))
+        with output_errors(output):
+            os.fsync(file.fileno())
+            os.replace(part, output)
+            fsync(output.parent)
+    seconds = round(time.perf_counter() - started, 3)
+    return {"output": str(output), "rows": scan.rows, "continued_from": done, "seconds": seconds}
+
+
+@contextmanager
+def _locked(part: Path, output: Path) -> Iterator[BinaryIO]:
+    """The part open for reading and appending, by this process alone."""
+    with output_errors(part):
+        file = part.open("a+b")
+    with file:
+        try:
+            import fcntl
+        except ImportError:  # Windows, where an open file cannot be renamed or deleted by another process anyway
+            pass
+        else:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{output}: is being written by another process") from error
+        yield file
+
+
+def _check_same(output: Path, state_file: Path, state: dict[str, Any]) -> None:
+    """Raise InputError unless what is there was made from the same rows, inverter and options."""
+    advice = "choose another output, or --overwrite it"
+    try:
+        found = json.loads(state_file.read_text(encoding="utf-8"))
+        sections = {name: dict(found[name]) for name in ("input", "inverter", "recipe", "options")}
+    except FileNotFoundError as error:
+        raise InputError(f"{output}: exists, and nothing says what it was made from; {advice}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{state_file}: cannot be read as what {output.name} was made from; {advice}") from error
+    for section, values in sections.items():
+        wanted = json.loads(json.dumps(state[section]))
+        for key in sorted(wanted.keys() | values.keys()):
+            old, new = values.get(key), wanted.get(key)
+            if old != new:
+                shown = f" {_short(old)}, expected {_short(new)}"
+                raise InputError(f"{output}: was made from another {section} ({key}{shown}); {advice}")
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
+def _finished_rows(file: BinaryIO, output: Path, rows: int, batch_size: int) -> int:
+    """Cut the part to whole lines of whole batches; returns how many rows are in it."""
+    file.seek(0)
+    count = offset = kept = kept_offset = 0
+    last = kept_line = b""
+    for last in file:
+        if not last.endswith(b"\n"):
+            break
+        count, offset = count + 1, offset + len(last)
+        if count % batch_size == 0 or count == rows:
+            kept, kept_offset, kept_line = count, offset, last
+    try:
+        fits = kept == 0 or (count <= rows and json.loads(kept_line)["row"] == kept - 1)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise InputError(f"{output}.part: line {kept} is not row {kept - 1} of {rows}; --overwrite starts anew")
+    with output_errors(output):
+        file.truncate(kept_offset)
+    return kept

@@ -1,0 +1,240 @@
+"""Files of an inverter and of a training run.
+
+An inverter is a folder: `config.json` (recipe included), `tokenizer.json` with `tokenizer_ids.json`,
+`model.safetensors` (or shards of it with an index), `README.md` (its model card). A `.pt` file holds the
+same as one dictionary of tensors and text. Tensors are loaded strictly and never by running a pickle.
+
+A training run keeps `checkpoint-<step>` folders: fp32 weights, their moving average, the optimizers'
+state and one JSON with everything else.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unembed.config import Config, config_from_dict, config_to_dict
+from unembed.errors import CheckpointError, ConfigError
+from unembed.files import atomic_file, atomic_folder
+from unembed.model import Denoiser
+from unembed.tokenizer import Tokenizer
+
+SHARD_SIZE = "48MB"
+INDEX = "model.safetensors.index.json"
+
+
+class Parts(NamedTuple):
+    """What an inverter is made of."""
+
+    denoiser: Denoiser
+    tokenizer: Tokenizer
+    config: Config
+    results: dict[str, Any]  # how it was trained and what it reached, for the model card
+
+
+def build_denoiser(config: Config, tokenizer: Tokenizer) -> Denoiser:
+    """A freshly initialised denoiser for the tokenizer's vocabulary and the recipe's embeddings."""
+    return Denoiser(tokenizer.vocab_size, config.encoder.dimension, tokenizer.mask_id, config.model)
+
+
+def save_inverter(
+    folder: str | Path,
+    state: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    config: Config,
+    results: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write an inverter's folder, whole or not at all. Weights are stored as `dtype`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    from unembed.card import model_card
+
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    with atomic_folder(folder) as temporary:
+        split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
+        for file, names in split.filename_to_tensors.items():
+            save_file({name: state[name] for name in names}, temporary / file, metadata={"format": "pt"})
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        tokenizer.save(temporary)
+        tree = {"format": 1, "config": config_to_dict(config), "results": results}
+        (temporary / "config.json").write_text(json.dumps(tree, indent=1), encoding="utf-8")
+        (temporary / "README.md").write_text(model_card(config, state, results), encoding="utf-8")
+
+
+def load_inverter(path: str | Path) -> Parts:
+    """Load a folder written by `save_inverter`, or a `.pt` file written by `save_pt`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a tensor is missing, of the wrong shape or not
+            expected, or a `.pt` file wants to run code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        tree = _read_json(path / "config.json")
+        tokenizer = Tokenizer.load(path)
+        state = _read_tensors(path)
+        source = path / "config.json"
+    elif path.is_file():
+        tree = _read_pt(path)
+        try:
+            tokenizer = Tokenizer.from_json(tree["tokenizer"], **tree["tokenizer_ids"])
+            state = tree["state"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: is not an unembed inverter, {error} is missing or wrong") from error
+        source = path
+    else:
+        raise CheckpointError(f"{path}: there is no such inverter (expected a folder with config.json, or a .pt file)")
+    try:
+        config = config_from_dict(tree["config"])
+    except KeyError as error:
+        raise CheckpointError(f"{source}: is not an unembed inverter, key {error} is missing") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    denoiser = build_denoiser(config, tokenizer)
+    load_strictly(denoiser, state, path)
+    return Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))
+
+
+def save_pt(
+    path: str | Path, state: dict[str, Tensor], tokenizer: Tokenizer, config: Config, results: dict[str, Any]
+) -> None:
+    """Write an inverter as one `.pt` file of tensors and text (loadable with `weights_only=True`)."""
+    ids = {"eos_id": tokenizer.eos_id, "mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "prompt": tokenizer.prompt}
+    tree = {
+        "format": 1,
+        "config": config_to_dict(config),
+        "results": results,
+        "tokenizer": tokenizer.backend_json(),
+        "tokenizer_ids": ids,
+        "state": {name: tensor.detach().cpu() for name, tensor in state.items()},
+    }
+    with atomic_file(path) as temporary:
+        torch.save(tree, temporary)
+
+
+def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) -> None:
+    """Copy `state` into the denoiser; every tensor must be there, none more, all of the right shape."""
+    expected = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+    for name in sorted(expected.keys() - state.keys()):
+        raise CheckpointError(f"{source}: tensor {name} is missing")
+    for name in sorted(state.keys() - expected.keys()):
+        raise CheckpointError(f"{source}: tensor {name} is not part of this denoiser")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise CheckpointError(f"{source}: tensor {name} has shape {tuple(state[name].shape)}, expected {shape}")
+    denoiser.load_state_dict(state)
+
+
+class TrainingCheckpoint(NamedTuple):
+    """All resumable state of a run."""
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizers: list[dict[str, Any]]
+    state: dict[str, Any]  # step, seconds, ...: JSON
+
+
+def save_training(out: Path, checkpoint: TrainingCheckpoint, prefix: str = "checkpoint") -> Path:
+    """Write `out/<prefix>-<step>` and delete the older ones of that prefix."""
+    folder = out / f"{prefix}-{checkpoint.state['step']:08d}"
+    with atomic_folder(folder) as temporary:
+        save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        groups = []
+        for number, optimizer in enumerate(checkpoint.optimizers):
+            tensors = {
+                f"{parameter}.{name}": torch.as_tensor(value)
+                for parameter, values in optimizer["state"].items()
+                for name, value in values.items()
+            }
+            save_file(_contiguous(tensors), temporary / f"optimizer-{number}.safetensors")
+            groups.append(optimizer["param_groups"])
+        tree = checkpoint.state | {"param_groups": groups}
+        (temporary / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+    for older in training_checkpoints(out, prefix)[:-1]:
+        for file in older.iterdir():
+            file.unlink()
+        older.rmdir()
+    return folder
+
+
+def training_checkpoints(out: Path, prefix: str = "checkpoint") -> list[Path]:
+    """Complete checkpoints of a run, oldest first. An unfinished one has another name."""
+    pattern = re.compile(rf"{prefix}-\d{{8}}")
+    return sorted(p for p in out.glob(f"{prefix}-*") if pattern.fullmatch(p.name) and (p / "state.json").exists())
+
+
+def load_training(folder: Path) -> TrainingCheckpoint:
+    """The inverse of `save_training`. Raises CheckpointError."""
+    state = _read_json(folder / "state.json")
+    optimizers = []
+    for number, groups in enumerate(state.pop("param_groups")):
+        values: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _load_file(folder / f"optimizer-{number}.safetensors").items():
+            parameter, name = key.split(".", 1)
+            values.setdefault(int(parameter), {})[name] = tensor
+        optimizers.append({"state": values, "param_groups": groups})
+    weights, average = (_load_file(folder / f"{name}.safetensors") for name in ("weights", "average"))
+    return TrainingCheckpoint(weights, average, optimizers, state)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected keys and values")
+    return tree
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    if not (folder / INDEX).exists():
+        return _load_file(folder / "model.safetensors")
+    shards = _read_json(folder / INDEX).get("weight_map", {})
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(shards.values())):
+        if os.path.basename(name) != name:
+            raise CheckpointError(f"{folder / INDEX}: shard {name!r} lies outside the folder")
+        state |= _load_file(folder / name)
+    return state
+
+
+def _load_file(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({reason})") from error
+
+
+def _read_pt(path: Path) -> dict[str, Any]:
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... by what is wrong
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise CheckpointError(f"{path}: refused, it is a pickle that wants to run code (only tensors are loaded)") from error
+        raise CheckpointError(f"{path}: cannot be read as a PyTorch file ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected an unembed inverter")
+    return tree

@@ -1,0 +1,129 @@
+"""Corruption and loss: how a masked diffusion denoiser is trained.
+
+A time t in (0, 1] is drawn for each canvas; every position, EOS and PAD included, is masked with
+probability t; the denoiser predicts what stood there. `elbo` weighting is the continuous-time bound
+
+    -log p(x | e) <= E_t (1/t) sum_{i masked} -log p(x_i | z_t, e)          (arXiv 2406.07524, eq. 10)
+
+for the linear schedule alpha_t = 1 - t, here in nats per position. `plain` weighting is the mean
+over all masked positions of the batch: heavier on large t, where decoding starts.
+
+Shape suffixes as in model.py; M: positions that are trained on, over the whole batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unembed.config import DiffusionConfig
+from unembed.model import Denoiser
+
+MIN_TIME = 1e-3  # keeps 1/t finite; the bound loses the share of texts masked less than this
+
+
+class Corrupted(NamedTuple):
+    """A canvas after the forward process."""
+
+    ids: Tensor  # (B, L) what the denoiser sees
+    targets: Tensor  # (B, L) bool: positions that are masked or were replaced, so trained on
+
+
+class Loss(NamedTuple):
+    """The loss to minimise, and what the log shows of it."""
+
+    loss: Tensor  # scalar
+    accuracy: Tensor  # scalar: share of the trained-on positions whose best token is right
+    trained: int  # number of positions trained on
+
+
+def sample_times(batch: int, skew: float, generator: torch.Generator) -> Tensor:
+    """Mask probabilities t (B,), density k t^(k-1) for skew k, one from each of B equal strata.
+
+    Stratified over the batch (the antithetic sampling of arXiv 2107.00630, appendix I.1), so that
+    every batch sees all noise levels and the loss varies less. Order is random by construction of
+    the caller's batch; t is never under `MIN_TIME`.
+    """
+    offset = torch.rand((), generator=generator)
+    u_B = (offset + torch.arange(batch) / batch) % 1
+    return (MIN_TIME + (1 - MIN_TIME) * u_B).pow(1 / skew).clamp(MIN_TIME, 1)
+
+
+def corrupt(
+    canvas_BL: Tensor, t_B: Tensor, mask_id: int, corrupt_visible: float, generator: torch.Generator
+) -> Corrupted:
+    """Mask each position of the canvas with its row's probability t.
+
+    `corrupt_visible` of the positions that stay are replaced by tokens drawn from the batch and
+    trained on as well, so that the denoiser learns to doubt what it sees (arXiv 2503.04482).
+    """
+    draw_BL = torch.rand(canvas_BL.shape, generator=generator).to(canvas_BL.device)
+    t_B1 = t_B.to(canvas_BL.device)[:, None]
+    masked_BL = draw_BL < t_B1
+    ids_BL = canvas_BL.masked_fill(masked_BL, mask_id)
+    if not corrupt_visible:
+        return Corrupted(ids_BL, masked_BL)
+    # The same draw, rescaled over the visible positions, is uniform there.
+    replaced_BL = ~masked_BL & ((draw_BL - t_B1) < corrupt_visible * (1 - t_B1))
+    other = torch.randint(canvas_BL.numel(), canvas_BL.shape, generator=generator).to(canvas_BL.device)
+    ids_BL = torch.where(replaced_BL, canvas_BL.flatten()[other], ids_BL)
+    return Corrupted(ids_BL, masked_BL | replaced_BL)
+
+
+def training_loss(
+    denoiser: Denoiser, canvas_BL: Tensor, e_BD: Tensor, config: DiffusionConfig, generator: torch.Generator
+) -> Loss:
+    """The loss of one batch. All randomness comes from `generator` (on the CPU), so a step can be repeated.
+
+    Args:
+        canvas_BL: true tokens (B, L), padded with EOS and PAD.
+        e_BD: their embeddings (B, D).
+    """
+    batch, length = canvas_BL.shape
+    t_B = sample_times(batch, config.time_skew, generator)
+    drop_B = (torch.rand(batch, generator=generator) < config.condition_dropout).to(canvas_BL.device)
+    corrupted = corrupt(canvas_BL, t_B, denoiser.mask_id, config.corrupt_visible, generator)
+
+    hidden_BLH = denoiser.hidden(corrupted.ids, denoiser.condition(e_BD, drop_B))
+    targets_M = canvas_BL[corrupted.targets]
+    losses_M, right_M = cross_entropy(
+        denoiser, hidden_BLH[corrupted.targets], targets_M, config.vocabulary_sample, generator
+    )
+    if config.weighting == "elbo":
+        density_B = config.time_skew * t_B.pow(config.time_skew - 1)
+        weight_B = (1 / (t_B * density_B)).to(canvas_BL.device)
+        weight_M = weight_B[:, None].expand(batch, length)[corrupted.targets]
+        loss = (weight_M * losses_M).sum() / (batch * length)
+    else:
+        loss = losses_M.mean()
+    return Loss(loss, right_M.float().mean(), targets_M.numel())
+
+
+def cross_entropy(
+    denoiser: Denoiser, hidden_MH: Tensor, targets_M: Tensor, vocabulary_sample: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (M,) in float32, and whether the best token considered is the target (M,).
+
+    With `vocabulary_sample` n > 0 the softmax's normaliser is estimated from the batch's own targets and
+    n other tokens drawn without replacement, each standing for (others / n) tokens: an unbiased
+    estimate of the sum at a fraction of its cost (importance sampling as in arXiv 1412.2007). The
+    accuracy is then over the tokens considered, so slightly too high.
+    """
+    if not vocabulary_sample:
+        logits_MV = denoiser.logits(hidden_MH).float()
+        return F.cross_entropy(logits_MV, targets_M, reduction="none"), logits_MV.argmax(-1) == targets_M
+    own_T, index_M = targets_M.unique(return_inverse=True)
+    is_other_V = torch.ones(denoiser.table.num_embeddings, dtype=torch.bool)
+    is_other_V[own_T.cpu()] = False
+    is_other_V[denoiser.mask_id] = False
+    others = is_other_V.nonzero().squeeze(1)
+    drawn = others[torch.randperm(others.numel(), generator=generator)[:vocabulary_sample]].to(own_T.device)
+    ids_S = torch.cat([own_T, drawn])
+    logits_MS = F.linear(hidden_MH, denoiser.table.weight[ids_S], denoiser.output_bias[ids_S]).float()
+    if drawn.numel():
+        stands_for = torch.zeros_like(logits_MS[0])
+        stands_for[own_T.numel() :] = math.log(others.numel() / drawn.numel())
+        logits_MS = logits_MS + stands_for
+    return F.cross_entropy(logits_MS, index_M, reduction="none"), logits_MS.argmax(-1) == index_M

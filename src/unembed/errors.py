@@ -1,0 +1,60 @@
+"""Every exception that unembed raises on purpose.
+
+    UnembedError            the work failed (exit code 1)
+    |-- OutputError         a result could not be written (disk full, read-only folder)
+    |-- EncoderError        the encoder could not be loaded, or returned something unusable
+    |-- TrainingError       training cannot go on (loss is not finite, resume does not fit)
+    `-- InputError          the call was wrong (exit code 2); also a ValueError
+        |-- ConfigError     an unknown key or an impossible value in a configuration
+        |-- EmbeddingError  embeddings of the wrong shape, scale, or with NaN or infinity
+        |-- RecipeError     the embeddings come from another encoder than the inverter's
+        |-- CheckpointError a model file that is missing, damaged, unsafe or incomplete
+        `-- DataError       a text, vector or shard file that cannot be read as it claims
+
+Messages are one line: they name the file, the row or the option, what was found and what was
+expected. `exit_code` is what the command line returns for the exception.
+"""
+
+
+class UnembedError(Exception):
+    """The work failed."""
+
+    exit_code = 1
+
+
+class OutputError(UnembedError):
+    """A result could not be written whole; nothing was left half-written."""
+
+
+class EncoderError(UnembedError):
+    """The encoder could not be loaded, or returned something unusable."""
+
+
+class TrainingError(UnembedError):
+    """Training cannot go on."""
+
+
+class InputError(UnembedError, ValueError):
+    """The call was wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """An unknown key or an impossible value in a configuration."""
+
+
+class EmbeddingError(InputError):
+    """Embeddings of the wrong shape or scale, or with values that are not finite."""
+
+
+class RecipeError(InputError):
+    """The embeddings were made by another recipe than the inverter was trained for."""
+
+
+class CheckpointError(InputError):
+    """A model file that is missing, damaged, unsafe or incomplete."""
+
+
+class DataError(InputError):
+    """A text, vector or shard file that cannot be read as what it claims to be."""

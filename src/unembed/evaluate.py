@@ -1,0 +1,425 @@
+"""An honest measurement of an inverter: real texts, all masks at the start, length not given, chance beside it.
+
+The metrics are those of `metrics`; this module decides what they compare. What is unusual here:
+
+- The truth is a string that the encoder can really have seen, the first 32 content tokens of a passage decoded, and
+  its token ids are that string tokenised again.
+- Encoder calls are the inversion's own. Embedding the truths and measuring the cosine of what came back cost none.
+- Two baselines tell what a score is worth: `random_vector`, what the inverter says when the vector means nothing, and
+  `shuffled_pairs`, how alike any two of these texts are. What a vector leaks is what lies above them.
+- `cloze_accuracy_10` is there to compare with published figures that were measured with 90 % of the tokens visible.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unembed import __version__, metrics
+from unembed.errors import InputError
+from unembed.metrics import Scores
+from unembed.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from unembed.inverter import Inversion, Inverter
+
+NATURAL = "natural"
+CLOZE_SHARE = 0.1
+RANDOM_VECTORS = 200  # a level of chance needs no more, and each costs a whole inversion
+BASELINE_METRICS = ("token_accuracy", "token_f1", "bleu", "cosine")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Truths:
+    """What is embedded and should come back.
+
+    Attributes:
+        texts: the strings to embed.
+        ids: content tokens of each string; may pass the model's length, whose excess counts as missed.
+        skipped: texts that were read but too short.
+    """
+
+    texts: list[str]
+    ids: list[list[int]]
+    skipped: int
+
+    @property
+    def sha256(self) -> str:
+        """Says whether two measurements used the same texts."""
+        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Report:
+    """One inverter measured with one strategy on one set of texts. Every field is JSON-ready.
+
+    Attributes:
+        n, skipped: texts measured, and texts passed over because they were too short.
+        tokens: 32 (or another number of content tokens per text), or "natural".
+        token_accuracy, exact_match, token_f1, rouge_l, cosine, cloze_accuracy_10: rates, 0..1.
+        bleu: corpus BLEU, 0..100.
+        intervals: metric name -> [low, high], 95 % bootstrap over texts.
+        token_accuracy_by_length: tokens of the truth ("5-8") -> its n, token_accuracy and intervals.
+        passes, encoder_calls: mean per sequence.
+        seconds, seconds_per_text: wall time of the inversion alone, embedding and measuring left out.
+        strategy, steps, options: how masks became tokens.
+        seed: of the inversion, the cloze masks, the random vectors and the bootstrap.
+        baselines: `random_vector` and `shuffled_pairs` (None for a single text): n, metrics and intervals of each.
+        truths_sha256: which texts.
+        model: encoder id, SHA-256 of the weights, parameters (token table included), max_tokens.
+        machine: cpu, cores, threads, device, and the versions of torch and unembed.
+    """
+
+    n: int
+    skipped: int
+    tokens: int | str
+    token_accuracy: float
+    exact_match: float
+    token_f1: float
+    bleu: float
+    rouge_l: float
+    cosine: float
+    cloze_accuracy_10: float
+    intervals: dict[str, list[float]]
+    token_accuracy_by_length: dict[str, dict[str, Any]]
+    passes: float
+    encoder_calls: float
+    seconds: float
+    seconds_per_text: float
+    strategy: str
+    steps: int
+    options: dict[str, Any]
+    seed: int
+    baselines: dict[str, dict[str, Any] | None]
+    truths_sha256: str
+    model: dict[str, Any]
+    machine: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `json.dumps` takes them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls(**tree)
+
+
+def truths(
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    tokens: int | str = 32,
+    length: int = 32,
+    limit: int | None = None,
+) -> Truths:
+    """Cut texts to evaluation length; stop after `limit` of them.
+
+    Args:
+        texts: passages, read only as far as needed.
+        tokenizer: the encoder's.
+        tokens: the number of content tokens that each truth is cut to, shorter passages being skipped; or "natural":
+            the whole passage, cut to `length` where it is longer.
+        length: the model's L.
+        limit: how many truths at most.
+
+    Raises:
+        InputError: an impossible `tokens` or `limit`, or no text long enough.
+    """
+    if tokens != NATURAL and not (isinstance(tokens, int) and 1 <= tokens <= length):
+        raise InputError(f"tokens is {tokens!r}, expected {NATURAL!r} or a number from 1 to {length}")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}, expected at least 1")
+    least, most = (1, length) if isinstance(tokens, str) else (tokens, tokens)
+    found = Truths([], [], 0)
+    skipped = 0
+    rest = iter(texts)
+    while len(found.texts) != limit and (batch := list(itertools.islice(rest, 256))):
+        cut = [tokenizer.decode(ids[:most]) if len(ids) >= least else "" for ids in tokenizer.encode_batch(batch)]
+        for text, ids in zip(cut, tokenizer.encode_batch(cut), strict=True):
+            if len(found.texts) == limit:
+                break
+            if ids:
+                found.texts.append(text)
+                found.ids.append(ids)
+            else:
+                skipped += 1
+    if not found.texts:
+        raise InputError(f"no text with at least {least} content tokens among {skipped}, expected at least 1")
+    return dataclasses.replace(found, skipped=skipped)
+
+
+def evaluate(
+    inverter: "Inverter",
+    texts: Iterable[str],
+    *,
+    tokens: int | str = 32,
+    limit: int | None = None,
+    steps: int = 8,
+    strategy: str = "confidence",
+    candidates: int = 1,
+    rounds: int = 0,
+    seed: int = 0,
+    guidance: float = 0.0,
+    temperature: float = 0.0,
+    batch_size: int = 64,
+    show_progress_bar: bool = False,
+) -> Report:
+    """Embed texts, invert the embeddings, and compare.
+
+    Args:
+        inverter: what is measured; its own encoder embeds the texts.
+        texts: passages, best such that the inverter was not trained on.
+        tokens, limit: see `truths`.
+        steps, strategy, candidates, rounds, seed, guidance, temperature, batch_size, show_progress_bar: as in
+            `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
+
+    Raises:
+        InputError: a negative seed; also as `truths` and `Inverter.invert` do.
+    """
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected 0 or more")
+    options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
+    options |= {"guidance": guidance, "temperature": temperature}
+    length = inverter.config.model.max_tokens
+    truth = truths(texts, inverter.tokenizer, tokens, length, limit)
+    n = len(truth.texts)
+    embeddings = inverter.encode(truth.texts)
+
+    def invert(vectors: Floats) -> "list[Inversion]":
+        return inverter.invert(
+            vectors,
+            steps=steps,
+            strategy=strategy,
+            **options,
+            seed=seed,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+        )
+
+    start = time.perf_counter()
+    inversions = invert(embeddings)
+    seconds = time.perf_counter() - start
+    found = _found(inverter, inversions)
+
+    scores = compare(found, (truth.texts, truth.ids, embeddings))
+    scores["cloze_accuracy_10"] = cloze_accuracy(inverter, truth, embeddings, seed=seed, batch_size=batch_size)
+
+    random = _random_vectors(embeddings[:RANDOM_VECTORS], seed)
+    chance = compare(
+        _found(inverter, invert(random)),
+        (truth.texts[: len(random)], truth.ids[: len(random)], embeddings[: len(random)]),
+    )
+    baselines = {"random_vector": _summary(chance, BASELINE_METRICS, seed), "shuffled_pairs": None}
+    if n > 1:
+        # Half a list away, not the next one: neighbours in a file are often of one document.
+        others = np.roll(np.arange(n), n // 2)
+        shuffled = compare(
+            found, ([truth.texts[i] for i in others], [truth.ids[i] for i in others], embeddings[others])
+        )
+        baselines["shuffled_pairs"] = _summary(shuffled, BASELINE_METRICS, seed)
+
+    lengths = metrics.by_length(scores["token_accuracy"], [len(ids) for ids in truth.ids])
+    return Report(
+        n=n,
+        skipped=truth.skipped,
+        tokens=tokens,
+        **{name: score.value for name, score in scores.items()},
+        intervals={name: list(score.interval(seed=seed)) for name, score in scores.items()},
+        token_accuracy_by_length={
+            label: _summary({"token_accuracy": part}, ("token_accuracy",), seed) for label, part in lengths.items()
+        },
+        passes=float(np.mean([inversion.passes for inversion in inversions])),
+        encoder_calls=float(np.mean([inversion.encoder_calls for inversion in inversions])),
+        seconds=seconds,
+        seconds_per_text=seconds / n,
+        strategy=strategy,
+        steps=steps,
+        options=options | {"batch_size": batch_size},
+        seed=seed,
+        baselines=baselines,
+        truths_sha256=truth.sha256,
+        model=describe_model(inverter),
+        machine=describe_machine(inverter),
+    )
+
+
+def compare(
+    recovered: tuple[Sequence[str], Sequence[Sequence[int]], Floats],
+    truth: tuple[Sequence[str], Sequence[Sequence[int]], Floats],
+) -> dict[str, Scores]:
+    """Every metric of n recovered texts against n truths, each given as texts, content ids and embeddings (n, d)."""
+    (texts, ids, embeddings), (true_texts, true_ids, true_embeddings) = recovered, truth
+    return {
+        "token_accuracy": metrics.token_accuracy(ids, true_ids),
+        "exact_match": metrics.exact_match(texts, true_texts),
+        "token_f1": metrics.token_f1(ids, true_ids),
+        "bleu": metrics.bleu(texts, true_texts),
+        "rouge_l": metrics.rouge_l(texts, true_texts),
+        "cosine": metrics.cosine(embeddings, true_embeddings),
+    }
+
+
+@torch.inference_mode()
+def cloze_accuracy(
+    inverter: "Inverter",
+    truth: Truths,
+    embeddings: Floats,
+    *,
+    share: float = CLOZE_SHARE,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Scores:
+    """Share of masked positions that one pass restores, by argmax, when only `share` of each truth is masked.
+
+    Of each text's content positions a fixed number is masked, `share` of them rounded and at least one; EOS and PAD
+    stay visible and are never asked for, since in a text shorter than the canvas they would be given away.
+
+    Args:
+        embeddings: (n, d) float32, of the truths.
+    """
+    length = inverter.config.model.max_tokens
+    device = next(inverter.denoiser.parameters()).device
+    generator = np.random.default_rng((seed, 1))
+    predicted: list[list[int]] = []
+    masked: list[list[int]] = []
+    for start in range(0, len(truth.ids), batch_size):
+        batch = truth.ids[start : start + batch_size]
+        canvas_BL = torch.tensor([inverter.tokenizer.canvas(ids, length) for ids in batch])
+        holes_BL = torch.zeros_like(canvas_BL, dtype=torch.bool)
+        for row, ids in enumerate(batch):
+            content = min(len(ids), length)
+            count = max(1, round(share * content))
+            holes_BL[row, torch.from_numpy(generator.choice(content, count, replace=False))] = True
+        e_BD = torch.from_numpy(embeddings[start : start + batch_size]).to(device)
+        logits_BLV = inverter.denoiser(canvas_BL.masked_fill(holes_BL, inverter.tokenizer.mask_id).to(device), e_BD)
+        best_BL = logits_BLV.argmax(-1).cpu()
+        predicted += [best[holes].tolist() for best, holes in zip(best_BL, holes_BL, strict=True)]
+        masked += [ids[holes].tolist() for ids, holes in zip(canvas_BL, holes_BL, strict=True)]
+    return metrics.restored(predicted, masked)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over names and values of a network's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_model(inverter: "Inverter") -> dict[str, Any]:
+    """Which inverter was measured."""
+    return {
+        "encoder": inverter.recipe.encoder,
+        "sha256": fingerprint(inverter.denoiser),
+        "parameters": sum(p.numel() for p in inverter.denoiser.parameters()),
+        "max_tokens": inverter.config.model.max_tokens,
+    }
+
+
+def describe_machine(inverter: "Inverter") -> dict[str, Any]:
+    """What the seconds were measured on."""
+    device = next(inverter.denoiser.parameters()).device
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": str(torch.__version__),
+        "unembed": __version__,
+    }
+
+
+def rows(reports: Sequence[Report]) -> str:
+    """A Markdown table, one line a report, 95 % intervals in brackets."""
+    header = ["strategy", "steps", "n", "token accuracy", "exact match", "BLEU", "token F1", "ROUGE-L", "cosine"]
+    header += ["cloze 10 %", "passes", "encoder calls", "s/text"]
+    names = ("token_accuracy", "exact_match", "bleu", "token_f1", "rouge_l", "cosine", "cloze_accuracy_10")
+    lines = []
+    for report in reports:
+        tree = report.to_dict()
+        figures = [_figure(name, tree) for name in names]
+        costs = [f"{report.passes:.1f}", f"{report.encoder_calls:.1f}", f"{report.seconds_per_text:.3f}"]
+        lines.append([_strategy(report), str(report.steps), str(report.n), *figures, *costs])
+    return _markdown(header, lines)
+
+
+def baseline_rows(reports: Sequence[Report]) -> str:
+    """A Markdown table of what chance gives, to be shown below `rows`."""
+    header = ["strategy", "steps", "baseline", "n", "token accuracy", "token F1", "BLEU", "cosine"]
+    lines = []
+    for report in reports:
+        for name, tree in report.baselines.items():
+            if tree is not None:
+                figures = [_figure(metric, tree) for metric in BASELINE_METRICS]
+                lines.append([_strategy(report), str(report.steps), name.replace("_", " "), str(tree["n"]), *figures])
+    return _markdown(header, lines)
+
+
+def _found(inverter: "Inverter", inversions: "Sequence[Inversion]") -> tuple[list[str], list[list[int]], Floats]:
+    """Texts, content ids and embeddings of what came back."""
+    texts = [inversion.text for inversion in inversions]
+    return texts, [inverter.tokenizer.content(inversion.ids) for inversion in inversions], inverter.encode(texts)
+
+
+def _random_vectors(embeddings: Floats, seed: int) -> Floats:
+    """Directions uniform on the sphere, as long as embeddings are."""
+    noise = np.random.default_rng((seed, 2)).standard_normal(embeddings.shape)
+    size = np.linalg.norm(embeddings, axis=1).mean()
+    noise *= size / np.linalg.norm(noise, axis=1, keepdims=True)
+    return noise.astype(np.float32)
+
+
+def _summary(scores: Mapping[str, Scores], names: Sequence[str], seed: int) -> dict[str, Any]:
+    return {
+        "n": len(scores[names[0]].rows),
+        **{name: scores[name].value for name in names},
+        "intervals": {name: list(scores[name].interval(seed=seed)) for name in names},
+    }
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _strategy(report: Report) -> str:
+    defaults = {"candidates": 1, "rounds": 0, "guidance": 0.0, "temperature": 0.0}
+    changed = [f"{name} {report.options[name]:g}" for name, value in defaults.items() if report.options[name] != value]
+    return ", ".join([report.strategy, *changed])
+
+
+def _figure(name: str, tree: Mapping[str, Any]) -> str:
+    digits = 1 if name == "bleu" else 3
+    low, high = tree["intervals"][name]
+    return f"{tree[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Cells padded to columns, words on the left and figures on the right."""
+    widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
+    words = [name in ("strategy", "baseline") for name in header]
+
+    def row(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if left else c.rjust(w) for c, w, left in zip(cells, widths, words, strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if left else "-" * (w - 1) + ":" for w, left in zip(widths, words, strict=True)]
+    return "\n".join([row(header), f"| {' | '.join(rule)} |", *map(row, lines)]) + "\n"

@@ -1,0 +1,84 @@
+"""Starting a denoiser from what is known before training: the encoder's own weights, and how often tokens occur.
+
+The encoder has read far more text than an inverter's training run will. Its token table already places words
+by meaning, in the vocabulary that the denoiser predicts; for a BERT-like encoder of the same shape,
+the blocks can be taken over as well.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unembed.data import Windows
+from unembed.encoder import Encoder
+from unembed.errors import ConfigError
+from unembed.model import Denoiser
+
+
+@torch.no_grad()
+def start_from_encoder(denoiser: Denoiser, encoder: Encoder, what: str) -> None:
+    """Copy the encoder's token table ('table'), or table, positions and blocks ('blocks'), into a new denoiser.
+
+    BERT normalises after each residual sum, the denoiser before each branch. A norm's weights are therefore
+    folded into the matrix that reads its output, which keeps what each branch computes from the direction of the
+    residual stream; the scale of the stream differs, so this is a start, not the same function.
+
+    Raises:
+        ConfigError: the encoder's shape does not fit the denoiser's.
+    """
+    if what == "none":
+        return
+    network = encoder.network
+    table = network.get_input_embeddings().weight.float()
+    if table.shape[1] != denoiser.config.width:
+        raise ConfigError(
+            f"training.start_from_encoder is {what!r}, but the encoder's token table is {table.shape[1]} wide "
+            f"and model.width is {denoiser.config.width}"
+        )
+    rows = min(len(table), len(denoiser.table.weight))  # a mask appended to the vocabulary has no row yet
+    denoiser.table.weight[:rows] = table[:rows].to(denoiser.table.weight.device)
+    if what == "blocks":
+        _take_blocks(denoiser, network)
+
+
+@torch.no_grad()
+def start_from_frequencies(denoiser: Denoiser, windows: Windows, batches: int = 64) -> None:
+    """Set the output bias to the log share of each token on the canvases of the first `batches` batches.
+
+    Tokens are counted once more than they occur, so that unseen ones stay possible.
+    """
+    counts = torch.ones(len(denoiser.output_bias), dtype=torch.int64)
+    for step in range(batches):
+        counts += windows.batch(step).canvas.flatten().bincount(minlength=len(counts))
+    denoiser.output_bias.copy_((counts / counts.sum()).log())
+
+
+def _take_blocks(denoiser: Denoiser, network: Any) -> None:
+    config, layers = denoiser.config, getattr(getattr(network, "encoder", None), "layer", None)
+    shape = None if layers is None else (len(layers), network.config.num_attention_heads, network.config.intermediate_size)
+    if shape is None or shape != (config.blocks, config.heads, config.feed_forward):
+        raise ConfigError(
+            "training.start_from_encoder is 'blocks', but the encoder is no BERT of "
+            f"{config.blocks} blocks, {config.heads} heads and feed-forward {config.feed_forward}"
+        )
+    embeddings = network.embeddings
+    positions = embeddings.position_embeddings.weight[1 : config.max_tokens + 1]  # place 0 is [CLS]'s
+    denoiser.positions.copy_(positions + embeddings.token_type_embeddings.weight[0])
+    denoiser.embedding_norm.load_state_dict(embeddings.LayerNorm.state_dict())
+    norm = embeddings.LayerNorm
+    for block, layer in zip(denoiser.blocks, layers, strict=True):
+        attention = layer.attention.self
+        qkv = [attention.query, attention.key, attention.value]
+        _fold(block.attention.qkv, torch.cat([m.weight for m in qkv]), torch.cat([m.bias for m in qkv]), norm)
+        block.attention.out.load_state_dict(layer.attention.output.dense.state_dict())
+        norm = layer.attention.output.LayerNorm
+        _fold(block.feed_forward[0], layer.intermediate.dense.weight, layer.intermediate.dense.bias, norm)
+        block.feed_forward[2].load_state_dict(layer.output.dense.state_dict())
+        norm = layer.output.LayerNorm
+
+
+def _fold(target: nn.Linear, weight: Tensor, bias: Tensor, norm: nn.LayerNorm) -> None:
+    """`target(x) = weight @ norm(x) + bias` for an x that is normalised without weights."""
+    target.weight.copy_(weight * norm.weight)
+    target.bias.copy_(bias + weight @ norm.bias)

@@ -1,0 +1,292 @@
+"""The inverter: embeddings in, texts out.
+
+    inverter = Inverter.from_pretrained()
+    inverter.invert(inverter.encode(["The cat sat on the mat."]))[0].text
+
+Inversion here is blind: the encoder is not asked while a text is being recovered. It is loaded only when
+something needs it, `encode` or the cosine that is reported beside a finished text.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from unembed.checkpoint import Parts, load_inverter, save_inverter
+from unembed.config import Config, Recipe
+from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
+from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError
+from unembed.model import Denoiser
+from unembed.recipes import RECIPES
+from unembed.strategies import Frame, Options, stream
+from unembed.tokenizer import Tokenizer
+
+PACKAGED = {"all-MiniLM-L6-v2": "minilm"}  # encoder -> folder under unembed/weights
+CANDIDATE_TEMPERATURE = 0.5  # several candidates must differ; one alone is the best guess
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What came back from one embedding."""
+
+    text: str
+    tokens: list[str]  # content tokens as display pieces
+    confidence: list[float]  # of each token: its probability when it was committed
+    ids: list[int]  # the whole canvas, L token ids
+    score: float  # mean log confidence over the canvas; ranks candidates
+    passes: int  # spent on this embedding, over all candidates
+    encoder_calls: int  # spent on recovering it: none when blind
+    cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand
+    candidates: list["Inversion"] = field(default_factory=list)  # all of them, best first, where several were asked for
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class Inverter:
+    """A trained denoiser with its tokenizer and the recipe of the encoder it was trained for."""
+
+    def __init__(self, parts: Parts, encoder: Encoder | None = None) -> None:
+        self.denoiser: Denoiser = parts.denoiser
+        self.tokenizer: Tokenizer = parts.tokenizer
+        self.config: Config = parts.config
+        self.results: dict[str, Any] = parts.results
+        self._encoder = encoder
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path | None = None, device: str | torch.device = "cpu", encoder: Encoder | None = None
+    ) -> Self:
+        """Load an inverter.
+
+        Args:
+            name: an encoder with a packaged inverter (the default), a folder, a `.pt` file or a Hub id.
+            encoder: the encoder to use instead of loading the recipe's own.
+
+        Raises:
+            CheckpointError: there is no such inverter, or its files are damaged, incomplete or unsafe.
+        """
+        parts = load_inverter(_locate(str(name) if name is not None else next(iter(PACKAGED))))
+        return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the inverter's folder, whole or not at all. Raises OutputError."""
+        save_inverter(folder, self.denoiser.state_dict(), self.tokenizer, self.config, self.results, dtype)
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload the inverter's folder to the Hub; returns the address of the commit."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as parent:
+            self.save_pretrained(Path(parent) / "inverter")
+            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(parent) / "inverter"))
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the encoder that this inverter was trained for."""
+        return self.config.encoder
+
+    @property
+    def length(self) -> int:
+        """Positions L of the canvas."""
+        return self.config.model.max_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser runs."""
+        return self.denoiser.output_bias.device
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded when first asked for. Raises EncoderError."""
+        if self._encoder is None:
+            self._encoder = load_encoder(self.recipe, self.device)
+        return self._encoder
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> NDArray[np.float32]:
+        """Embeddings (n, d) float32 of texts, by the recipe. Raises EncoderError."""
+        embeddings: NDArray[np.float32] = self.encoder.encode(texts, batch_size, show_progress_bar)
+        return embeddings
+
+    def invert(
+        self,
+        embeddings: ArrayLike | Tensor,
+        steps: int = 8,
+        strategy: str = "confidence",
+        candidates: int = 1,
+        rounds: int = 0,
+        *,
+        guidance: float = 0.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        recipe: Recipe | str | None = None,
+        measure_cosine: bool = True,
+        first_row: int = 0,
+        show_progress_bar: bool = False,
+    ) -> list[Inversion]:
+        """Recover a text from each embedding, from all masks, its length not given.
+
+        Args:
+            embeddings: (n, d) or (d,), made by this inverter's recipe.
+            steps: most passes per candidate, 1 to L.
+            candidates: texts per embedding, ranked by the denoiser's own confidence.
+            rounds: rounds of guided inversion; only 0 (blind) is there yet.
+            temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
+            seed: decides everything that is random; a row's result does not depend on `batch_size`.
+            recipe: what the embeddings were made by, where known; checked against the inverter's.
+            measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
+            first_row: number of the first embedding in a larger file, so that its parts invert as the whole would.
+
+        Raises:
+            EmbeddingError: wrong dimension or rank, not finite, zero or not normalised.
+            RecipeError: `recipe` is not the inverter's.
+            InputError: an option is impossible.
+        """
+        options = self._options(steps, strategy, candidates, rounds, guidance, temperature, seed)
+        e_BD = self._checked(embeddings, recipe)
+        at_once = max(1, batch_size // candidates)
+        found: list[Inversion] = []
+        starts = range(0, len(e_BD), at_once)
+        for start in tqdm(starts, desc="invert", unit="batch", disable=not show_progress_bar):
+            chunk_BD = e_BD[start : start + at_once]
+            rows = range((first_row + start) * candidates, (first_row + start + len(chunk_BD)) * candidates)
+            found += self._invert_batch(chunk_BD, candidates, options, rows)
+        return self._with_cosines(found, e_BD) if measure_cosine and found else found
+
+    def stream(
+        self,
+        embedding: ArrayLike | Tensor,
+        steps: int = 8,
+        strategy: str = "confidence",
+        *,
+        guidance: float = 0.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        recipe: Recipe | str | None = None,
+    ) -> Iterator[Frame]:
+        """Recover the text of one embedding (d,), yielding one frame a pass; frame 0 is all masks.
+
+        Arguments and errors as for `invert`; options are checked before the first frame is asked for.
+        """
+        options = self._options(steps, strategy, 1, 0, guidance, temperature, seed)
+        e_BD = self._checked(embedding, recipe)
+        if len(e_BD) != 1:
+            raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
+        return stream(self.denoiser, self._condition(e_BD), options)
+
+    def inversion(self, frame: Frame, row: int = 0) -> Inversion:
+        """A frame's canvas as text; masks that are left are shown as nothing."""
+        ids = frame.ids[row].tolist()
+        content = self.tokenizer.content(ids)
+        confidence = frame.confidence[row].tolist()
+        return Inversion(
+            text=self.tokenizer.decode(content),
+            tokens=[self.tokenizer.token(i) for i in content],
+            confidence=confidence[: len(content)],
+            ids=ids,
+            score=sum(math.log(max(c, 1e-9)) for c in confidence) / len(confidence),
+            passes=int(frame.passes[row]),
+            encoder_calls=0,
+        )
+
+    def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, rows: range) -> list[Inversion]:
+        modulation = self._condition(e_BD).repeat(candidates)
+        *_, last = stream(self.denoiser, modulation, options, rows)
+        found = []
+        for first in range(0, len(e_BD) * candidates, candidates):
+            several = [self.inversion(last, row) for row in range(first, first + candidates)]
+            several.sort(key=lambda inversion: -inversion.score)
+            passes = sum(inversion.passes for inversion in several)
+            best = several[0]
+            found.append(
+                Inversion(
+                    best.text, best.tokens, best.confidence, best.ids, best.score, passes, 0,
+                    candidates=several if candidates > 1 else [],
+                )
+            )  # fmt: skip
+        return found
+
+    @torch.inference_mode()
+    def _condition(self, e_BD: Tensor) -> Any:
+        return self.denoiser.condition(e_BD)
+
+    def _checked(self, embeddings: ArrayLike | Tensor, recipe: Recipe | str | None) -> Tensor:
+        if recipe is not None:
+            check_recipe(_known(recipe), self.recipe)
+        return torch.from_numpy(check_embeddings(embeddings, self.recipe)).to(self.device)
+
+    def _options(
+        self, steps: int, strategy: str, candidates: int, rounds: int, guidance: float, temperature: float | None, seed: int
+    ) -> Options:
+        if candidates < 1:
+            raise InputError(f"candidates is {candidates}, expected at least 1")
+        if rounds != 0:
+            raise InputError(f"rounds is {rounds}, but this version inverts blind only: expected 0")
+        if temperature is None:
+            temperature = 0.0 if candidates == 1 else CANDIDATE_TEMPERATURE
+        options = Options(steps, strategy, temperature, guidance, seed)
+        options.check(self.length)
+        return options
+
+    def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
+        """The same inversions with the cosine of each text, candidates included."""
+        try:
+            encoder = self.encoder
+        except EncoderError as error:
+            warnings.warn(f"cosines are not measured: {error}", stacklevel=3)
+            return found
+        texts = sorted({c.text for inversion in found for c in [inversion, *inversion.candidates]})
+        vectors = dict(zip(texts, encoder.encode(texts), strict=True))
+
+        def measured(inversion: Inversion, e_D: NDArray[np.float32]) -> Inversion:
+            several = [measured(candidate, e_D) for candidate in inversion.candidates]
+            value = float(vectors[inversion.text] @ e_D / (np.linalg.norm(vectors[inversion.text]) * np.linalg.norm(e_D)))
+            return Inversion(**{**vars(inversion), "cosine": value, "candidates": several})
+
+        return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD.cpu().numpy(), strict=True)]
+
+
+def _known(recipe: Recipe | str) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe in RECIPES:
+        return RECIPES[recipe]
+    raise InputError(f"encoder {recipe!r} is not known by name, expected one of {', '.join(RECIPES)}, or a recipe")
+
+
+def _locate(name: str) -> Path:
+    """The folder or file of an inverter, fetched from the Hub where the name is neither."""
+    short = name.removeprefix("sentence-transformers/")
+    if short in PACKAGED:
+        return Path(str(files("unembed") / "weights" / PACKAGED[short]))
+    path = Path(name)
+    if path.exists() or path.suffix == ".pt" or name.count("/") != 1:
+        if not path.exists():
+            raise CheckpointError(
+                f"{name}: there is no such inverter (expected {', '.join(PACKAGED)}, a folder, a .pt file or a Hub id)"
+            )
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"], etag_timeout=5))
+    except HFValidationError as error:
+        raise CheckpointError(f"{name}: there is no such inverter here, and it is no Hub id") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{name}: is not here and cannot be had from the Hub") from error

@@ -1,0 +1,203 @@
+"""The denoiser: a bidirectional transformer that an embedding modulates through AdaLN-Zero.
+
+Shape suffixes: B batch, L positions, H width, D embedding, V vocabulary, N heads, R rows chosen
+from the canvas.
+
+    e (B, D) -> projection MLP -> c (B, H) -> AdaLN of each block -> shift, scale, gate (B, H)
+    canvas (B, L) -> token table + positions -> blocks -> final norm -> token table^T -> logits
+
+What is unusual here:
+
+- There is no time conditioning: the number of masks tells the noise level (arXiv 2406.03736), so the
+  modulation depends on the embedding alone. `condition` computes it once per inversion; `hidden` takes it.
+- Gates enter as `1 + gate`. With everything that AdaLN produces starting at zero, the network starts
+  as a vanilla pre-norm transformer, whatever the embedding. (DiT's zero gates, arXiv 2212.09748,
+  would start it as the identity.)
+- Layer norms carry no weights of their own: the bias of the AdaLN layer is their shift and scale.
+- Input and output share the token table. The logit of [MASK] is -inf (arXiv 2406.07524, section 3.2.3).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unembed.config import ModelConfig
+
+
+class Modulation(NamedTuple):
+    """What an embedding does to the network: shifts, scales and gates, for every block.
+
+    Rows can be indexed, repeated and concatenated, so that a batch may gain and lose members.
+    """
+
+    blocks: Tensor  # (B, blocks, 6, H): shift, scale, gate of attention, then of feed-forward
+    final: Tensor  # (B, 2, H): shift, scale of the last norm
+
+    def rows(self, index: Tensor | slice) -> "Modulation":
+        """The modulation of the chosen rows of the batch."""
+        return Modulation(self.blocks[index], self.final[index])
+
+    def repeat(self, times: int) -> "Modulation":
+        """Each row `times` times, neighbours together."""
+        return Modulation(self.blocks.repeat_interleave(times, 0), self.final.repeat_interleave(times, 0))
+
+
+class AdaLN(nn.Module):
+    """c (B, H) -> `chunks` vectors (B, chunks, H), all zero at initialisation.
+
+    With rank r > 0 the matrix is the product of an (r, H) and a (chunks * H, r) matrix; the second
+    starts at zero.
+    """
+
+    def __init__(self, width: int, chunks: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
+        self.up = nn.Linear(rank or width, chunks * width)
+        self.chunks = chunks
+
+    def forward(self, c_BH: Tensor) -> Tensor:
+        return self.up(self.down(F.silu(c_BH))).unflatten(-1, (self.chunks, -1))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all positions, in both directions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BLH: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_BLH).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, N, L, H/N)
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention, each argument (B, N, L, K)."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v)
+    # On a CPU, at 32 positions, torch's fused kernel makes a training step 1.5 times slower than two products.
+    weights_BNLL = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float().softmax(-1)
+    return torch.matmul(weights_BNLL.to(v.dtype), v)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block with its six modulation vectors."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config.width, config.heads)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.width, config.feed_forward),
+            nn.GELU(),
+            nn.Linear(config.feed_forward, config.width),
+        )
+        self.adaln = AdaLN(config.width, 6, config.adaln_rank)
+
+    def forward(self, x_BLH: Tensor, modulation_B6H: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation_B6H.unsqueeze(2).unbind(1)  # each (B, 1, H)
+        x_BLH = x_BLH + (1 + gate_a) * self.attention(modulate(x_BLH, shift_a, scale_a))
+        return x_BLH + (1 + gate_f) * self.feed_forward(modulate(x_BLH, shift_f, scale_f))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive layer norm: `norm(x) * (1 + scale) + shift` (arXiv 2212.09748, section 3.2)."""
+    return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+
+
+class Denoiser(nn.Module):
+    """Token ids with masks and an embedding -> logits for every position.
+
+    Args:
+        vocab_size: rows V of the token table, [MASK] included.
+        dimension: length D of an embedding.
+        mask_id: the id of [MASK], which is never predicted.
+        config: the network's shape.
+    """
+
+    def __init__(self, vocab_size: int, dimension: int, mask_id: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_id = mask_id
+        self.dimension = dimension
+        self.table = nn.Embedding(vocab_size, config.width)
+        self.output_bias = nn.Parameter(torch.empty(vocab_size))
+        self.positions = nn.Parameter(torch.empty(config.max_tokens, config.width))
+        self.embedding_norm = nn.LayerNorm(config.width)
+        self.null_embedding = nn.Parameter(torch.empty(dimension))
+        self.projection = nn.Sequential(
+            nn.Linear(dimension, config.width), nn.GELU(), nn.Linear(config.width, config.width)
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.final_adaln = AdaLN(config.width, 2, config.adaln_rank)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Normal(0, 0.02) matrices, residual branches scaled by depth, AdaLN's last layers zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.positions, std=0.02)
+        nn.init.zeros_(self.null_embedding)
+        nn.init.zeros_(self.output_bias)
+        for module in self.projection:
+            if isinstance(module, nn.Linear):  # c should be of order one from the start: it is all that tells texts apart
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        for block in self.blocks:
+            for residual in (block.attention.out, block.feed_forward[2]):
+                residual.weight.div_(math.sqrt(2 * self.config.blocks))
+        for module in self.modules():
+            if isinstance(module, AdaLN):
+                if isinstance(module.down, nn.Linear):
+                    nn.init.normal_(module.down.weight, std=module.down.in_features**-0.5)
+                nn.init.zeros_(module.up.weight)
+                nn.init.zeros_(module.up.bias)
+
+    def condition(self, e_BD: Tensor, drop_B: Tensor | None = None) -> Modulation:
+        """The modulation by embeddings e (B, D), to be computed once per inversion.
+
+        Only the direction of an embedding is used, scaled to coordinates of order one. Rows where the
+        boolean `drop_B` holds get the learned null embedding instead.
+        """
+        x_BD = F.normalize(e_BD.float(), dim=-1) * math.sqrt(self.dimension)
+        if drop_B is not None:
+            x_BD = torch.where(drop_B[:, None], self.null_embedding.float(), x_BD)
+        c_BH = self.projection(x_BD.to(self.output_bias.dtype))
+        return Modulation(torch.stack([block.adaln(c_BH) for block in self.blocks], 1), self.final_adaln(c_BH))
+
+    def unconditional(self, batch: int) -> Modulation:
+        """The modulation by the null embedding, `batch` rows of it."""
+        nothing_BD = self.null_embedding.new_zeros(batch, self.dimension)
+        return self.condition(nothing_BD, nothing_BD.new_ones(batch, dtype=torch.bool))
+
+    def hidden(self, ids_BL: Tensor, modulation: Modulation) -> Tensor:
+        """One pass without the vocabulary: canvas (B, L) -> (B, L, H). L is at most `config.max_tokens`."""
+        x_BLH = self.embedding_norm(self.table(ids_BL) + self.positions[: ids_BL.shape[1]])
+        for block, modulation_B6H in zip(self.blocks, modulation.blocks.unbind(1), strict=True):
+            x_BLH = block(x_BLH, modulation_B6H)
+        shift, scale = modulation.final.unsqueeze(2).unbind(1)
+        return modulate(x_BLH, shift, scale)
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """Hidden vectors (..., H) of the positions that matter -> logits (..., V), [MASK] at -inf."""
+        logits_RV = F.linear(hidden_RH, self.table.weight, self.output_bias)
+        forbidden = torch.zeros_like(self.output_bias, dtype=torch.bool)
+        forbidden[self.mask_id] = True
+        return logits_RV.masked_fill(forbidden, -torch.inf)
+
+    def forward(self, ids_BL: Tensor, e_BD: Tensor) -> Tensor:
+        """Canvas (B, L) and embeddings (B, D) -> logits (B, L, V): a whole pass, every position projected."""
+        return self.logits(self.hidden(ids_BL, self.condition(e_BD)))
+
+
+def count_parameters(denoiser: Denoiser) -> int:
+    """Parameters without the token table and its output bias, as the published 78 M is counted."""
+    vocabulary = denoiser.table.weight.numel() + denoiser.output_bias.numel()
+    return sum(p.numel() for p in denoiser.parameters()) - vocabulary

@@ -1,0 +1,331 @@
+"""Strategies: the order in which masks become tokens.
+
+A strategy is a generator that owns the canvas and never sees the denoiser. It yields a `Frame`; a frame that is
+not done asks for a pass over the positions `wanted` and receives the `Prediction` through `send`. Whoever
+drives it decides how passes are computed: `stream` runs one batch, a server may merge many. All strategies
+end with no mask left for every number of steps from 1 to L.
+
+Shape suffixes as in model.py. Everything is batched; rows do not influence each other, and a row's
+random numbers depend on the seed and its own number alone, not on its neighbours.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unembed.errors import InputError
+from unembed.model import Denoiser, Modulation
+
+REMASKS_PER_PASS = 1.0  # `remask`: visible tokens masked again in a pass, on average over a row
+DOUBTED_SHARE = 0.5  # `two-stage`: share of the tokens revised in the first pass of the second stage
+THRESHOLD = 0.9  # `threshold`: confidence at which a token is committed
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to decode.
+
+    steps: most passes a row may take, 1 to L. temperature: 0 takes the best token, more samples from the
+    tempered distribution. guidance: w of classifier-free guidance, un + (w + 1)(cond - un); it doubles the passes.
+    """
+
+    steps: int = 8
+    strategy: str = "confidence"
+    temperature: float = 0.0
+    guidance: float = 0.0
+    seed: int = 0
+
+    def check(self, length: int) -> None:
+        """Raise InputError where an option is impossible for a canvas of `length` positions."""
+        if not 1 <= self.steps <= length:
+            raise InputError(f"steps is {self.steps}, expected 1 to {length} (the inverter's length)")
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"strategy is {self.strategy!r}, expected one of {', '.join(STRATEGIES)}")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}, expected 0 or more")
+        if not -1 <= self.guidance < float("inf"):
+            raise InputError(f"guidance is {self.guidance}, expected -1 or more")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one pass says, each (B, L); meaningful where the frame wanted it."""
+
+    tokens: Tensor  # int64: the token chosen for a masked position
+    confidence: Tensor  # float: probability of that token; at a visible position, of the token that stands there
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The canvas after `step` of at most `total` steps."""
+
+    step: int
+    total: int
+    ids: Tensor  # (B, L) int64
+    changed: Tensor  # (B, L) bool: differs from the frame before
+    confidence: Tensor  # (B, L) float, 0 where masked
+    wanted: Tensor  # (B, L) bool: positions of which the next pass must predict
+    passes: Tensor  # (B,) int64: forward calls of the denoiser that each row took so far
+    done: bool
+
+
+class Noise:
+    """Uniform numbers for each row from a stream of its own, so that batching changes nothing."""
+
+    def __init__(self, seed: int, rows: Sequence[int], stream: int) -> None:
+        self.generators = [torch.Generator().manual_seed((seed * 1_000_003 + row) * 4 + stream) for row in rows]
+
+    def uniform(self, length: int) -> Tensor:
+        """(B, length) float64 in [0, 1)."""
+        return torch.stack([torch.rand(length, generator=g, dtype=torch.float64) for g in self.generators])
+
+
+class Canvas:
+    """The tokens being decoded, B rows of L positions, and how sure each is."""
+
+    def __init__(self, ids: Tensor, mask_id: int, options: Options, rows: Sequence[int]) -> None:
+        self.ids = ids
+        self.mask_id = mask_id
+        self.options = options
+        self.confidence = torch.zeros(ids.shape, device=ids.device)
+        self.passes = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+        self.noise = Noise(options.seed, rows, stream=0)
+        self._before = ids
+        self._step = 0
+
+    @property
+    def masked(self) -> Tensor:
+        """(B, L) bool."""
+        return self.ids == self.mask_id
+
+    def uniform(self) -> Tensor:
+        """(B, L) float64 in [0, 1), each row's own."""
+        return self.noise.uniform(self.ids.shape[1]).to(self.ids.device)
+
+    def reveal(self, where: Tensor, prediction: Prediction) -> None:
+        """Put the predicted tokens at `where` (B, L)."""
+        self.ids = torch.where(where, prediction.tokens, self.ids)
+        self.confidence = torch.where(where, prediction.confidence, self.confidence)
+
+    def mask(self, where: Tensor) -> None:
+        """Take the tokens at `where` (B, L) away again."""
+        self.ids = self.ids.masked_fill(where, self.mask_id)
+        self.confidence = self.confidence.masked_fill(where, 0.0)
+
+    def frame(self, wanted: Tensor | None = None, last: bool = False) -> Frame:
+        """The frame to yield: asks for `wanted`, by default the masked positions, unless it is the last."""
+        wanted = self.masked if wanted is None else wanted
+        done = last or not bool(wanted.any())
+        changed = self.ids != self._before
+        frame = Frame(
+            self._step, self.options.steps, self.ids, changed, self.confidence, wanted, self.passes.clone(), done
+        )
+        self._before = self.ids
+        self._step += 1
+        self.passes += wanted.any(1) * (1 if self.options.guidance == 0 else 2)
+        return frame
+
+
+Strategy = Callable[[Canvas], Generator[Frame, Prediction, None]]
+
+
+def confidence(canvas: Canvas) -> Generator[Frame, Prediction, None]:
+    """In each pass the most confident masked positions, equally many each time (arXiv 2202.04200, linear schedule)."""
+    for quota_B in quotas(canvas.masked.sum(1), canvas.options.steps):
+        prediction = yield canvas.frame()
+        canvas.reveal(highest(prediction.confidence, canvas.masked, quota_B), prediction)
+    yield canvas.frame(last=True)
+
+
+def sequential(canvas: Canvas) -> Generator[Frame, Prediction, None]:
+    """In each pass the leftmost masked positions, equally many each time."""
+    leftmost = -torch.arange(canvas.ids.shape[1], device=canvas.ids.device).float().expand(canvas.ids.shape)
+    for quota_B in quotas(canvas.masked.sum(1), canvas.options.steps):
+        prediction = yield canvas.frame()
+        canvas.reveal(highest(leftmost, canvas.masked, quota_B), prediction)
+    yield canvas.frame(last=True)
+
+
+def euler(canvas: Canvas) -> Generator[Frame, Prediction, None]:
+    """Ancestral sampling: going from time t to s, a mask stays with probability s / t (arXiv 2406.07524, eq. 6)."""
+    steps = canvas.options.steps
+    for step in range(steps):
+        prediction = yield canvas.frame()
+        t, s = 1 - step / steps, 1 - (step + 1) / steps
+        canvas.reveal(canvas.masked & (canvas.uniform() >= s / t), prediction)
+    yield canvas.frame(last=True)
+
+
+def remask(canvas: Canvas) -> Generator[Frame, Prediction, None]:
+    """Ancestral sampling that also masks visible tokens again (ReMDM, arXiv 2503.00307, eq. 3 and 4).
+
+    From time t to s a visible token is masked with probability sigma, and a masked one stays masked with
+    probability (1 - alpha_s - sigma alpha_t) / (1 - alpha_t), which leaves the marginal at s unchanged. sigma is such
+    that `REMASKS_PER_PASS` tokens of a row are masked again on average, within sigma <= (1 - alpha_s) / alpha_t.
+    """
+    steps, length = canvas.options.steps, canvas.ids.shape[1]
+    for step in range(steps):
+        prediction = yield canvas.frame()
+        visible_t, visible_s = step / steps, (step + 1) / steps  # alpha_t, alpha_s
+        sigma = 0.0
+        if visible_t > 0:
+            sigma = min(REMASKS_PER_PASS / (visible_t * length), (1 - visible_s) / visible_t, 1.0)
+        stays = (1 - visible_s - sigma * visible_t) / (1 - visible_t)
+        draw_BL, masked_BL = canvas.uniform(), canvas.masked
+        canvas.reveal(masked_BL & (draw_BL >= stays), prediction)
+        canvas.mask(~masked_BL & (draw_BL < sigma))
+    yield canvas.frame(last=True)
+
+
+def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
+    """First everything by `confidence` in half of the passes, then the doubtful tokens again.
+
+    Each pass of the second stage scores every visible token in its context, fills the masks, and masks the
+    least confident tokens for the next pass, fewer each time. Only positions that were masked at the start are revised.
+    """
+    steps = canvas.options.steps
+    free_BL = canvas.masked
+    first, second = (steps + 1) // 2, steps // 2
+    for quota_B in quotas(free_BL.sum(1), first):
+        prediction = yield canvas.frame()
+        canvas.reveal(highest(prediction.confidence, canvas.masked, quota_B), prediction)
+    for step in range(second):
+        doubted_B = (free_BL.sum(1) * DOUBTED_SHARE * (second - step) / second).ceil().long()
+        canvas.mask(highest(-canvas.confidence, free_BL, doubted_B))
+        prediction = yield canvas.frame(wanted=free_BL)
+        canvas.reveal(canvas.masked, prediction)
+        canvas.confidence = torch.where(free_BL, prediction.confidence, canvas.confidence)
+    yield canvas.frame(last=True)
+
+
+def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
+    """Every position at least `THRESHOLD` confident (Fast-dLLM, arXiv 2505.22618), so easy rows take fewer passes.
+
+    A pass reveals at least an equal share of what is left, so that the passes suffice.
+    """
+    for left in range(canvas.options.steps, 0, -1):
+        frame = canvas.frame()
+        if frame.done:
+            yield frame
+            return
+        prediction = yield frame
+        masked_BL = canvas.masked
+        least_BL = highest(prediction.confidence, masked_BL, -(-masked_BL.sum(1) // left))
+        canvas.reveal(least_BL | (masked_BL & (prediction.confidence >= THRESHOLD)), prediction)
+    yield canvas.frame(last=True)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "confidence": confidence,
+    "sequential": sequential,
+    "euler": euler,
+    "remask": remask,
+    "two-stage": two_stage,
+    "threshold": threshold,
+}
+
+
+def quotas(count_B: Tensor, steps: int) -> list[Tensor]:
+    """How many of `count_B` masks to reveal in each of `steps` passes: as equal as can be, all in the end."""
+    revealed = [-(-count_B * step // steps) for step in range(steps + 1)]
+    return [after - before for before, after in zip(revealed, revealed[1:], strict=False)]
+
+
+def highest(score_BL: Tensor, among_BL: Tensor, count_B: Tensor) -> Tensor:
+    """(B, L) bool: in each row the `count_B` highest scores `among_BL`; equal scores from the left."""
+    order_BL = score_BL.masked_fill(~among_BL, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank_BL = order_BL.argsort(dim=1)
+    return among_BL & (rank_BL < count_B[:, None])
+
+
+class Predictor:
+    """Answers frames: one pass of the denoiser over the rows that want one.
+
+    Args:
+        modulation: what the embeddings do to the network, computed once.
+        rows: the rows' numbers, which decide their random streams.
+    """
+
+    def __init__(self, denoiser: Denoiser, modulation: Modulation, options: Options, rows: Sequence[int]) -> None:
+        self.denoiser = denoiser
+        self.modulation = modulation
+        self.unconditional = denoiser.unconditional(1) if options.guidance else None
+        self.options = options
+        self.noise = Noise(options.seed, rows, stream=1)
+
+    @torch.inference_mode()
+    def __call__(self, frame: Frame) -> Prediction:
+        """The prediction for the positions that `frame` wants."""
+        active_B = frame.wanted.any(1).nonzero().squeeze(1)
+        ids_BL, wanted_BL = frame.ids[active_B], frame.wanted[active_B]
+        logits_RV = self._logits(ids_BL, wanted_BL, self.modulation.rows(active_B))
+        if self.unconditional is not None:
+            nothing = self.unconditional.repeat(len(active_B))
+            without_RV = self._logits(ids_BL, wanted_BL, nothing)
+            # -inf - -inf is not a number; the mask's logit stays what it is
+            logits_RV = torch.where(
+                logits_RV.isinf(), logits_RV, without_RV + (self.options.guidance + 1) * (logits_RV - without_RV)
+            )
+        probabilities_RV = logits_RV.softmax(-1)
+        chosen_R = self._choose(logits_RV, active_B, wanted_BL)
+        standing_R = ids_BL[wanted_BL]
+        scored_R = torch.where(standing_R == self.denoiser.mask_id, chosen_R, standing_R)
+        tokens_BL, confidence_BL = frame.ids.clone(), torch.zeros_like(frame.confidence)
+        where_BL = torch.zeros_like(frame.wanted)
+        where_BL[active_B] = wanted_BL
+        tokens_BL[where_BL] = chosen_R
+        confidence_BL[where_BL] = probabilities_RV.gather(1, scored_R[:, None]).squeeze(1)
+        return Prediction(tokens_BL, confidence_BL)
+
+    def _logits(self, ids_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
+        return self.denoiser.logits(self.denoiser.hidden(ids_BL, modulation)[wanted_BL]).float()
+
+    def _choose(self, logits_RV: Tensor, active_B: Tensor, wanted_BL: Tensor) -> Tensor:
+        """The best token, or a sample by inverse distribution function, in float64 (arXiv 2409.02908)."""
+        if self.options.temperature == 0:
+            return logits_RV.argmax(-1)
+        uniform_BL = self.noise.uniform(wanted_BL.shape[1]).to(logits_RV.device)
+        uniform_R1 = uniform_BL[active_B][wanted_BL][:, None]
+        cumulative_RV = (logits_RV.double() / self.options.temperature).softmax(-1).cumsum(-1)
+        index_R1 = torch.searchsorted(cumulative_RV, uniform_R1 * cumulative_RV[:, -1:], right=True)
+        return index_R1.squeeze(1)
+
+
+def stream(
+    denoiser: Denoiser,
+    modulation: Modulation,
+    options: Options,
+    rows: Sequence[int] | None = None,
+    start_BL: Tensor | None = None,
+) -> Iterator[Frame]:
+    """Decode a batch, one frame a pass, beginning with the frame before the first pass.
+
+    Args:
+        modulation: of B embeddings (`denoiser.condition`).
+        rows: the rows' numbers for their random streams; 0 to B - 1 where not given.
+        start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
+
+    Raises:
+        InputError: an option is impossible.
+    """
+    batch, length = len(modulation.final), denoiser.config.max_tokens
+    options.check(length)
+    rows = range(batch) if rows is None else rows
+    if start_BL is None:
+        start_BL = torch.full((batch, length), denoiser.mask_id, device=modulation.final.device)
+    predictor = Predictor(denoiser, modulation, options, rows)
+    decoding = STRATEGIES[options.strategy](Canvas(start_BL, denoiser.mask_id, options, rows))
+    frame = next(decoding)
+    yield frame
+    while not frame.done:
+        frame = decoding.send(predictor(frame))
+        yield frame
+
+
+@torch.inference_mode()
+def decode(denoiser: Denoiser, e_BD: Tensor, options: Options) -> Frame:
+    """The last frame of decoding embeddings (B, D) from all masks."""
+    *_, last = stream(denoiser, denoiser.condition(e_BD), options)
+    return last

@@ -1,0 +1,40 @@
+"""How much arithmetic training takes, and how much the device could do."""
+
+import torch
+
+from unembed.config import Config
+from unembed.encoder import Encoder
+from unembed.model import Denoiser, count_parameters
+
+# Dense bf16 FLOP/s from the makers' data sheets, by a part of the device's name.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "V100": 125e12}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 peak of a known GPU, else None."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def flops_per_sequence(denoiser: Denoiser, encoder: Encoder, config: Config) -> float:
+    """Useful floating-point operations to train on one sequence, by the rule 6 N per token (arXiv 2001.08361).
+
+    Parameters of the AdaLN layers and the projection act once per sequence, those of the blocks at each
+    position, the token table at each position trained on. The frozen encoder counts 2 N per token, where it runs.
+    """
+    model, length = config.model, config.model.max_tokens
+    once = sum(p.numel() for name, p in denoiser.named_parameters() if "adaln" in name or "projection" in name)
+    each = count_parameters(denoiser) - once
+    attention = 2 * model.blocks * length * model.width  # two products of L x L x H per block
+    skew = config.diffusion.time_skew
+    masked = skew / (skew + 1)  # mean of t
+    vocabulary = config.diffusion.vocabulary_sample or denoiser.table.num_embeddings
+    trained = length * (masked + (1 - masked) * config.diffusion.corrupt_visible)
+    denoising = 6 * (once + length * (each + attention) + trained * vocabulary * model.width)
+    if config.data.embeddings == "stored":
+        return float(denoising)
+    network = getattr(encoder, "network", None)
+    frozen = sum(p.numel() for name, p in network.named_parameters() if "embed" not in name) if network else 0
+    return float(denoising + 2 * length * frozen)

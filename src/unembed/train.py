@@ -1,0 +1,300 @@
+"""Training: one visible loop, the same on two CPU cores and on a large GPU.
+
+Unusual here: a step is a pure function of (weights, optimizer state, seed, step). Windows and corruption are
+drawn from generators seeded with the step, so a checkpoint holds no random state and a resumed run
+equals the uninterrupted one. (With a time box the learning rate follows the clock, which no resume repeats.)
+
+The learning rate warms up, stays, and decays at the end (arXiv 2404.06395). The last weights before the decay are
+kept as `stable-<step>`: the place from which a longer run continues.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from unembed.checkpoint import (
+    TrainingCheckpoint,
+    build_denoiser,
+    load_inverter,
+    load_strictly,
+    load_training,
+    save_inverter,
+    save_training,
+    training_checkpoints,
+)
+from unembed.config import Config, TrainingConfig, config_to_dict
+from unembed.data import Batch, Shards, Windows
+from unembed.diffusion import Loss, training_loss
+from unembed.encoder import Encoder, load_encoder
+from unembed.errors import ConfigError, InputError, TrainingError
+from unembed.initialise import start_from_encoder, start_from_frequencies
+from unembed.model import Denoiser
+from unembed.throughput import flops_per_sequence, peak_flops
+from unembed.trainlog import TrainingLog
+from unembed.validate import validate
+
+
+@dataclass
+class Progress:
+    """How far a run is: what the schedule needs and a checkpoint keeps."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent training, over all sessions of the run
+    sequences: int = 0
+
+    def fraction(self, config: TrainingConfig, minutes: float | None) -> float:
+        """Share of the run that is over, by steps or by the clock, whichever is further."""
+        by_clock = self.seconds / (60 * minutes) if minutes else 0.0
+        return max(self.step / config.steps, by_clock)
+
+
+def train(
+    config: Config,
+    data: str | Path,
+    out: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+    minutes: float | None = None,
+    show_progress_bar: bool = True,
+) -> Path:
+    """Train an inverter on prepared shards; returns the folder `out/inverter`.
+
+    Args:
+        data: folder written by `prepare`.
+        out: folder of the run: checkpoints, logs, the inverter.
+        encoder: the frozen encoder; loaded from the recipe where none is given.
+        resume: continue the run in `out` from its newest checkpoint.
+        start_from: an inverter's folder, or a `stable-*` checkpoint of another run, whose weights to start from.
+        minutes: time box for training, over all sessions of the run; the decay ends with it.
+
+    Raises:
+        InputError: `out` holds a run and `resume` is false, or the run was made with another configuration.
+        TrainingError: the loss is not finite.
+        OutputError: `out` cannot be written.
+    """
+    settings, out = config.training, Path(out)
+    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
+    device = accelerator.device
+    if encoder is None:
+        # Windows are embedded at the training precision, which is several times faster; evaluation keeps the recipe's.
+        encoder = load_encoder(dataclasses.replace(config.encoder, precision=settings.precision))
+    encoder.to(device)
+    shards = Shards.open(data)
+    windows = Windows(
+        shards, config.data, encoder.tokenizer, config.model.max_tokens, settings.batch_size, settings.seed
+    )
+    held_out = Windows(
+        shards, config.data, encoder.tokenizer, config.model.max_tokens, settings.validation_texts, split="validation"
+    )
+
+    checkpoints = training_checkpoints(out)
+    if checkpoints and not resume:
+        raise InputError(f"{out}: holds a run already; continue it with --resume or choose another folder")
+    torch.manual_seed(settings.seed)
+    denoiser = build_denoiser(config, encoder.tokenizer)
+    progress = Progress()
+    saved: TrainingCheckpoint | None = None
+    if checkpoints:
+        saved = load_training(checkpoints[-1])
+        _same_run(config, saved.state["config"], out)
+        load_strictly(denoiser, saved.weights, checkpoints[-1])
+        progress = Progress(**saved.state["progress"])
+    elif start_from is not None:
+        _load_start(denoiser, Path(start_from))
+    else:
+        start_from_encoder(denoiser, encoder, settings.start_from_encoder)
+        start_from_frequencies(denoiser, windows)
+
+    step_module = TrainingStep(denoiser, config).to(device)
+    average = {name: tensor.detach().clone().float() for name, tensor in denoiser.state_dict().items()}
+    optimizers = make_optimizers(denoiser, settings)
+    if saved is not None:
+        average = {name: tensor.to(device) for name, tensor in saved.average.items()}
+        for optimizer, state in zip(optimizers, saved.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+    if settings.compile:
+        denoiser.hidden = torch.compile(denoiser.hidden)  # type: ignore[method-assign]
+    module = accelerator.prepare_model(step_module)
+    optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    flops = flops_per_sequence(denoiser, encoder, config)
+    log = TrainingLog(out, progress.step, peak_flops(device), flops, show_progress_bar and accelerator.is_main_process)
+
+    def checkpoint(prefix: str = "checkpoint") -> None:
+        if accelerator.is_main_process:
+            state = {"step": progress.step, "progress": dataclasses.asdict(progress), "config": config_to_dict(config)}
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            save_training(out, TrainingCheckpoint(denoiser.state_dict(), average, states, state), prefix)
+
+    def over() -> bool:
+        return progress.fraction(settings, minutes) >= 1.0
+
+    last_checkpoint = time.monotonic()
+    decaying = progress.fraction(settings, minutes) > 1 - settings.decay_share
+    with log:
+        while not over():
+            started = time.monotonic()
+            fraction = progress.fraction(settings, minutes)
+            if not decaying and fraction > 1 - settings.decay_share:
+                decaying = True
+                checkpoint("stable")
+            factor = rate_factor(progress.step, fraction, settings)
+            set_rates(optimizers, factor)
+
+            batch = windows.batch(progress.step, rank, world_size).to(device)
+            generator = torch.Generator().manual_seed(_step_seed(settings.seed, progress.step, rank))
+            loss: Loss = module(batch.canvas, embed(batch, encoder), generator)
+            accelerator.backward(loss.loss)
+            norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.gradient_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            update_average(average, denoiser, settings.ema, progress.step)
+
+            progress.step += 1
+            progress.sequences += settings.batch_size
+            progress.seconds += time.monotonic() - started
+            log.step(loss, norm, settings.batch_size)
+            if progress.step % settings.log_every == 0 or over():
+                fraction = progress.fraction(settings, minutes)
+                mean = log.flush(progress.step, progress.seconds, progress.sequences, fraction, factor)
+                if not math.isfinite(mean):
+                    raise TrainingError(f"{out}: the loss is {mean} at step {progress.step}")
+            if progress.step % settings.validate_every == 0 or over():
+                if accelerator.is_main_process:
+                    with averaged(denoiser, average), accelerator.autocast():
+                        log.validation(progress.step, validate(denoiser, encoder, held_out.batch(0), settings.seed))
+                accelerator.wait_for_everyone()
+            if time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes or over():
+                checkpoint()
+                last_checkpoint = time.monotonic()
+                if accelerator.is_main_process:
+                    save_inverter(out / "inverter", average, encoder.tokenizer, config, results(progress, shards, log))
+    return out / "inverter"
+
+
+class TrainingStep(nn.Module):
+    """The loss as a module's forward, which is what data-parallel training wraps."""
+
+    def __init__(self, denoiser: Denoiser, config: Config) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.config = config
+
+    def forward(self, canvas_BL: Tensor, e_BD: Tensor, generator: torch.Generator) -> Loss:
+        return training_loss(self.denoiser, canvas_BL, e_BD, self.config.diffusion, generator)
+
+
+def embed(batch: Batch, encoder: Encoder) -> Tensor:
+    """The batch's embeddings (B, d): the stored ones, or computed now by the frozen encoder."""
+    if batch.embeddings is not None:
+        return batch.embeddings
+    return encoder.encode_tokens(batch.canvas, batch.lengths)
+
+
+def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."""
+    matrices, decayed, plain = [], [], []
+    for name, parameter in denoiser.named_parameters():
+        if settings.optimizer == "muon" and "blocks." in name and "adaln" not in name and parameter.ndim == 2:
+            matrices.append(parameter)
+        elif parameter.ndim == 2 and "positions" not in name:
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def rate_factor(step: int, fraction: float, settings: TrainingConfig) -> float:
+    """Learning rate as a share of its peak: linear warm-up, stable, linear decay to 0."""
+    factor = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    if settings.decay_share and fraction > 1 - settings.decay_share:
+        factor = min(factor, (1 - fraction) / settings.decay_share)
+    return max(factor, 0.0)
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set each group's learning rate to `factor` of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], denoiser: nn.Module, decay: float, step: int) -> None:
+    """Move the fp32 average towards the weights; it forgets faster in the first steps, so that it never lags."""
+    decay = min(decay, (1 + step) / (10 + step))
+    weights = denoiser.state_dict()
+    torch._foreach_lerp_(list(average.values()), [weights[name].float() for name in average], 1 - decay)
+
+
+class averaged:
+    """Within this context the denoiser has the average's weights."""
+
+    def __init__(self, denoiser: nn.Module, average: dict[str, Tensor]) -> None:
+        self.denoiser, self.average = denoiser, average
+
+    def __enter__(self) -> None:
+        self.weights = {name: tensor.clone() for name, tensor in self.denoiser.state_dict().items()}
+        self.denoiser.load_state_dict(self.average)
+
+    def __exit__(self, *error: object) -> None:
+        self.denoiser.load_state_dict(self.weights)
+
+
+def results(progress: Progress, shards: Shards, log: TrainingLog) -> dict[str, Any]:
+    """What the model card says of the run."""
+    return {
+        "steps": progress.step,
+        "sequences": progress.sequences,
+        "training_seconds": round(progress.seconds),
+        "parts": {part.name: part.passages["train"] for part in shards.manifest.parts},
+        "validation": log.last_validation,
+    }
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step) * 1_009 + rank
+
+
+def _load_start(denoiser: Denoiser, source: Path) -> None:
+    if (source / "state.json").exists():
+        load_strictly(denoiser, load_training(source).weights, source)
+    else:
+        load_strictly(denoiser, load_inverter(source).denoiser.state_dict(), source)
+
+
+def _same_run(config: Config, saved: dict[str, Any], out: Path) -> None:
+    """A resumed run may be longer and log otherwise; what decides a step must be the same."""
+    free = {"steps", "log_every", "validate_every", "validation_texts", "checkpoint_minutes", "compile"}
+    now = json.loads(json.dumps(config_to_dict(config)))
+    for section, values in now.items():
+        for key, value in values.items():
+            if section == "training" and key in free:
+                continue
+            if saved[section].get(key) != value:
+                raise ConfigError(
+                    f"{out}: the run has {section}.{key} {saved[section].get(key)!r}, the configuration {value!r}"
+                )

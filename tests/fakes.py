@@ -1,0 +1,135 @@
+"""A deterministic 16-d encoder over a 69-token vocabulary: quick, offline, and with enough structure to learn from."""
+
+import random
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from torch import Tensor, nn
+
+from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, Recipe, TrainingConfig
+from unembed.tokenizer import Tokenizer
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [".", ",", "?", "'", "##s", "##ing", "##ed"]
+ARTICLES = ["the", "a", "one", "every", "no", "this"]
+ADJECTIVES = ["old", "small", "red", "quiet", "bright", "cold", "young", "green", "wild", "slow"]
+NOUNS = ["cat", "dog", "river", "house", "ship", "tree", "king", "child", "bird", "town", "horse", "letter"]
+VERBS = ["watch", "follow", "paint", "open", "visit", "remember", "guard", "cross", "learn", "repair"]
+TAILS = ["today", "again", "at", "night", "in", "winter", "with", "care", "and", "then", "never", "alone"]
+LETTERS = ["x", "y", "z", "i", "you", "we", "it"]
+DIMENSION = 16
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """A lower-case WordPiece vocabulary of 69 tokens with BERT's special ones."""
+    words = SPECIALS + PIECES + ARTICLES + ADJECTIVES + NOUNS + VERBS + TAILS + LETTERS
+    vocabulary = {word: i for i, word in enumerate(words)}
+    backend = Backend(WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.add_special_tokens(SPECIALS)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    return Tokenizer(backend, mask_id=vocabulary["[MASK]"], eos_id=vocabulary["[SEP]"], pad_id=vocabulary["[PAD]"])
+
+
+class _Network(nn.Module):
+    """As much of a transformers model as starting a denoiser's token table needs."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(table)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token table (V, 16)."""
+        return self.table
+
+
+class FakeEncoder:
+    """Sum of token vectors, each scaled by place, through tanh, to unit length: order matters, and it takes no time."""
+
+    def __init__(self) -> None:
+        self.recipe = Recipe(encoder="fake", dimension=DIMENSION, max_length=64)
+        self.tokenizer = tiny_tokenizer()
+        self.calls = 0
+        generator = torch.Generator().manual_seed(7)
+        self.network = _Network(torch.randn(self.tokenizer.vocab_size, DIMENSION, generator=generator))
+        self._places = torch.randn(self.recipe.max_length, DIMENSION, generator=generator)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move to `device`."""
+        self.network.to(device)
+        self._places = self._places.to(device)
+        return self
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+        """Embeddings (n, 16) float32 of `texts`."""
+        rows = [ids[: self.recipe.max_length - 2] for ids in self.tokenizer.encode_batch(texts)]
+        if not rows:
+            return np.zeros((0, DIMENSION), dtype=np.float32)
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        device = self._places.device
+        return self.encode_tokens(ids.to(device), lengths.to(device)).cpu().numpy()
+
+    def encode_tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings (B, 16) float32 of content ids (B, T)."""
+        self.calls += len(ids)
+        ids = ids[:, : self.recipe.max_length - 2]
+        before = torch.full((len(ids), 1), self.tokenizer.prefix_ids[0], device=ids.device)
+        framed = torch.cat([before, ids], dim=1)
+        known = torch.arange(framed.shape[1], device=ids.device) <= lengths.to(ids.device)[:, None]
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+            vectors = self.network.table(framed) * (1.0 + self._places[: framed.shape[1]])
+            total = (vectors * known.unsqueeze(-1)).sum(1)
+            return torch.nn.functional.normalize(torch.tanh(total / 3.0), dim=-1)
+
+
+def fake_encoder() -> FakeEncoder:
+    """A new `FakeEncoder`, its count of calls at zero; all of them give the same embeddings."""
+    return FakeEncoder()
+
+
+def tiny_texts(n: int, seed: int = 0) -> list[str]:
+    """`n` sentences of 6 to 12 tokens that `tiny_tokenizer` knows and gives back unchanged."""
+    rng = random.Random(seed)
+
+    def noun_phrase() -> str:
+        words = [rng.choice(ARTICLES), rng.choice(ADJECTIVES), rng.choice(NOUNS)]
+        return " ".join(words if rng.random() < 0.5 else [words[0], words[2]])
+
+    texts = []
+    for _ in range(n):
+        clause = f"{noun_phrase()} {rng.choice(VERBS)}{rng.choice(['s', 'ed', 'ing', ''])} {noun_phrase()}"
+        tail = rng.choice(["", " today", " at night", " in winter", " with care", " never again", " and then alone"])
+        texts.append(clause + tail + rng.choice([".", "?", "."]))
+    return texts
+
+
+def tiny_config() -> Config:
+    """A whole configuration that trains in seconds: 16 positions, 2 blocks of width 32."""
+    return Config(
+        encoder=fake_encoder().recipe,
+        model=ModelConfig(max_tokens=16, width=32, blocks=2, heads=4, feed_forward=64, adaln_rank=8),
+        diffusion=DiffusionConfig(),
+        data=DataConfig(held_out=0.1, min_tokens=2),
+        training=TrainingConfig(
+            steps=20,
+            batch_size=16,
+            precision="float32",
+            warmup_steps=2,
+            start_from_encoder="none",
+            log_every=5,
+            validate_every=10,
+            validation_texts=16,
+        ),
+    )

@@ -1,0 +1,316 @@
+"""What is measured, with inverters that recover exactly what the test says."""
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+from torch import nn
+
+from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from unembed.errors import InputError
+from unembed.evaluate import Report, baseline_rows, cloze_accuracy, evaluate, fingerprint, rows, truths
+
+L = 16
+METRICS = ("token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l", "cosine", "cloze_accuracy_10")
+TEXTS = tiny_texts(40, seed=1)
+NOTHING = tiny_tokenizer().encode(
+    "you we it"
+)  # what is said of a vector that no text has; none of TEXTS has these words
+
+
+class FakeDenoiser(nn.Module):
+    """Fills every position as `answer` says for the embedding's text; counts its passes."""
+
+    def __init__(self, inverter: "FakeInverter") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.inverter = [inverter]
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, ids: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        self.seen.append(ids)
+        tokenizer = self.inverter[0].tokenizer
+        answers = [tokenizer.canvas(self.inverter[0].answer(row), L) for row in e.numpy()]
+        return nn.functional.one_hot(torch.tensor(answers), tokenizer.vocab_size).float()
+
+
+class FakeInverter:
+    """Knows the embeddings of `texts`, and gives back what `change` makes of their tokens."""
+
+    def __init__(self, texts: list[str], change: Callable[[list[int]], list[int]] = lambda ids: ids) -> None:
+        self.encoder = fake_encoder()
+        self.tokenizer, self.recipe, self.config = self.encoder.tokenizer, self.encoder.recipe, tiny_config()
+        self.change = change
+        self.known = self.encoder.encode(texts)
+        self.ids = self.tokenizer.encode_batch(texts)
+        self.denoiser = FakeDenoiser(self)
+        self.asked: list[dict] = []
+
+    def answer(self, embedding: np.ndarray) -> list[int]:
+        cosines = self.known @ embedding
+        return self.change(self.ids[cosines.argmax()]) if max(cosines, default=0) > 0.99999 else NOTHING
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return self.encoder.encode(texts)
+
+    def invert(self, embeddings: np.ndarray, **options) -> list[SimpleNamespace]:
+        self.asked.append({"n": len(embeddings), **options})
+        found = []
+        for embedding in embeddings:
+            ids = self.tokenizer.canvas(self.answer(embedding), L)
+            found.append(SimpleNamespace(text=self.tokenizer.decode(ids), ids=ids, passes=8, encoder_calls=3))
+        return found
+
+
+def measured(change: Callable[[list[int]], list[int]] = lambda ids: ids, **options) -> Report:
+    return evaluate(FakeInverter(TEXTS, change), TEXTS, **{"tokens": "natural", **options})
+
+
+def test_truths_of_a_number_of_tokens_are_cut_and_shorter_passages_skipped():
+    tokenizer = tiny_tokenizer()
+    passages = ["the cat watched a dog today", "the cat", "", "\x00 \n", "one old king."]
+    truth = truths(passages, tokenizer, tokens=4, length=L)
+    assert truth.texts == ["the cat watched", "one old king."]
+    assert truth.ids == tokenizer.encode_batch(truth.texts)
+    assert [len(ids) for ids in truth.ids] == [4, 4]
+    assert truth.skipped == 3
+
+
+def test_natural_truths_are_whole_up_to_the_models_length():
+    tokenizer = tiny_tokenizer()
+    long = "the old cat " * 3000
+    truth = truths(["A  Cat .", long, ""], tokenizer, tokens="natural", length=L)
+    assert truth.texts[0] == "a cat."  # as the tokenizer writes it: no inverter could know case or spaces
+    assert len(truth.ids[1]) == L
+    assert long.startswith(truth.texts[1])
+    assert truth.skipped == 1
+
+
+def test_truths_never_hold_special_tokens():
+    tokenizer = tiny_tokenizer()
+    truth = truths(
+        ["[MASK] the cat [SEP] 猫 \U0001f600 a dog [PAD]", "猫 猫 猫"], tokenizer, tokens="natural", length=L
+    )
+    assert truth.skipped == 1  # nothing that the vocabulary knows
+    assert {tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id}.isdisjoint(truth.ids[0])
+    assert truth.ids[0] == tokenizer.encode(truth.texts[0])
+
+
+def test_truths_are_read_no_further_than_needed():
+    read = []
+
+    def passages():
+        for text in tiny_texts(2000):
+            read.append(text)
+            yield text
+
+    truth = truths(passages(), tiny_tokenizer(), "natural", L, limit=10)
+    assert len(truth.texts) == len(truth.ids) == 10
+    assert truth.texts == read[:10]
+    assert len(read) < 1000
+
+
+@pytest.mark.parametrize("tokens", [0, -1, L + 1, "32", "whole"])
+def test_impossible_tokens_are_refused(tokens):
+    with pytest.raises(InputError, match=f"tokens is {tokens!r}, expected 'natural' or a number from 1 to 16"):
+        truths(TEXTS, tiny_tokenizer(), tokens, L)
+
+
+def test_no_texts_are_refused():
+    with pytest.raises(InputError, match="no text with at least 1 content tokens among 0"):
+        evaluate(FakeInverter([]), [], tokens="natural")
+    with pytest.raises(InputError, match="no text with at least 16 content tokens among 2"):
+        truths(["the cat", "a dog"], tiny_tokenizer(), L, L)
+    with pytest.raises(InputError, match="limit is 0"):
+        truths(TEXTS, tiny_tokenizer(), "natural", L, limit=0)
+    with pytest.raises(InputError, match="seed is -1"):
+        measured(seed=-1)
+
+
+def test_perfect_recovery_is_one_everywhere():
+    report = measured()
+    for name in METRICS:
+        best = 100.0 if name == "bleu" else 1.0
+        assert getattr(report, name) == pytest.approx(best), name
+        assert report.intervals[name] == pytest.approx([best, best]), name
+    assert report.n == len(TEXTS)
+    assert report.skipped == 0
+    assert all(part["token_accuracy"] == 1.0 for part in report.token_accuracy_by_length.values())
+    assert sum(part["n"] for part in report.token_accuracy_by_length.values()) == report.n
+
+
+def test_constant_nonsense_is_zero():
+    report = measured(lambda ids: NOTHING)
+    for name in ("token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l"):
+        assert getattr(report, name) == 0.0, name
+        assert report.intervals[name] == [0.0, 0.0], name
+    assert report.cosine < 0.6
+
+
+def test_one_token_off():
+    def change(ids):
+        return [NOTHING[0], *ids[1:]]
+
+    report = measured(change)
+    lengths = [len(tiny_tokenizer().encode(text)) for text in TEXTS]
+    assert report.token_accuracy == pytest.approx(1 - len(TEXTS) / sum(lengths))
+    assert report.token_f1 == pytest.approx(np.mean([1 - 1 / n for n in lengths]))
+    assert report.exact_match == 0.0
+    low, high = report.intervals["token_accuracy"]
+    assert low < report.token_accuracy < high
+    tokenizer = tiny_tokenizer()
+    recovered = [tokenizer.decode(change(tokenizer.encode(text))) for text in TEXTS]
+    assert report.bleu == pytest.approx(sacrebleu.corpus_bleu(recovered, [TEXTS]).score)
+    encoder = fake_encoder()
+    assert report.cosine == pytest.approx((encoder.encode(recovered) * encoder.encode(TEXTS)).sum(1).mean(), abs=1e-6)
+
+
+def test_recovered_text_that_is_longer_or_shorter():
+    longer = measured(lambda ids: [*ids, NOTHING[0]])
+    assert longer.token_accuracy == 1.0
+    assert longer.exact_match == 0.0
+    assert longer.token_f1 < 1.0
+    shorter = measured(lambda ids: ids[:-1])
+    assert shorter.token_accuracy < 1.0
+    assert shorter.exact_match == 0.0
+
+
+def test_nothing_recovered():
+    report = measured(lambda ids: [])
+    assert report.token_accuracy == report.bleu == report.token_f1 == report.rouge_l == 0.0
+    assert -1.0 <= report.cosine <= 1.0
+
+
+def test_the_inverter_gets_the_embeddings_and_the_options_and_nothing_else():
+    inverter = FakeInverter(TEXTS)
+    options = {"steps": 4, "strategy": "euler", "candidates": 2, "rounds": 1, "seed": 3, "guidance": 0.5}
+    options |= {"temperature": 0.7, "batch_size": 8, "show_progress_bar": False}
+    report = evaluate(inverter, TEXTS, tokens="natural", limit=9, **options)
+    assert inverter.asked == [{"n": 9, **options}] * 2  # the texts and as many random vectors
+    assert (report.strategy, report.steps, report.seed, report.n) == ("euler", 4, 3, 9)
+    assert report.options == {"candidates": 2, "rounds": 1, "guidance": 0.5, "temperature": 0.7, "batch_size": 8}
+    assert (report.passes, report.encoder_calls) == (8.0, 3.0)
+    assert report.seconds_per_text == report.seconds / 9
+
+
+def test_baselines_show_what_chance_gives():
+    report = measured()
+    random, shuffled = report.baselines["random_vector"], report.baselines["shuffled_pairs"]
+    assert random["token_accuracy"] == random["token_f1"] == random["bleu"] == 0.0
+    assert 0.0 < shuffled["token_accuracy"] < 0.5  # the tiny grammar repeats itself
+    assert shuffled["token_f1"] < 0.7
+    assert max(random["cosine"], shuffled["cosine"]) < 0.8
+    for baseline in (random, shuffled):
+        assert baseline["n"] == len(TEXTS)
+        assert set(baseline["intervals"]) == {"token_accuracy", "token_f1", "bleu", "cosine"}
+
+
+def test_shuffled_pairs_compare_no_text_with_itself():
+    texts = ["the cat watched a dog", "you repair it", "one old king", "bright ships never learn ."]  # no token twice
+    for n in (2, 3, 4):
+        shuffled = evaluate(FakeInverter(texts), texts[:n], tokens="natural").baselines["shuffled_pairs"]
+        assert shuffled["token_f1"] == shuffled["token_accuracy"] == 0.0
+        assert shuffled["cosine"] < 0.99
+    assert evaluate(FakeInverter(texts), texts[:1], tokens="natural").baselines["shuffled_pairs"] is None
+
+
+def test_random_vectors_are_as_long_as_embeddings_and_bounded_in_number(monkeypatch):
+    monkeypatch.setattr("unembed.evaluate.RANDOM_VECTORS", 7)
+    inverter = FakeInverter(TEXTS)
+    vectors = []
+    invert = inverter.invert
+    inverter.invert = lambda embeddings, **options: vectors.append(embeddings) or invert(embeddings, **options)
+    report = evaluate(inverter, TEXTS, tokens="natural", seed=2)
+    assert report.baselines["random_vector"]["n"] == 7
+    assert [len(batch) for batch in vectors] == [len(TEXTS), 7]
+    assert vectors[1].dtype == np.float32
+    assert np.linalg.norm(vectors[1], axis=1) == pytest.approx(np.ones(7), abs=1e-5)
+
+
+def test_cloze_masks_a_tenth_of_the_content_and_nothing_else():
+    inverter = FakeInverter(TEXTS)
+    truth = truths(TEXTS, inverter.tokenizer, "natural", L)
+    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), batch_size=16)
+    seen = torch.cat(inverter.denoiser.seen)
+    assert len(inverter.denoiser.seen) == 3  # one pass for each batch of at most 16
+    for row, ids in zip(seen.tolist(), truth.ids, strict=True):
+        masked = [i for i, token in enumerate(row) if token == inverter.tokenizer.mask_id]
+        assert len(masked) == max(1, round(0.1 * len(ids)))
+        assert max(masked) < len(ids)
+        restored = [ids[i] if i in masked else token for i, token in enumerate(row)]
+        assert restored == inverter.tokenizer.canvas(ids, L)
+    assert scores.value == 1.0
+    assert scores.rows.sum(0).tolist() == [40.0, 40.0]
+    again = FakeInverter(TEXTS)
+    cloze_accuracy(again, truth, inverter.encode(truth.texts), batch_size=40, seed=0)
+    assert torch.equal(torch.cat(again.denoiser.seen), seen)
+    cloze_accuracy(again, truth, inverter.encode(truth.texts), batch_size=40, seed=1)
+    assert not torch.equal(again.denoiser.seen[-1], seen)
+
+
+def test_cloze_share_and_misses():
+    inverter = FakeInverter(TEXTS, lambda ids: [NOTHING[0]] * len(ids))
+    truth = truths(TEXTS, inverter.tokenizer, "natural", L)
+    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), share=0.5)
+    assert scores.value == 0.0
+    assert scores.rows[:, 1].tolist() == [round(len(ids) / 2) for ids in truth.ids]
+
+
+def test_cloze_of_a_truth_longer_than_the_canvas():
+    inverter = FakeInverter([])
+    truth = truths(["the cat " * 20], inverter.tokenizer, 32, 32)
+    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), share=1.0)
+    assert scores.rows[0, 1] == L
+
+
+def test_report_survives_json_and_says_where_it_was_measured():
+    report = measured(limit=5)
+    tree = json.loads(json.dumps(report.to_dict()))
+    assert Report.from_dict(tree).to_dict() == tree
+    assert set(METRICS) <= set(tree)
+    assert set(tree["intervals"]) == set(METRICS)
+    assert tree["model"]["encoder"] == "fake"
+    assert tree["model"]["max_tokens"] == L
+    assert tree["machine"]["device"] == "cpu"
+    assert tree["machine"]["torch"] == torch.__version__
+    assert tree["machine"]["cpu"]
+    assert tree["truths_sha256"] == measured(limit=5).truths_sha256 != measured(limit=6).truths_sha256
+
+
+def test_two_measurements_agree():
+    first, second = (measured(lambda ids: ids[::-1]).to_dict() for _ in range(2))
+    for tree in (first, second):
+        del tree["seconds"], tree["seconds_per_text"]
+    assert first == second
+
+
+def test_fingerprint_tells_weights_apart():
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))  # with a tensor of no dimensions
+    before = fingerprint(network)
+    assert before == fingerprint(network)
+    assert before != fingerprint(network.to(torch.bfloat16))
+    with torch.no_grad():
+        network[0].bias[0] += 1
+    assert before != fingerprint(network)
+
+
+def test_tables_are_aligned_markdown():
+    reports = [measured(limit=12), measured(lambda ids: ids[:-1], steps=32, strategy="two-stage", candidates=4)]
+    table = rows(reports)
+    lines = table.splitlines()
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1
+    assert len({line.count("|") for line in lines}) == 1
+    assert "1.000 [1.000, 1.000]" in lines[2]
+    assert "100.0 [100.0, 100.0]" in lines[2]
+    assert lines[3].startswith("| two-stage, candidates 4 |    32 |  40 | 0.")
+    chance = baseline_rows(reports).splitlines()
+    assert len(chance) == 2 + 4
+    assert "random vector" in chance[2]
+    assert "shuffled pairs" in chance[3]
+    assert len({len(line) for line in chance}) == 1
