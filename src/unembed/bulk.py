@@ -33,7 +33,7 @@ def record(inversion: Inversion, row: int) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "row": row,
         "text": inversion.text,
-        "cosine": None if inversion.cosine is None else round(inversion.cosine, 6),
+        "cosine": _rounded(inversion.cosine),
         "tokens": inversion.tokens,
         "confidence": [round(value, 4) for value in inversion.confidence],
         "score": round(inversion.score, 6),
@@ -42,7 +42,7 @@ def record(inversion: Inversion, row: int) -> dict[str, Any]:
     }
     if inversion.candidates:
         tree["candidates"] = [
-            {"text": other.text, "cosine": other.cosine and round(other.cosine, 6), "score": round(other.score, 6)}
+            {"text": other.text, "cosine": _rounded(other.cosine), "score": round(other.score, 6)}
             for other in inversion.candidates
         ]
     return tree
@@ -90,15 +90,16 @@ def invert_file(
     }
     with output_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    if not overwrite and (output.exists() or part.exists()):
+        begun = output.exists() or (part.exists() and part.stat().st_size > 0)
+    if begun and not overwrite:
         _check_same(output, state_file, state)
-        if output.exists() and not part.exists():
+        if not part.exists():
             return {"output": str(output), "rows": scan.rows, "continued_from": scan.rows, "seconds": 0.0}
     started = time.perf_counter()
     with _locked(part, output) as file:
-        if overwrite:
-            file.truncate(0)  # before the new state is written, so that old lines never stand beside it
-        if overwrite or not state_file.exists():
+        if overwrite or not begun:
+            with output_errors(part):
+                file.truncate(0)  # before the new state is written, so that old lines never stand beside it
             with atomic_file(state_file) as temporary:
                 temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
         done = _finished_rows(file, output, scan.rows, batch_size)
@@ -160,6 +161,10 @@ def _check_same(output: Path, state_file: Path, state: dict[str, Any]) -> None:
             if old != new:
                 shown = f" {_short(old)}, expected {_short(new)}"
                 raise InputError(f"{output}: was made from another {section} ({key}{shown}); {advice}")
+
+
+def _rounded(cosine: float | None) -> float | None:
+    return None if cosine is None else round(cosine, 6)
 
 
 def _short(value: Any) -> str:

@@ -1,12 +1,190 @@
-"""The model card that fills itself in."""
+"""The model card that fills itself in: what an inverter's own files know of it, as Markdown with YAML metadata.
 
+Nothing is claimed here that was not handed in. The figures are those of the training run's validation and are
+called so; a card never shows them as the evaluation.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from unembed.config import Config
+from unembed.config import Config, Recipe
+from unembed.corpus_licences import CORPUS_LICENCES
+from unembed.recipes import RECIPES
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_TAGS = ("embedding-inversion", "masked-diffusion", "text-generation", "privacy", "security")
+_VALIDATION = {
+    "token_accuracy": "token accuracy, decoded from all masks in 8 passes",
+    "cosine": "cosine of the text so decoded",
+    "accuracy_100": "one pass, everything masked: share of tokens right",
+    "accuracy_50": "one pass, 50 % masked: share of the masked tokens right",
+    "accuracy_10": "one pass, 10 % masked (a cloze, not an inversion): share of the masked tokens right",
+}
 
 
 def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]) -> str:
-    """Markdown with YAML metadata, as the Hub shows it."""
-    return f"# {config.encoder.encoder}\n"
+    """Markdown with YAML metadata, as the Hub shows it.
+
+    Args:
+        state: the denoiser's tensors as they are stored.
+        results: what `train.results` gives; what is missing is left out.
+    """
+    encoder = _cell(config.encoder.encoder)
+    sections = [
+        _metadata(config.encoder),
+        f"# unembed: texts from embeddings of {encoder}\n\n"
+        f"A conditional masked diffusion language model that recovers text from embeddings of **{encoder}**. Given an "
+        f"embedding it starts from a row of {config.model.max_tokens} masks and fills them in over a few passes. "
+        "Inversion is blind: the encoder is not asked while a text is being recovered.",
+        "## Recipe\n\nEmbeddings must have been made exactly so; others are refused, or invert to nonsense.\n\n"
+        + _table(("", "value"), _recipe_rows(config.encoder)),
+        _network(config, state),
+        _training(results),
+        _validation(results),
+        _USE.format(encoder=encoder),
+        _limits(config),
+        _RESPONSIBLE,
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _metadata(recipe: Recipe) -> str:
+    lines = ["license: apache-2.0", "library_name: unembed", "language: en"]
+    base = _base_model(recipe.encoder)
+    lines += [f"base_model: {base}"] if base else []
+    lines += ["tags:", *(f"- {tag}" for tag in _TAGS)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _base_model(encoder: str) -> str | None:
+    """The encoder's Hub id, where it has one: a known name stands for the longest name of its recipe."""
+    known = RECIPES.get(encoder)
+    names = [encoder] if known is None else [encoder, *(name for name, recipe in RECIPES.items() if recipe is known)]
+    return next((name for name in names if _HUB_ID.fullmatch(name)), None)
+
+
+def _recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    rows = [
+        ("encoder", recipe.encoder),
+        ("dimension", str(recipe.dimension)),
+        ("pooling", recipe.pooling),
+        ("normalised", "yes" if recipe.normalize else "no"),
+        ("prompt", repr(recipe.prompt) if recipe.prompt else "none"),
+        ("truncated to", f"{recipe.max_length} tokens"),
+        ("precision", recipe.precision),
+    ]
+    rows += [("revision", recipe.revision)] if recipe.revision else []
+    return rows + [(f"SHA-256 of {name}", digest) for name, digest in sorted(recipe.sha256.items())]
+
+
+def _network(config: Config, state: dict[str, Tensor]) -> str:
+    model = config.model
+    total = sum(tensor.numel() for tensor in state.values())
+    vocabulary = sum(state[name].numel() for name in ("table.weight", "output_bias") if name in state)
+    formats = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+    rank = f"rank {model.adaln_rank}" if model.adaln_rank else "full rank"
+    rows = [
+        ("parameters", f"{total:,}"),
+        ("without the token table", f"{total - vocabulary:,}"),
+        ("stored as", " and ".join(formats)),
+        ("length", f"{model.max_tokens} tokens"),
+        ("blocks x width", f"{model.blocks} x {model.width}"),
+        ("attention heads", str(model.heads)),
+        ("feed-forward", str(model.feed_forward)),
+        ("AdaLN", rank),
+    ]
+    return (
+        "## Network\n\nA bidirectional pre-norm transformer. The embedding enters through adaptive layer norms alone "
+        "(shift, scale and gate of every block, AdaLN-Zero), computed once per inversion; there is no time "
+        "conditioning; input and output share the token table; the vocabulary is the encoder's own.\n\n"
+        + _table(("", "value"), rows)
+    )
+
+
+def _training(results: dict[str, Any]) -> str:
+    facts = []
+    if "steps" in results:
+        facts.append(f"{results['steps']:,} steps")
+    if "sequences" in results:
+        facts.append(f"{results['sequences']:,} sequences")
+    if "training_seconds" in results:
+        facts.append(f"{results['training_seconds'] / 3600:.1f} hours")
+    text = "## Training\n\nThe weights are a moving average over the run"
+    text += f" of {', '.join(facts)}." if facts else "."
+    parts = results.get("parts")
+    if not parts:
+        return text
+    rows = []
+    for name, passages in parts.items():
+        known = CORPUS_LICENCES.get(name)
+        terms = (known.licence, known.attribution, known.source) if known else ("", "", "")
+        rows.append((name, f"{passages:,}", *terms))
+    text += "\n\nTraining text by part, in passages:\n\n"
+    text += _table(("part", "passages", "licence", "attribution", "source"), rows)
+    if any(name in CORPUS_LICENCES for name in parts):
+        text += (
+            "\n\nThe texts keep their own licences: CC BY and CC BY-SA parts need the attribution above, and text "
+            "derived from CC BY-SA parts stays under CC BY-SA. What is public domain in the United States may not be "
+            "elsewhere."
+        )
+    if not all(name in CORPUS_LICENCES for name in parts):
+        text += "\n\nOf parts without a licence in the table none is known here."
+    return text
+
+
+def _validation(results: dict[str, Any]) -> str:
+    found = results.get("validation")
+    if not found:
+        return ""
+    rows = [(words, f"{found[name]:.3f}") for name, words in _VALIDATION.items() if name in found]
+    rows += [(name, f"{value:.3f}") for name, value in found.items() if name not in _VALIDATION]
+    return (
+        "## Validation\n\nMeasured by the training run itself, on a few hundred held-out windows of its own corpus. "
+        "These are validation figures: `unembed evaluate` measures an inverter, with intervals and baselines.\n\n"
+        + _table(("validation figure", "value"), rows)
+    )
+
+
+def _limits(config: Config) -> str:
+    length = config.model.max_tokens
+    return (
+        "## Limits\n\n"
+        f"- At most {length} tokens come back; of a longer text the embedding says more than this inverter can write.\n"
+        "- English, of the kinds listed under training. Other languages, code and rare names come back badly.\n"
+        "- Fluent and wrong text is normal. Names, numbers and negations are lost first, word order next.\n"
+        "- The confidence of a token is the probability it was committed with, not a calibrated chance of being right.\n"
+        "- Embeddings of any other recipe, also of the same encoder with another prompt or pooling, do not work.\n"
+        "- A text that does not come back is no proof that its embedding is anonymous."
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Names come from users' files: nothing in them may break a line, a table or the page."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+_USE = """## Use
+
+```python
+from unembed import Inverter
+
+inverter = Inverter.from_pretrained(".")  # this folder, or its id on the Hub
+result = inverter.invert(embeddings)[0]  # embeddings (n, d) of {encoder}
+print(result.text, result.cosine)
+```
+
+On the command line: `unembed invert --model . --embeddings vectors.npy`."""
+
+_RESPONSIBLE = """## Responsible use
+
+Invert embeddings that are yours, or that you were asked in writing to test. Treat embeddings of personal text as personal
+data and recovered text as a disclosure. A recovered text is a guess with a confidence: do not act against a person
+on it. If you find a product that exposes embeddings of its users' text, tell its makers before you publish."""

@@ -11,7 +11,9 @@ state and one JSON with everything else.
 import json
 import os
 import re
+import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unembed.config import Config, config_from_dict, config_to_dict
-from unembed.errors import CheckpointError, ConfigError
+from unembed.errors import CheckpointError, ConfigError, OutputError
 from unembed.files import atomic_file, atomic_folder
 from unembed.model import Denoiser
 from unembed.tokenizer import Tokenizer
@@ -64,7 +66,7 @@ def save_inverter(
     with atomic_folder(folder) as temporary:
         split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
         for file, names in split.filename_to_tensors.items():
-            save_file({name: state[name] for name in names}, temporary / file, metadata={"format": "pt"})
+            _save_file({name: state[name] for name in names}, temporary / file)
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -91,9 +93,10 @@ def load_inverter(path: str | Path) -> Parts:
         tree = _read_pt(path)
         try:
             tokenizer = Tokenizer.from_json(tree["tokenizer"], **tree["tokenizer_ids"])
-            state = tree["state"]
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: is not an unembed inverter, {error} is missing or wrong") from error
+            state = dict(tree["state"])
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"{path}: is not an unembed inverter ({reason})") from error
         source = path
     else:
         raise CheckpointError(f"{path}: there is no such inverter (expected a folder with config.json, or a .pt file)")
@@ -112,7 +115,12 @@ def save_pt(
     path: str | Path, state: dict[str, Tensor], tokenizer: Tokenizer, config: Config, results: dict[str, Any]
 ) -> None:
     """Write an inverter as one `.pt` file of tensors and text (loadable with `weights_only=True`)."""
-    ids = {"eos_id": tokenizer.eos_id, "mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "prompt": tokenizer.prompt}
+    ids = {
+        "eos_id": tokenizer.eos_id,
+        "mask_id": tokenizer.mask_id,
+        "pad_id": tokenizer.pad_id,
+        "prompt": tokenizer.prompt,
+    }
     tree = {
         "format": 1,
         "config": config_to_dict(config),
@@ -122,7 +130,10 @@ def save_pt(
         "state": {name: tensor.detach().cpu() for name, tensor in state.items()},
     }
     with atomic_file(path) as temporary:
-        torch.save(tree, temporary)
+        try:
+            torch.save(tree, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OutputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
 def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) -> None:
@@ -133,8 +144,9 @@ def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) ->
     for name in sorted(state.keys() - expected.keys()):
         raise CheckpointError(f"{source}: tensor {name} is not part of this denoiser")
     for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise CheckpointError(f"{source}: tensor {name} has shape {tuple(state[name].shape)}, expected {shape}")
+        found = tuple(getattr(state[name], "shape", ()))
+        if found != shape:
+            raise CheckpointError(f"{source}: tensor {name} has shape {found}, expected {shape}")
     denoiser.load_state_dict(state)
 
 
@@ -151,8 +163,8 @@ def save_training(out: Path, checkpoint: TrainingCheckpoint, prefix: str = "chec
     """Write `out/<prefix>-<step>` and delete the older ones of that prefix."""
     folder = out / f"{prefix}-{checkpoint.state['step']:08d}"
     with atomic_folder(folder) as temporary:
-        save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
-        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        _save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+        _save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
         groups = []
         for number, optimizer in enumerate(checkpoint.optimizers):
             tensors = {
@@ -160,7 +172,7 @@ def save_training(out: Path, checkpoint: TrainingCheckpoint, prefix: str = "chec
                 for parameter, values in optimizer["state"].items()
                 for name, value in values.items()
             }
-            save_file(_contiguous(tensors), temporary / f"optimizer-{number}.safetensors")
+            _save_file(_contiguous(tensors), temporary / f"optimizer-{number}.safetensors")
             groups.append(optimizer["param_groups"])
         tree = checkpoint.state | {"param_groups": groups}
         (temporary / "state.json").write_text(json.dumps(tree), encoding="utf-8")
@@ -195,6 +207,13 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
+def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk is no OSError to safetensors
+        raise OutputError(f"{path.name}: cannot be written ({error})") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -210,9 +229,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if not (folder / INDEX).exists():
         return _load_file(folder / "model.safetensors")
-    shards = _read_json(folder / INDEX).get("weight_map", {})
+    shards = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict):
+        raise CheckpointError(f"{folder / INDEX}: has no weight_map of tensor to shard")
     state: dict[str, Tensor] = {}
-    for name in sorted(set(shards.values())):
+    for name in sorted({str(name) for name in shards.values()}):
         if os.path.basename(name) != name:
             raise CheckpointError(f"{folder / INDEX}: shard {name!r} lies outside the folder")
         state |= _load_file(folder / name)
@@ -230,11 +251,15 @@ def _load_file(path: Path) -> dict[str, Tensor]:
 
 def _read_pt(path: Path) -> dict[str, Any]:
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... by what is wrong
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise CheckpointError(f"{path}: refused, it is a pickle that wants to run code (only tensors are loaded)") from error
-        raise CheckpointError(f"{path}: cannot be read as a PyTorch file ({str(error).splitlines()[0]})") from error
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, where the answer is an error anyway
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, it is a pickle that may want to run code (only tensors and text are loaded)"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... by what is wrong
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        raise CheckpointError(f"{path}: cannot be read as a PyTorch file ({reason})") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected an unembed inverter")
     return tree

@@ -43,13 +43,13 @@ class Recipe:
     max_length: int = _doc("the encoder truncates to this many tokens, its special ones included", 256)
     precision: str = _doc("number format in which the encoder runs", "float32")
     revision: str | None = _doc("Hub revision, where the encoder comes from the Hub", None)
-    sha256: Mapping[str, str] = _doc(
-        "file name -> SHA-256 that the encoder's files must have", default_factory=dict
-    )
+    sha256: Mapping[str, str] = _doc("file name -> SHA-256 that the encoder's files must have", default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.dimension > 0, f"encoder.dimension is {self.dimension}, expected at least 1")
-        _require(self.pooling in POOLINGS, f"encoder.pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}")
+        _require(
+            self.pooling in POOLINGS, f"encoder.pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}"
+        )
         _require(
             self.precision in PRECISIONS,
             f"encoder.precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}",
@@ -118,7 +118,7 @@ class DataConfig:
     held_out: float = _doc("share of texts kept out of training, by hash: half validation, half test", 0.01)
     min_tokens: int = _doc("shortest window", 4)
     full_windows: float = _doc("share of windows of exactly max_tokens, where the passage is long enough", 0.5)
-    any_word_start: float = _doc("share of windows that start at any word instead of a passage's or sentence's start", 0.1)
+    any_word_start: float = _doc("share of windows that start at any word, not at a passage's or sentence's start", 0.1)
     weights: Mapping[str, float] = _doc(
         "part (file stem) -> its share in training relative to its size; 1 where not named", default_factory=dict
     )
@@ -153,7 +153,7 @@ class TrainingConfig:
     ema: float = _doc("decay of the fp32 moving average of the weights, which is what is released", 0.999)
     precision: str = _doc("autocast format: float32 or bfloat16", "bfloat16")
     compile: bool = _doc("torch.compile the denoiser", False)
-    start_from_encoder: str = _doc("what starts from the encoder's weights: 'none', 'table' or 'blocks' (and table)", "table")
+    start_from_encoder: str = _doc("what starts from the encoder: 'none', 'table' or 'blocks' (and table)", "table")
     log_every: int = _doc("steps between log lines", 20)
     validate_every: int = _doc("steps between validations", 500)
     validation_texts: int = _doc("held-out texts for each validation", 256)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from unembed.config import DiffusionConfig
 from unembed.model import Denoiser
 
-MIN_TIME = 1e-3  # keeps 1/t finite; the bound loses the share of texts masked less than this
+LEAST_SHARE = 1e-3  # of the draws of t, the lowest are drawn as one, which keeps 1/t within bounds
 
 
 class Corrupted(NamedTuple):
@@ -44,11 +44,20 @@ def sample_times(batch: int, skew: float, generator: torch.Generator) -> Tensor:
 
     Stratified over the batch (the antithetic sampling of arXiv 2107.00630, appendix I.1), so that
     every batch sees all noise levels and the loss varies less. Order is random by construction of
-    the caller's batch; t is never under `MIN_TIME`.
+    the caller's batch. The lowest `LEAST_SHARE` of the draws all stand at that quantile.
     """
     offset = torch.rand((), generator=generator)
     u_B = (offset + torch.arange(batch) / batch) % 1
-    return (MIN_TIME + (1 - MIN_TIME) * u_B).pow(1 / skew).clamp(MIN_TIME, 1)
+    return u_B.clamp(min=LEAST_SHARE).pow(1 / skew)
+
+
+def bound_weights(t_B: Tensor, skew: float) -> Tensor:
+    """1 / (t density(t)) (B,): what makes the mean over times from `sample_times` the bound's integral over t.
+
+    A draw at the lowest t stands for the whole interval below it, over which the integrand hardly changes.
+    """
+    u_B = t_B.pow(skew)
+    return torch.where(u_B > LEAST_SHARE * (1 + 1e-4), 1 / (skew * u_B), 1 / LEAST_SHARE)
 
 
 def corrupt(
@@ -91,14 +100,14 @@ def training_loss(
     losses_M, right_M = cross_entropy(
         denoiser, hidden_BLH[corrupted.targets], targets_M, config.vocabulary_sample, generator
     )
+    trained = max(1, targets_M.numel())  # a small batch may have no mask at all
     if config.weighting == "elbo":
-        density_B = config.time_skew * t_B.pow(config.time_skew - 1)
-        weight_B = (1 / (t_B * density_B)).to(canvas_BL.device)
+        weight_B = bound_weights(t_B, config.time_skew).to(canvas_BL.device)
         weight_M = weight_B[:, None].expand(batch, length)[corrupted.targets]
         loss = (weight_M * losses_M).sum() / (batch * length)
     else:
-        loss = losses_M.mean()
-    return Loss(loss, right_M.float().mean(), targets_M.numel())
+        loss = losses_M.sum() / trained
+    return Loss(loss, right_M.sum() / trained, targets_M.numel())
 
 
 def cross_entropy(
@@ -114,7 +123,7 @@ def cross_entropy(
     if not vocabulary_sample:
         logits_MV = denoiser.logits(hidden_MH).float()
         return F.cross_entropy(logits_MV, targets_M, reduction="none"), logits_MV.argmax(-1) == targets_M
-    own_T, index_M = targets_M.unique(return_inverse=True)
+    own_T, index_M = torch.unique(targets_M, return_inverse=True)
     is_other_V = torch.ones(denoiser.table.num_embeddings, dtype=torch.bool)
     is_other_V[own_T.cpu()] = False
     is_other_V[denoiser.mask_id] = False
@@ -122,8 +131,9 @@ def cross_entropy(
     drawn = others[torch.randperm(others.numel(), generator=generator)[:vocabulary_sample]].to(own_T.device)
     ids_S = torch.cat([own_T, drawn])
     logits_MS = F.linear(hidden_MH, denoiser.table.weight[ids_S], denoiser.output_bias[ids_S]).float()
+    right_M = logits_MS.argmax(-1) == index_M
     if drawn.numel():
         stands_for = torch.zeros_like(logits_MS[0])
         stands_for[own_T.numel() :] = math.log(others.numel() / drawn.numel())
         logits_MS = logits_MS + stands_for
-    return F.cross_entropy(logits_MS, index_M, reduction="none"), logits_MS.argmax(-1) == index_M
+    return F.cross_entropy(logits_MS, index_M, reduction="none"), right_M

@@ -6,7 +6,7 @@ Everything is written under a temporary name beside its place, fsynced, then ren
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unembed.errors import OutputError
@@ -29,7 +29,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
             fsync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of the clean-up: the reason why the work failed must be seen
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ by meaning, in the vocabulary that the denoiser predicts; for a BERT-like encode
 the blocks can be taken over as well.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unembed.data import Windows
 from unembed.encoder import Encoder
 from unembed.errors import ConfigError
-from unembed.model import Denoiser
+from unembed.model import Block, Denoiser
 
 
 @torch.no_grad()
@@ -55,9 +55,9 @@ def start_from_frequencies(denoiser: Denoiser, windows: Windows, batches: int = 
 
 
 def _take_blocks(denoiser: Denoiser, network: Any) -> None:
-    config, layers = denoiser.config, getattr(getattr(network, "encoder", None), "layer", None)
-    shape = None if layers is None else (len(layers), network.config.num_attention_heads, network.config.intermediate_size)
-    if shape is None or shape != (config.blocks, config.heads, config.feed_forward):
+    config, layers = denoiser.config, getattr(getattr(network, "encoder", None), "layer", ())
+    shape = (len(layers), network.config.num_attention_heads, network.config.intermediate_size)
+    if shape != (config.blocks, config.heads, config.feed_forward):
         raise ConfigError(
             "training.start_from_encoder is 'blocks', but the encoder is no BERT of "
             f"{config.blocks} blocks, {config.heads} heads and feed-forward {config.feed_forward}"
@@ -67,14 +67,17 @@ def _take_blocks(denoiser: Denoiser, network: Any) -> None:
     denoiser.positions.copy_(positions + embeddings.token_type_embeddings.weight[0])
     denoiser.embedding_norm.load_state_dict(embeddings.LayerNorm.state_dict())
     norm = embeddings.LayerNorm
-    for block, layer in zip(denoiser.blocks, layers, strict=True):
+    for block, layer in zip(cast(list[Block], denoiser.blocks), layers, strict=True):
+        reads, writes = block.feed_forward[0], block.feed_forward[2]
+        assert isinstance(reads, nn.Linear)
+        assert isinstance(writes, nn.Linear)
         attention = layer.attention.self
         qkv = [attention.query, attention.key, attention.value]
         _fold(block.attention.qkv, torch.cat([m.weight for m in qkv]), torch.cat([m.bias for m in qkv]), norm)
         block.attention.out.load_state_dict(layer.attention.output.dense.state_dict())
         norm = layer.attention.output.LayerNorm
-        _fold(block.feed_forward[0], layer.intermediate.dense.weight, layer.intermediate.dense.bias, norm)
-        block.feed_forward[2].load_state_dict(layer.output.dense.state_dict())
+        _fold(reads, layer.intermediate.dense.weight, layer.intermediate.dense.bias, norm)
+        writes.load_state_dict(layer.output.dense.state_dict())
         norm = layer.output.LayerNorm
 
 

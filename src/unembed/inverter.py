@@ -61,6 +61,8 @@ class Inverter:
         self.tokenizer: Tokenizer = parts.tokenizer
         self.config: Config = parts.config
         self.results: dict[str, Any] = parts.results
+        if encoder is not None:
+            check_recipe(encoder.recipe, self.recipe)
         self._encoder = encoder
 
     @classmethod
@@ -75,6 +77,7 @@ class Inverter:
 
         Raises:
             CheckpointError: there is no such inverter, or its files are damaged, incomplete or unsafe.
+            RecipeError: `encoder` runs another recipe than the inverter was trained for.
         """
         parts = load_inverter(_locate(str(name) if name is not None else next(iter(PACKAGED))))
         return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
@@ -117,7 +120,9 @@ class Inverter:
             self._encoder = load_encoder(self.recipe, self.device)
         return self._encoder
 
-    def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> NDArray[np.float32]:
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False
+    ) -> NDArray[np.float32]:
         """Embeddings (n, d) float32 of texts, by the recipe. Raises EncoderError."""
         embeddings: NDArray[np.float32] = self.encoder.encode(texts, batch_size, show_progress_bar)
         return embeddings
@@ -228,10 +233,17 @@ class Inverter:
     def _checked(self, embeddings: ArrayLike | Tensor, recipe: Recipe | str | None) -> Tensor:
         if recipe is not None:
             check_recipe(_known(recipe), self.recipe)
-        return torch.from_numpy(check_embeddings(embeddings, self.recipe)).to(self.device)
+        return torch.tensor(check_embeddings(embeddings, self.recipe), device=self.device)
 
     def _options(
-        self, steps: int, strategy: str, candidates: int, rounds: int, guidance: float, temperature: float | None, seed: int
+        self,
+        steps: int,
+        strategy: str,
+        candidates: int,
+        rounds: int,
+        guidance: float,
+        temperature: float | None,
+        seed: int,
     ) -> Options:
         if candidates < 1:
             raise InputError(f"candidates is {candidates}, expected at least 1")
@@ -255,7 +267,9 @@ class Inverter:
 
         def measured(inversion: Inversion, e_D: NDArray[np.float32]) -> Inversion:
             several = [measured(candidate, e_D) for candidate in inversion.candidates]
-            value = float(vectors[inversion.text] @ e_D / (np.linalg.norm(vectors[inversion.text]) * np.linalg.norm(e_D)))
+            value = float(
+                vectors[inversion.text] @ e_D / (np.linalg.norm(vectors[inversion.text]) * np.linalg.norm(e_D))
+            )
             return Inversion(**{**vars(inversion), "cosine": value, "candidates": several})
 
         return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD.cpu().numpy(), strict=True)]

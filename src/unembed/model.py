@@ -18,7 +18,7 @@ What is unusual here:
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ class AdaLN(nn.Module):
         self.chunks = chunks
 
     def forward(self, c_BH: Tensor) -> Tensor:
-        return self.up(self.down(F.silu(c_BH))).unflatten(-1, (self.chunks, -1))
+        flat_BK: Tensor = self.up(self.down(F.silu(c_BH)))
+        return flat_BK.view(len(flat_BK), self.chunks, -1)
 
 
 class Attention(nn.Module):
@@ -73,7 +74,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BLH: Tensor) -> Tensor:
         q, k, v = self.qkv(x_BLH).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, N, L, H/N)
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return mixed
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -101,7 +103,8 @@ class Block(nn.Module):
     def forward(self, x_BLH: Tensor, modulation_B6H: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation_B6H.unsqueeze(2).unbind(1)  # each (B, 1, H)
         x_BLH = x_BLH + (1 + gate_a) * self.attention(modulate(x_BLH, shift_a, scale_a))
-        return x_BLH + (1 + gate_f) * self.feed_forward(modulate(x_BLH, shift_f, scale_f))
+        x_BLH = x_BLH + (1 + gate_f) * self.feed_forward(modulate(x_BLH, shift_f, scale_f))
+        return x_BLH
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -148,11 +151,11 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.null_embedding)
         nn.init.zeros_(self.output_bias)
         for module in self.projection:
-            if isinstance(module, nn.Linear):  # c should be of order one from the start: it is all that tells texts apart
+            if isinstance(module, nn.Linear):  # c of order one from the start: it is all that tells texts apart
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        for block in self.blocks:
-            for residual in (block.attention.out, block.feed_forward[2]):
-                residual.weight.div_(math.sqrt(2 * self.config.blocks))
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith(("attention.out.weight", "feed_forward.2.weight")):
+                parameter.div_(math.sqrt(2 * self.config.blocks))
         for module in self.modules():
             if isinstance(module, AdaLN):
                 if isinstance(module.down, nn.Linear):
@@ -170,7 +173,9 @@ class Denoiser(nn.Module):
         if drop_B is not None:
             x_BD = torch.where(drop_B[:, None], self.null_embedding.float(), x_BD)
         c_BH = self.projection(x_BD.to(self.output_bias.dtype))
-        return Modulation(torch.stack([block.adaln(c_BH) for block in self.blocks], 1), self.final_adaln(c_BH))
+        return Modulation(
+            torch.stack([block.adaln(c_BH) for block in cast(list[Block], self.blocks)], 1), self.final_adaln(c_BH)
+        )
 
     def unconditional(self, batch: int) -> Modulation:
         """The modulation by the null embedding, `batch` rows of it."""

@@ -99,7 +99,7 @@ def locate(names: Sequence[str], revision: str | None = None) -> Path:
         for place in (spec.submodule_search_locations or ()) if spec else ():
             if (Path(place) / inside).is_dir():
                 return Path(place) / inside
-    for name in names:
+    for name in filter(None, names):  # Path("") would be the current folder
         if Path(name).is_dir():
             return Path(name)
     return _hub_folder(f"sentence-transformers/{shorts[-1]}" if shorts[-1] in PACKAGED else names[-1], revision)
@@ -119,9 +119,12 @@ def _hub_folder(name: str, revision: str | None) -> Path:
     )
     try:
         try:
-            return Path(fetch(local_files_only=True))
+            folder = Path(fetch(local_files_only=True))
+            if any(folder.rglob("*.safetensors")):  # else only begun: a tokenizer, or a download that was broken off
+                return folder
         except LocalEntryNotFoundError:
-            return Path(fetch())
+            pass
+        return Path(fetch())
     except HFValidationError as error:
         raise EncoderError(f"encoder {name!r} is neither a known name, a folder nor a Hub id") from error
     except HfHubHTTPError as error:

@@ -11,6 +11,7 @@ random numbers depend on the seed and its own number alone, not on its neighbour
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -75,11 +76,12 @@ class Noise:
     """Uniform numbers for each row from a stream of its own, so that batching changes nothing."""
 
     def __init__(self, seed: int, rows: Sequence[int], stream: int) -> None:
-        self.generators = [torch.Generator().manual_seed((seed * 1_000_003 + row) * 4 + stream) for row in rows]
+        seeds = (((seed * 1_000_003 + row) * 4 + stream) % 2**63 for row in rows)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def uniform(self, length: int) -> Tensor:
-        """(B, length) float64 in [0, 1)."""
-        return torch.stack([torch.rand(length, generator=g, dtype=torch.float64) for g in self.generators])
+    def uniform(self, length: int, index: Sequence[int]) -> Tensor:
+        """(len(index), length) float64 in [0, 1), the next numbers of the rows `index`."""
+        return torch.stack([torch.rand(length, generator=self.generators[i], dtype=torch.float64) for i in index])
 
 
 class Canvas:
@@ -101,8 +103,8 @@ class Canvas:
         return self.ids == self.mask_id
 
     def uniform(self) -> Tensor:
-        """(B, L) float64 in [0, 1), each row's own."""
-        return self.noise.uniform(self.ids.shape[1]).to(self.ids.device)
+        """(B, L) float32 in [0, 1], each row's own."""
+        return self.noise.uniform(self.ids.shape[1], range(len(self.ids))).float().to(self.ids.device)
 
     def reveal(self, where: Tensor, prediction: Prediction) -> None:
         """Put the predicted tokens at `where` (B, L)."""
@@ -113,6 +115,10 @@ class Canvas:
         """Take the tokens at `where` (B, L) away again."""
         self.ids = self.ids.masked_fill(where, self.mask_id)
         self.confidence = self.confidence.masked_fill(where, 0.0)
+
+    def unchanged(self) -> Prediction:
+        """The prediction that a canvas without masks needs no pass for."""
+        return Prediction(self.ids, self.confidence)
 
     def frame(self, wanted: Tensor | None = None, last: bool = False) -> Frame:
         """The frame to yield: asks for `wanted`, by default the masked positions, unless it is the last."""
@@ -164,10 +170,13 @@ def remask(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     From time t to s a visible token is masked with probability sigma, and a masked one stays masked with
     probability (1 - alpha_s - sigma alpha_t) / (1 - alpha_t), which leaves the marginal at s unchanged. sigma is such
     that `REMASKS_PER_PASS` tokens of a row are masked again on average, within sigma <= (1 - alpha_s) / alpha_t.
+    Only positions that were masked at the start are masked again.
     """
     steps, length = canvas.options.steps, canvas.ids.shape[1]
+    free_BL = canvas.masked
     for step in range(steps):
-        prediction = yield canvas.frame()
+        # Where no row has a mask there is nothing to predict, but a later pass may mask again.
+        prediction = (yield canvas.frame()) if bool(canvas.masked.any()) else canvas.unchanged()
         visible_t, visible_s = step / steps, (step + 1) / steps  # alpha_t, alpha_s
         sigma = 0.0
         if visible_t > 0:
@@ -175,7 +184,7 @@ def remask(canvas: Canvas) -> Generator[Frame, Prediction, None]:
         stays = (1 - visible_s - sigma * visible_t) / (1 - visible_t)
         draw_BL, masked_BL = canvas.uniform(), canvas.masked
         canvas.reveal(masked_BL & (draw_BL >= stays), prediction)
-        canvas.mask(~masked_BL & (draw_BL < sigma))
+        canvas.mask(free_BL & ~masked_BL & (draw_BL < sigma))
     yield canvas.frame(last=True)
 
 
@@ -189,7 +198,7 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     free_BL = canvas.masked
     first, second = (steps + 1) // 2, steps // 2
     for quota_B in quotas(free_BL.sum(1), first):
-        prediction = yield canvas.frame()
+        prediction = (yield canvas.frame()) if bool(canvas.masked.any()) else canvas.unchanged()
         canvas.reveal(highest(prediction.confidence, canvas.masked, quota_B), prediction)
     for step in range(second):
         doubted_B = (free_BL.sum(1) * DOUBTED_SHARE * (second - step) / second).ceil().long()
@@ -230,7 +239,7 @@ STRATEGIES: dict[str, Strategy] = {
 def quotas(count_B: Tensor, steps: int) -> list[Tensor]:
     """How many of `count_B` masks to reveal in each of `steps` passes: as equal as can be, all in the end."""
     revealed = [-(-count_B * step // steps) for step in range(steps + 1)]
-    return [after - before for before, after in zip(revealed, revealed[1:], strict=False)]
+    return [after - before for before, after in pairwise(revealed)]
 
 
 def highest(score_BL: Tensor, among_BL: Tensor, count_B: Tensor) -> Tensor:
@@ -268,7 +277,6 @@ class Predictor:
             logits_RV = torch.where(
                 logits_RV.isinf(), logits_RV, without_RV + (self.options.guidance + 1) * (logits_RV - without_RV)
             )
-        probabilities_RV = logits_RV.softmax(-1)
         chosen_R = self._choose(logits_RV, active_B, wanted_BL)
         standing_R = ids_BL[wanted_BL]
         scored_R = torch.where(standing_R == self.denoiser.mask_id, chosen_R, standing_R)
@@ -276,7 +284,7 @@ class Predictor:
         where_BL = torch.zeros_like(frame.wanted)
         where_BL[active_B] = wanted_BL
         tokens_BL[where_BL] = chosen_R
-        confidence_BL[where_BL] = probabilities_RV.gather(1, scored_R[:, None]).squeeze(1)
+        confidence_BL[where_BL] = (logits_RV.gather(1, scored_R[:, None]).squeeze(1) - logits_RV.logsumexp(-1)).exp()
         return Prediction(tokens_BL, confidence_BL)
 
     def _logits(self, ids_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
@@ -286,11 +294,13 @@ class Predictor:
         """The best token, or a sample by inverse distribution function, in float64 (arXiv 2409.02908)."""
         if self.options.temperature == 0:
             return logits_RV.argmax(-1)
-        uniform_BL = self.noise.uniform(wanted_BL.shape[1]).to(logits_RV.device)
-        uniform_R1 = uniform_BL[active_B][wanted_BL][:, None]
-        cumulative_RV = (logits_RV.double() / self.options.temperature).softmax(-1).cumsum(-1)
+        exact = torch.device("cpu") if logits_RV.device.type == "mps" else logits_RV.device  # MPS has no float64
+        uniform_BL = self.noise.uniform(wanted_BL.shape[1], active_B.tolist())
+        uniform_R1 = uniform_BL[wanted_BL.cpu()][:, None].to(exact)
+        below_best_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)).to(exact).double()
+        cumulative_RV = (below_best_RV / self.options.temperature).softmax(-1).cumsum(-1)
         index_R1 = torch.searchsorted(cumulative_RV, uniform_R1 * cumulative_RV[:, -1:], right=True)
-        return index_R1.squeeze(1)
+        return index_R1.squeeze(1).to(logits_RV.device)
 
 
 def stream(

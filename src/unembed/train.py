@@ -12,12 +12,15 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from unembed.checkpoint import (
@@ -83,7 +86,7 @@ def train(
         OutputError: `out` cannot be written.
     """
     settings, out = config.training, Path(out)
-    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
+    accelerator = Accelerator()  # its own mixed precision cannot change within a process, so `autocast` is ours
     device = accelerator.device
     if encoder is None:
         # Windows are embedded at the training precision, which is several times faster; evaluation keeps the recipe's.
@@ -129,7 +132,9 @@ def train(
 
     rank, world_size = accelerator.process_index, accelerator.num_processes
     flops = flops_per_sequence(denoiser, encoder, config)
-    log = TrainingLog(out, progress.step, peak_flops(device), flops, show_progress_bar and accelerator.is_main_process)
+    log: TrainingLog = SilentLog()
+    if accelerator.is_main_process:
+        log = TrainingLog(out, progress.step, peak_flops(device), flops, show_progress_bar)
 
     def checkpoint(prefix: str = "checkpoint") -> None:
         if accelerator.is_main_process:
@@ -142,6 +147,7 @@ def train(
 
     last_checkpoint = time.monotonic()
     decaying = progress.fraction(settings, minutes) > 1 - settings.decay_share
+    decaying = decaying and bool(training_checkpoints(out, "stable"))  # a kill may have come just before it
     with log:
         while not over():
             started = time.monotonic()
@@ -165,6 +171,8 @@ def train(
             progress.step += 1
             progress.sequences += settings.batch_size
             progress.seconds += time.monotonic() - started
+            if minutes and world_size > 1:  # all processes must see the same rate and end together
+                progress.seconds = broadcast(torch.tensor(progress.seconds, dtype=torch.float64, device=device)).item()
             log.step(loss, norm, settings.batch_size)
             if progress.step % settings.log_every == 0 or over():
                 fraction = progress.fraction(settings, minutes)
@@ -173,10 +181,12 @@ def train(
                     raise TrainingError(f"{out}: the loss is {mean} at step {progress.step}")
             if progress.step % settings.validate_every == 0 or over():
                 if accelerator.is_main_process:
-                    with averaged(denoiser, average), accelerator.autocast():
+                    with averaged(denoiser, average), autocast(device, settings):
                         log.validation(progress.step, validate(denoiser, encoder, held_out.batch(0), settings.seed))
                 accelerator.wait_for_everyone()
             if time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes or over():
+                if not (math.isfinite(loss.loss) and math.isfinite(norm)):  # the last good checkpoint must stay
+                    raise TrainingError(f"{out}: the loss or its gradient is not finite at step {progress.step}")
                 checkpoint()
                 last_checkpoint = time.monotonic()
                 if accelerator.is_main_process:
@@ -193,7 +203,32 @@ class TrainingStep(nn.Module):
         self.config = config
 
     def forward(self, canvas_BL: Tensor, e_BD: Tensor, generator: torch.Generator) -> Loss:
-        return training_loss(self.denoiser, canvas_BL, e_BD, self.config.diffusion, generator)
+        with autocast(canvas_BL.device, self.config.training):
+            return training_loss(self.denoiser, canvas_BL, e_BD, self.config.diffusion, generator)
+
+
+def autocast(device: torch.device, settings: TrainingConfig) -> torch.autocast:
+    """Mixed precision as the configuration says, whatever `accelerate launch` was told."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+class SilentLog(TrainingLog):
+    """The log of all processes but the first, which writes nothing."""
+
+    def __init__(self) -> None:
+        self.last_validation = {}
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def step(self, loss: Loss, norm: Any, sequences: int) -> None:
+        pass
+
+    def flush(self, step: int, seconds: float, sequences: int, fraction: float, rate: float) -> float:
+        return 0.0
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        pass
 
 
 def embed(batch: Batch, encoder: Encoder) -> Tensor:
@@ -250,18 +285,15 @@ def update_average(average: dict[str, Tensor], denoiser: nn.Module, decay: float
     torch._foreach_lerp_(list(average.values()), [weights[name].float() for name in average], 1 - decay)
 
 
-class averaged:
+@contextmanager
+def averaged(denoiser: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
     """Within this context the denoiser has the average's weights."""
-
-    def __init__(self, denoiser: nn.Module, average: dict[str, Tensor]) -> None:
-        self.denoiser, self.average = denoiser, average
-
-    def __enter__(self) -> None:
-        self.weights = {name: tensor.clone() for name, tensor in self.denoiser.state_dict().items()}
-        self.denoiser.load_state_dict(self.average)
-
-    def __exit__(self, *error: object) -> None:
-        self.denoiser.load_state_dict(self.weights)
+    weights = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+    denoiser.load_state_dict(average)
+    try:
+        yield
+    finally:
+        denoiser.load_state_dict(weights)
 
 
 def results(progress: Progress, shards: Shards, log: TrainingLog) -> dict[str, Any]:

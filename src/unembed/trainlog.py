@@ -62,9 +62,7 @@ class TrainingLog:
         """
         now = time.monotonic()
         speed = self._sequences / (now - self._since)
-        loss, accuracy, norm = (
-            sum(float(row[i]) for row in self._window) / len(self._window) for i in range(3)
-        )
+        loss, accuracy, norm = (sum(float(row[i]) for row in self._window) / len(self._window) for i in range(3))
         row = {"step": step, "seconds": round(seconds, 1), "sequences": sequences, "loss": loss, "accuracy": accuracy}
         row |= {"gradient_norm": norm, "rate": rate, "sequences_per_second": speed}
         if self.peak:

@@ -1,0 +1,10 @@
+"""The demo server: the page, the published demo's endpoints and our own, over one continuous batcher.
+
+A request's way through the files:
+
+    command.py -> settings.py, models.py    `unembed serve`: options, inverters loaded and warm
+    intake.py, gate.py                      hosts, origins, rate, body size, time limit, headers
+    published.py, v1.py                     the endpoints; wire.py has the shapes, faults.py the errors
+    work.py                                 a request as a generator that asks for passes and embeddings
+    batching.py                             one thread that owns torch and merges what all requests ask for
+"""

@@ -1,0 +1,331 @@
+"""Continuous batching: one thread owns torch and turns what all requests need into merged passes.
+
+A turn goes: take in requests as long as canvases are free; collect what each running request needs next; one pass
+for each inverter that is asked for one, one batch of texts for each encoder; hand out the answers. So requests
+join and leave between passes, and one whose client has gone is dropped before the next.
+
+The event loop talks to the thread through `submit` only, and hears from it through its `Ticket`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+
+from unembed.server.faults import Fault, fault_of
+from unembed.server.models import Served
+from unembed.server.work import Pass, Pause, Texts, Work, predict
+
+log = logging.getLogger("unembed.server")
+
+TEXTS_PER_TURN = 32  # embedding them takes about as long as a merged pass
+IDLE_SECONDS = 1.0  # between two looks at deadlines while nothing runs
+
+
+class Done(NamedTuple):
+    """The last event of a ticket: what the work returned."""
+
+    value: Any
+
+
+class Failed(NamedTuple):
+    """The last event of a ticket whose work failed."""
+
+    fault: Fault
+
+
+class Ticket:
+    """One request in the batcher, seen from the event loop: events as they come, then `Done` or `Failed`.
+
+    Leaving the `with` block gives the place up.
+    """
+
+    def __init__(self, served: Served, rows: int, deadline: float, batcher: "Batcher") -> None:
+        self.served = served
+        self.rows = rows
+        self.deadline = deadline
+        self.gone = False  # written by the event loop, read by the thread
+        self.started = False
+        self.need: Pass | Texts | Pause | None = None
+        self.vectors: list[Any] = []  # of a `Texts` need, as far as answered
+        self.work: Work
+        self._batcher = batcher
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+
+    def emit(self, event: Any) -> None:
+        """Hand an event to the event loop; called by the thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def event(self) -> Any:
+        """The next event."""
+        return await self._events.get()
+
+    async def result(self) -> Any:
+        """What the work returned, frames passed over. Raises Fault."""
+        while True:
+            event = await self.event()
+            if isinstance(event, Failed):
+                raise event.fault
+            if isinstance(event, Done):
+                return event.value
+
+    def leave(self) -> None:
+        """The client has gone, or has all it wanted."""
+        self.gone = True
+        self._batcher.wake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+
+class Observer(Protocol):
+    """Told of the thread's work, for the metrics."""
+
+    def merged_pass(self, model: str, requests: int, rows: int, seconds: float) -> None:
+        """One pass was run for `rows` canvases of `requests` requests."""
+
+    def texts(self, model: str, texts: int, seconds: float) -> None:
+        """Texts were embedded."""
+
+
+class Batcher:
+    """The thread and its queue.
+
+    Args:
+        max_batch: canvases in one merged pass.
+        max_waiting: requests that may wait.
+        time_limit: seconds from submission in which a request must be done.
+        threads: CPU threads of torch; 0 leaves them.
+    """
+
+    def __init__(
+        self, observer: Observer, max_batch: int, max_waiting: int, time_limit: float, threads: int = 0
+    ) -> None:
+        self.max_batch = max_batch
+        self._observer = observer
+        self._max_waiting = max_waiting
+        self._time_limit = time_limit
+        self._threads = threads
+        self._changed = threading.Condition()
+        self._waiting: deque[Ticket] = deque()
+        self._running: list[Ticket] = []
+        self._draining = False
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="unembed-torch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    @property
+    def active(self) -> int:
+        """Requests being worked on."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place."""
+        return sum(not ticket.gone for ticket in self._waiting)
+
+    @property
+    def status(self) -> str:
+        """ "ok", or why no request can be served."""
+        if self._draining:
+            return "shutting down"
+        return "ok" if self._thread.is_alive() else "failed"
+
+    @property
+    def at_once(self) -> int:
+        """Canvases that one request may have in a pass, so that it never fills one alone."""
+        return max(1, self.max_batch // 2)
+
+    def submit(self, served: Served, rows: int, make: Callable[[Ticket], Work]) -> Ticket:
+        """Queue work that takes `rows` canvases at a time. Raises Fault 503."""
+        ticket = Ticket(served, min(rows, self.max_batch), time.monotonic() + self._time_limit, self)
+        ticket.work = make(ticket)
+        with self._changed:
+            if self.status != "ok":
+                raise Fault(503, "shutting_down", "the server is shutting down", 5)
+            waiting = self.waiting
+            # An idle thread takes the request at once, so even a queue of no length serves one.
+            if waiting >= self._max_waiting and (waiting or self._running):
+                after = 1 + waiting // self.max_batch
+                raise Fault(503, "overloaded", f"{waiting} requests are waiting already, try again", after)
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def wake(self) -> None:
+        """Something changed that the thread should look at."""
+        with self._changed:
+            self._changed.notify()
+
+    def drain(self) -> None:
+        """Refuse what has not begun and what comes from now on; go on with what runs."""
+        with self._changed:
+            self._draining = True
+            refused = [ticket for ticket in self._waiting if not ticket.started]
+            self._waiting = deque(ticket for ticket in self._waiting if ticket.started)
+            self._changed.notify()
+        for ticket in refused:
+            ticket.emit(Failed(Fault(503, "shutting_down", "the server is shutting down", 5)))
+
+    def close(self, seconds: float) -> None:
+        """`drain`, wait up to `seconds` for what runs, and end the thread."""
+        self.drain()
+        end = time.monotonic() + seconds
+        with self._changed:
+            while (self._running or self._waiting) and time.monotonic() < end and self._thread.is_alive():
+                self._changed.wait(0.05)
+            self._stopped = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            while self._next_turn():
+                self._turn()
+        for ticket in [*self._running, *self._waiting]:
+            ticket.emit(Failed(Fault(503, "shutting_down", "the server is shutting down", 5)))
+            ticket.work.close()
+
+    def _next_turn(self) -> bool:
+        """Wait for work and take in what fits; False when the thread must end."""
+        with self._changed:
+            while True:
+                if self._stopped:
+                    return False
+                dropped = self._drop()
+                used = sum(ticket.rows for ticket in self._running)
+                while self._waiting and (not self._running or used + self._waiting[0].rows <= self.max_batch):
+                    ticket = self._waiting.popleft()
+                    used += ticket.rows
+                    self._running.append(ticket)
+                if self._running or dropped:
+                    break
+                self._changed.wait(IDLE_SECONDS)
+        for ticket, fault in dropped:
+            ticket.work.close()
+            if fault is not None:
+                ticket.emit(Failed(fault))
+        return True
+
+    def _drop(self) -> list[tuple[Ticket, Fault | None]]:
+        """Take out whose client has gone or whose time is up."""
+        now = time.monotonic()
+        dropped: list[tuple[Ticket, Fault | None]] = []
+        for ticket in [*self._running, *self._waiting]:
+            if ticket.gone:
+                dropped.append((ticket, None))
+            elif now > ticket.deadline:
+                dropped.append((ticket, time_limit_fault(self._time_limit)))
+        if dropped:
+            out = {id(ticket) for ticket, _ in dropped}
+            self._running = [ticket for ticket in self._running if id(ticket) not in out]
+            self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in out)
+        return dropped
+
+    def _turn(self) -> None:
+        for ticket in self._running:
+            if not ticket.started or isinstance(ticket.need, Pause):
+                ticket.started = True
+                self._advance(ticket, None)
+        for served, tickets in _by_model(self._running, Pass):
+            self._passes(served, tickets)
+        for served, tickets in _by_model(self._running, Texts):
+            self._texts(served, tickets)
+        with self._changed:
+            paused = [ticket for ticket in self._running if isinstance(ticket.need, Pause)]
+            self._running = [
+                ticket for ticket in self._running if ticket.need is not None and not isinstance(ticket.need, Pause)
+            ]
+            # They were let in before: they wait their turn, but the queue's bound is not for them.
+            self._waiting.extend(paused)
+            if not self._running:
+                self._changed.notify_all()
+
+    def _passes(self, served: Served, tickets: list[Ticket]) -> None:
+        passes = [ticket.need for ticket in tickets if isinstance(ticket.need, Pass)]
+        started = time.perf_counter()
+        try:
+            predictions = predict(passes)
+        except Exception as error:
+            self._fail(tickets, error)
+            return
+        rows = sum(int(one.frame.wanted.any(1).sum()) for one in passes)
+        self._observer.merged_pass(served.id, len(passes), rows, time.perf_counter() - started)
+        for ticket, prediction in zip(tickets, predictions, strict=True):
+            self._advance(ticket, prediction)
+
+    def _texts(self, served: Served, tickets: list[Ticket]) -> None:
+        """Embed the oldest requests' texts, so many as fit a turn; a long request goes on in the next."""
+        chosen: list[tuple[Ticket, list[str]]] = []
+        room = TEXTS_PER_TURN
+        for ticket in tickets:
+            assert isinstance(ticket.need, Texts)
+            part = ticket.need.texts[len(ticket.vectors) : len(ticket.vectors) + room]
+            room -= len(part)
+            chosen.append((ticket, part))
+        started = time.perf_counter()
+        texts = [text for _, part in chosen for text in part]
+        try:
+            vectors = iter(served.inverter.encode(texts))
+        except Exception as error:
+            self._fail(tickets, error)
+            return
+        self._observer.texts(served.id, len(texts), time.perf_counter() - started)
+        for ticket, part in chosen:
+            assert isinstance(ticket.need, Texts)
+            ticket.vectors += [next(vectors) for _ in part]
+            if len(ticket.vectors) == len(ticket.need.texts):
+                found, ticket.vectors = np.stack(ticket.vectors), []
+                self._advance(ticket, found)
+
+    def _advance(self, ticket: Ticket, answer: Any) -> None:
+        """Answer a request's need, and note the next."""
+        ticket.need = None
+        try:
+            ticket.need = ticket.work.send(answer)
+        except StopIteration as end:
+            ticket.emit(Done(end.value))
+        except Exception as error:
+            ticket.emit(Failed(fault_of(error)))
+
+    def _fail(self, tickets: Iterable[Ticket], error: Exception) -> None:
+        fault = fault_of(error)
+        for ticket in tickets:
+            ticket.need = None
+            ticket.work.close()
+            ticket.emit(Failed(fault))
+
+
+def time_limit_fault(seconds: float) -> Fault:
+    """The fault of a request that took too long."""
+    return Fault(504, "time_limit", f"the request took longer than {seconds:g} s")
+
+
+def _by_model(tickets: Sequence[Ticket], kind: type) -> list[tuple[Served, list[Ticket]]]:
+    """Tickets whose need is of a kind, grouped by model, oldest first."""
+    groups: dict[str, list[Ticket]] = {}
+    for ticket in tickets:
+        if isinstance(ticket.need, kind):
+            groups.setdefault(ticket.served.id, []).append(ticket)
+    return [(group[0].served, group) for group in groups.values()]

@@ -1,0 +1,109 @@
+"""How a request comes in and how long it may take: its body's size and time, its time limit, its client's leaving.
+
+Unusual here: the whole body of a POST is read before the application sees the request, so that a slow client
+costs no place in the queue; and the application's task is cancelled when the client goes away, whether its answer
+is a stream or not. Cancelling leaves the batcher's ticket, which frees its place at the next pass.
+"""
+
+import asyncio
+import contextlib
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unembed.server.batching import time_limit_fault
+from unembed.server.faults import Fault, response
+from unembed.server.settings import Settings
+
+GRACE_SECONDS = 2.0  # beyond the time limit, in which the batcher's own end of it reaches the client
+
+
+class Intake:
+    """ASGI middleware around the application's POST requests."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._most = settings.max_body
+        self._body_seconds = settings.body_seconds
+        self._time_limit = settings.time_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await self._body(Headers(scope=scope), receive)
+        except Fault as fault:
+            answer = response(scope["path"], fault)
+            answer.headers["Connection"] = "close"  # the rest of the body is not read
+            await answer(scope, receive, send)
+            return
+        if body is not None:
+            await self._serve(body, scope, receive, send)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """The body; None where the client left. Raises Fault."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Fault(415, "unsupported_media_type", "the body's Content-Type must be application/json")
+        too_large = Fault(413, "too_large", f"the body has more than {self._most} bytes")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._most:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > self._most:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            text = f"the body did not arrive within {self._body_seconds:g} s"
+            raise Fault(408, "request_timeout", text) from None
+
+    async def _serve(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        gone = asyncio.create_task(_until_gone(receive))
+
+        async def replay() -> Message:
+            if parts:
+                return parts.pop()
+            await asyncio.wait([gone])
+            return {"type": "http.disconnect"}
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        work = asyncio.ensure_future(self.app(scope, replay, watched))
+        try:
+            done, _ = await asyncio.wait(
+                [work, gone], timeout=self._time_limit + GRACE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if work in done:
+                work.result()
+            elif gone not in done and not started:
+                await _cancel(work)
+                await response(scope["path"], time_limit_fault(self._time_limit))(scope, receive, send)
+        finally:
+            await _cancel(work)
+            await _cancel(gone)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(task: asyncio.Future[None]) -> None:
+    if not task.done():
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

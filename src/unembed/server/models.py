@@ -1,0 +1,141 @@
+"""The inverters that are served, by name, loaded once and warm."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unembed.errors import InputError
+from unembed.inverter import PACKAGED, Inverter
+from unembed.model import count_parameters
+from unembed.server.faults import Fault
+
+# What the published demo's page sends, and a part of the encoder's id that the name means.
+PUBLISHED = {"qwen3": "qwen3", "gemma": "gemma"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """One inverter under the name it is asked for by."""
+
+    id: str
+    inverter: Inverter
+    created: int
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The display piece of each token id; nothing for what stands behind a text's end."""
+        tokenizer = self.inverter.tokenizer
+        ends = (tokenizer.eos_id, tokenizer.pad_id)
+        return ["" if i in ends else tokenizer.token(i) for i in range(tokenizer.vocab_size)]
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the denoiser without its token table."""
+        return count_parameters(self.inverter.denoiser)
+
+    def warm(self) -> None:
+        """Make the first request as quick as the next: load the encoder, run each kind of work once."""
+        e_BD = self.inverter.encode(["Every kind of work is done once."])
+        self.inverter.invert(e_BD, steps=1)
+        self.inverter.invert(np.repeat(e_BD, 8, axis=0), steps=1, measure_cosine=False)
+        len(self.pieces)
+
+
+class Models:
+    """All served inverters, the default first."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self.all = list(served)
+        names = [one.id.lower() for one in self.all]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"two models are called {name!r}, name them apart with --model NAME=MODEL")
+
+    @property
+    def default(self) -> Served:
+        """The model of a request that names none."""
+        return self.all[0]
+
+    @property
+    def ids(self) -> list[str]:
+        """Names in order."""
+        return [one.id for one in self.all]
+
+    def find(self, name: str | None) -> Served:
+        """The model of that name, or of the encoder of that name. Raises Fault 404."""
+        if name is None:
+            return self.default
+        wanted = name.lower()
+        for one in self.all:
+            if wanted in (one.id.lower(), one.inverter.recipe.encoder.lower()):
+                return one
+        shown = name if len(name) <= 80 else name[:80] + "..."
+        raise Fault(404, "unknown_model", f"model {shown!r} is not served here, expected one of {', '.join(self.ids)}")
+
+    def find_published(self, name: str | None) -> Served:
+        """As `find`; the names that the published page sends mean a model of that encoder, or else the default."""
+        try:
+            return self.find(name)
+        except Fault:
+            part = PUBLISHED.get((name or "").lower())
+            if part is None:
+                raise
+            fitting = [one for one in self.all if part in one.inverter.recipe.encoder.lower()]
+            return fitting[0] if fitting else self.default
+
+
+def load_models(names: Sequence[str], device: str, warm: bool = True) -> Models:
+    """Load inverters; without names the packaged one.
+
+    Args:
+        names: what `Inverter.from_pretrained` takes, or `NAME=` and that.
+
+    Raises:
+        CheckpointError: there is no such inverter, or it is damaged.
+        EncoderError: its encoder cannot be loaded.
+        InputError: two have the same name.
+    """
+    served = []
+    for given in names or [next(iter(PACKAGED))]:
+        name, found, place = given.partition("=")
+        source = place if found else given
+        inverter = Inverter.from_pretrained(source, device)
+        served.append(Served(name if found else _name(source), inverter, int(time.time())))
+    models = Models(served)
+    if warm:
+        for one in models.all:
+            one.warm()
+    return models
+
+
+def _name(source: str) -> str:
+    """A model's name where none was given: a packaged name as it is, else the last part of a path or id."""
+    return source if source in PACKAGED else Path(source).resolve().stem if Path(source).exists() else source
+
+
+def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, Any]:
+    """The entry of a model in `GET /v1/models`."""
+    from unembed.strategies import STRATEGIES
+
+    inverter = one.inverter
+    return {
+        "id": one.id,
+        "object": "model",
+        "created": one.created,
+        "owned_by": "unembed",
+        "encoder": inverter.recipe.encoder,
+        "dimension": inverter.recipe.dimension,
+        "length": inverter.length,
+        "normalize": inverter.recipe.normalize,
+        "parameters": one.parameters,
+        "strategies": list(STRATEGIES),
+        "default": default,
+        "defaults": {"steps": min(8, inverter.length), "strategy": "confidence", "candidates": 1},
+        "limits": {"steps": inverter.length} | limits,
+        "results": inverter.results,
+    }

@@ -1,0 +1,112 @@
+"""The published demo's endpoints, with its shapes to the letter, and the page.
+
+What is ours beside them: errors have a status of their own, and a header tells which model answered.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse
+
+from unembed.errors import InputError
+from unembed.server import wire
+from unembed.server.context import Context
+from unembed.server.faults import Fault, documented
+from unembed.server.sentences import EASY, HARD
+from unembed.server.streams import EventStream
+from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
+from unembed.strategies import Options
+
+WEB = Path(__file__).parent / "web"
+MODEL_HEADER = "X-Unembed-Model"
+FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+
+
+def router(context: Context) -> APIRouter:
+    """`/encode`, `/decode`, `/random`, `/queue`, `/health` and `/`."""
+    api = APIRouter()
+    batcher, settings = context.batcher, context.settings
+
+    @api.post("/encode", responses=documented(*FAULTS), openapi_extra=_example({"text": "The cat sat on the mat."}))
+    async def encode(body: wire.EncodeRequest, response: Response) -> wire.EncodeResponse:
+        """Embed a text."""
+        served = context.models.find_published(body.model)
+        if problem := wire.text_problem([body.text], settings.max_text):
+            raise InputError(problem)
+        with batcher.submit(served, 1, lambda _: embed(served, [body.text])) as ticket:
+            found: Embedded = await ticket.result()
+        response.headers[MODEL_HEADER] = served.id
+        return wire.EncodeResponse(embedding=found.vectors[0].tolist(), text=body.text)
+
+    # The marker class only documents the media type: the answer is an EventStream.
+    @api.post(
+        "/decode",
+        response_class=EventSourceResponse,
+        responses=documented(*FAULTS),
+        openapi_extra=_example({"embedding": [0.1, -0.2, 0.3], "steps": 8}),
+    )
+    async def decode(body: wire.DecodeRequest) -> Response:
+        """Recover the text of an embedding: a server-sent event for each pass, and one with the cosine at the end."""
+        served = context.models.find_published(body.model)
+        e_BD = wire.read_embeddings(body.embedding, served, normalize=True, most=1)
+        length = served.inverter.length
+        steps = min(body.steps, length) if body.steps == wire.PUBLISHED_STEPS else body.steps
+        options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed)
+        options.check(length)
+        ticket = batcher.submit(
+            served, 1 if not body.guidance else 2, lambda ticket: invert(served, e_BD, options, watch=ticket.emit)
+        )
+
+        def frame(snapshot: Snapshot) -> tuple[dict[str, Any], None] | None:
+            return (wire.decode_event(served, snapshot), None) if snapshot.step else None
+
+        def end(found: list[Recovered]) -> tuple[dict[str, Any], None]:
+            return wire.decode_end(served, found[0].inversions[0], steps), None
+
+        def failure(fault: Fault) -> dict[str, Any]:
+            return {"error": str(fault)}
+
+        return EventStream(ticket, frame, end, failure, {MODEL_HEADER: served.id})
+
+    @api.get("/random", responses=documented(403, 404, 421, 422))
+    async def sentence(model: str | None = None, hard: bool = False) -> wire.TextResponse:
+        """A sentence to try."""
+        context.models.find_published(model)
+        return wire.TextResponse(text=random.choice(HARD if hard else EASY))
+
+    @api.get("/queue", responses=documented(403, 421))
+    async def queue() -> wire.Queue:
+        """How many requests are being worked on, and how many wait."""
+        return wire.Queue(active=batcher.active, waiting=batcher.waiting)
+
+    @api.get("/health", responses={**documented(403, 421), 503: {"model": wire.Health, "description": "Cannot work"}})
+    async def health(response: Response) -> wire.Health:
+        """Whether the server can work."""
+        if batcher.status != "ok":
+            response.status_code = 503
+        return wire.Health(
+            status=batcher.status,
+            device=str(context.models.default.inverter.device),
+            models=context.models.ids,
+            queue=wire.Queue(active=batcher.active, waiting=batcher.waiting),
+        )
+
+    @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> Response:
+        index = WEB / "index.html"
+        if not index.is_file():
+            raise Fault(404, "not_found", "this installation has no page")
+        return FileResponse(index, headers={"Cache-Control": "no-cache"})
+
+    @api.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)  # browsers ask for it without being told to
+
+    return api
+
+
+def _example(body: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"content": {"application/json": {"example": body}}}}

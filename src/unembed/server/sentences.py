@@ -1,0 +1,38 @@
+"""Sentences for the dice: easy ones are common English, hard ones hold names, numbers, slang and other languages."""
+
+EASY = (
+    "The train to the coast leaves every morning at eight.",
+    "She made a pot of tea and sat down by the window.",
+    "It rained all night, and the garden was green again.",
+    "The children walked home from school along the river.",
+    "He forgot his keys and had to wait outside the door.",
+    "A good friend is better than a bag of money.",
+    "The old dog slept in the sun in front of the house.",
+    "We ate soup and bread in a small kitchen.",
+    "The doctor said that he should rest for a week.",
+    "They sold the farm and moved to the city.",
+    "My sister plays the piano better than anyone I know.",
+    "The shop on the corner sells fresh fruit and flowers.",
+    "There was no light in the room except the fire.",
+    "The meeting was moved to Monday because of the storm.",
+    "You can see the mountains from here on a clear day.",
+    "Please close the window before you leave the office.",
+)
+HARD = (
+    "Invoice 4471: 12 valves, DN 40, net EUR 1,386.20, due on 3 March.",
+    "Patient reports night sweats since May; started 5 mg bisoprolol.",
+    "Kowalczyk v. Brightwater Ltd was adjourned until the 19th.",
+    "ngl the merge conflict in utils.py ruined my whole weekend",
+    "The password reset link for m.okafor expires in 15 minutes.",
+    "Zwei Bier, bitte, und die Rechnung gleich dazu.",
+    "El tren de las siete y cuarto no para en Zaragoza.",
+    "Chromodynamics binds quarks; gluons carry the colour charge.",
+    "Flight KL1009 diverted to Malmo after a bird strike on climb-out.",
+    "Grandma's pierogi recipe: 600 g flour, 2 eggs, no shortcuts!",
+    "Sell 250 shares of Norvik Marine if it drops below 41.75.",
+    "The heron, unbothered, ate koi number nine before breakfast.",
+    "Her landlord, Mr. Abernathy, still owes her $2,300 in deposit.",
+    "Sudo made me a sandwich, but kernel panic ate it first.",
+    "La bibliotheque ferme a dix-huit heures, sauf le jeudi.",
+    "Witness 7 places the grey Skoda at Pier 4 shortly after 2 a.m.",
+)

@@ -1,0 +1,70 @@
+"""Server-sent events out of a ticket, and JSON answers that fail as they should."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from unembed.server.batching import Done, Failed, Ticket
+from unembed.server.faults import Fault
+from unembed.server.wire import sse
+from unembed.server.work import Snapshot
+
+PING_SECONDS = 10.0  # a comment now and then, so that a proxy does not take a waiting stream for dead
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+Event = tuple[dict[str, Any], int | None]  # data and id
+
+
+class EventStream(StreamingResponse):
+    """The events of a ticket. The ticket is left when the answer ends, however it ends.
+
+    Args:
+        frame: writes a frame; None sends nothing.
+        end: writes what the work returned.
+        failure: writes a fault.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        frame: Callable[[Snapshot], Event | None],
+        end: Callable[[Any], Event],
+        failure: Callable[[Fault], dict[str, Any]],
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(_events(ticket, frame, end, failure), headers=HEADERS | (headers or {}))
+        self._ticket = ticket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._ticket:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(
+    ticket: Ticket,
+    frame: Callable[[Snapshot], Event | None],
+    end: Callable[[Any], Event],
+    failure: Callable[[Fault], dict[str, Any]],
+) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                event = await ticket.event()
+        except TimeoutError:
+            yield b": waiting\n\n"
+            continue
+        match event:
+            case Failed(fault):
+                yield sse(failure(fault))
+                return
+            case Done(value):
+                yield sse(*end(value))
+                return
+            case snapshot:
+                if (written := frame(snapshot)) is not None:
+                    yield sse(*written)

@@ -1,0 +1,158 @@
+"""Our own endpoints under `/v1/`: inversion, embeddings in OpenAI's shape, and what is served."""
+
+import contextlib
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from unembed.errors import InputError
+from unembed.inverter import CANDIDATE_TEMPERATURE
+from unembed.server import wire
+from unembed.server.context import Context
+from unembed.server.faults import Fault, detail, documented
+from unembed.server.models import describe
+from unembed.server.streams import EventStream
+from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
+from unembed.strategies import Options
+
+FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+
+
+class ModelList(BaseModel):
+    """What is served, the default first."""
+
+    object: str
+    data: list[dict[str, Any]]
+
+
+class Answer(BaseModel):
+    """One entry for each input."""
+
+    object: str
+    model: str
+    data: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+def router(context: Context) -> APIRouter:
+    """`/v1/invert`, `/v1/embeddings` and `/v1/models`."""
+    api = APIRouter(prefix="/v1")
+    batcher, settings = context.batcher, context.settings
+    limits = {
+        "candidates": settings.max_candidates,
+        "embeddings": settings.max_embeddings,
+        "alternatives": wire.MAX_ALTERNATIVES,
+        "text_characters": settings.max_text,
+    }
+
+    @api.post(
+        "/invert",
+        response_model=Answer,
+        responses={
+            **documented(*FAULTS, v1=True),
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The texts"},
+        },
+        openapi_extra={
+            "requestBody": {
+                "content": {"application/json": {"example": {"embeddings": [[0.1, -0.2, 0.3]], "steps": 8}}}
+            }
+        },
+    )
+    async def inversions(
+        body: wire.InvertRequest, last_event_id: Annotated[str | None, Header(include_in_schema=False)] = None
+    ) -> Response:
+        """Recover the texts of embeddings, as one answer or, for one embedding, as a stream of passes."""
+        served = context.models.find(body.model)
+        e_BD = wire.read_embeddings(body.embeddings, served, body.normalize, settings.max_embeddings)
+        if body.candidates > settings.max_candidates:
+            raise InputError(f"candidates is {body.candidates}, expected 1 to {settings.max_candidates}")
+        if body.stream and len(e_BD) != 1:
+            raise InputError(f"a stream takes one embedding, found {len(e_BD)}")
+        temperature = body.temperature
+        if temperature is None:
+            temperature = CANDIDATE_TEMPERATURE if body.candidates > 1 else 0.0
+        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed)
+        options.check(served.inverter.length)
+        canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
+        started = time.perf_counter()
+        ticket = batcher.submit(
+            served,
+            canvases * (2 if body.guidance else 1),
+            lambda ticket: invert(
+                served,
+                e_BD,
+                options,
+                body.candidates,
+                body.alternatives,
+                body.cosine,
+                batcher.at_once,
+                ticket.emit if body.stream else None,
+            ),
+        )
+        if body.stream:
+            return _stream(ticket, served, options.steps, last_event_id)
+        with ticket:
+            found: list[Recovered] = await ticket.result()
+        data = [wire.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
+        usage = {"passes": sum(one["passes"] for one in data), "seconds": round(time.perf_counter() - started, 4)}
+        return JSONResponse({"object": "list", "model": served.id, "data": data, "usage": usage})
+
+    @api.post(
+        "/embeddings",
+        response_model=Answer,
+        responses=documented(*FAULTS, v1=True),
+        openapi_extra={
+            "requestBody": {"content": {"application/json": {"example": {"input": "The cat sat on the mat."}}}}
+        },
+    )
+    async def embeddings(body: wire.EmbeddingsRequest) -> Response:
+        """Embed texts, in OpenAI's shape."""
+        served = context.models.find(body.model)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        if not 1 <= len(texts) <= settings.max_texts:
+            raise InputError(f"input has {len(texts)} texts, expected 1 to {settings.max_texts}")
+        if problem := wire.text_problem(texts, settings.max_text):
+            raise InputError(problem)
+        with batcher.submit(served, 1, lambda _: embed(served, texts, with_ids=True)) as ticket:
+            found: Embedded = await ticket.result()
+        tokenizer = served.inverter.tokenizer
+        data: list[dict[str, Any]] = []
+        for index, (vector, ids) in enumerate(zip(found.vectors, found.ids, strict=True)):
+            value = wire.to_base64(vector) if body.encoding_format == "base64" else vector.tolist()
+            entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": value}
+            if body.include_tokens:
+                entry |= {"tokens": [tokenizer.token(i) for i in ids], "ids": ids}
+            data.append(entry)
+        read = sum(len(ids) for ids in found.ids)
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        return JSONResponse({"object": "list", "model": served.id, "data": data, "usage": usage})
+
+    @api.get("/models", responses=documented(403, 421, v1=True))
+    async def models() -> ModelList:
+        """What is served: dimensions, lengths, limits, strategies, and each model's own figures."""
+        data = [describe(one, one is context.models.default, limits) for one in context.models.all]
+        return ModelList(object="list", data=data)
+
+    return api
+
+
+def _stream(ticket: Any, served: Any, total: int, last_event_id: str | None) -> EventStream:
+    seen = -1
+    with contextlib.suppress(ValueError):
+        seen = int(last_event_id or -1)
+
+    def frame(snapshot: Snapshot) -> tuple[dict[str, Any], int] | None:
+        return (wire.frame_event(served, snapshot), snapshot.step) if snapshot.step > seen else None
+
+    def end(found: list[Recovered]) -> tuple[dict[str, Any], int]:
+        result = wire.inversion_object(served, found[0], 0)
+        head = {"type": "result", "step": total, "total": total, "progress": 1.0, "done": True, "model": served.id}
+        return head | {"result": result}, total
+
+    def failure(fault: Fault) -> dict[str, Any]:
+        return {"type": "error", "done": True, "error": detail(fault)}
+
+    return EventStream(ticket, frame, end, failure)

@@ -1,0 +1,310 @@
+"""Shapes on the wire: what requests may hold, and how frames and inversions are written.
+
+Unusual here: embeddings are not validated float by float but as an array, by the same check as everywhere else, so
+that its messages are the same too; the schema of such a field is written by hand.
+"""
+
+import base64
+import binascii
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from unembed.encoder import check_embeddings
+from unembed.errors import EmbeddingError
+from unembed.inverter import Inversion
+from unembed.server.models import Served
+from unembed.server.work import Alternatives, Recovered, Snapshot
+
+MAX_ALTERNATIVES = 10
+PUBLISHED_STEPS = 32  # the published demo's default, which its page always sends
+
+_VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+_BASE64 = {"type": "string", "minLength": 1, "description": "base64 of little-endian float32"}
+
+Vector = Annotated[Any, WithJsonSchema(_VECTOR)]
+Vectors = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _VECTOR,
+                {"type": "array", "items": _VECTOR, "minItems": 1},
+                _BASE64,
+                {"type": "array", "items": _BASE64, "minItems": 1},
+            ]
+        }
+    ),
+]
+Seed = Annotated[int, Field(ge=0, le=2**53, description="Decides everything that is random.")]
+Steps = Annotated[int, Field(ge=1, description="Most passes for each candidate, up to the model's length.")]
+Guidance = Annotated[float, Field(ge=-1, le=100, description="Classifier-free guidance; doubles the passes.")]
+Temperature = Annotated[
+    float | None, Field(ge=0, le=100, description="0 takes the likeliest token; null is 0 for one candidate, else 0.5.")
+]
+
+
+class Request(BaseModel):
+    """A body: no conversions between types, no NaN or infinity."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class EncodeRequest(Request):
+    """A text to embed."""
+
+    text: str
+    model: str | None = None
+
+
+class EncodeResponse(BaseModel):
+    """Its embedding."""
+
+    embedding: list[float]
+    text: str
+
+
+class DecodeRequest(Request):
+    """An embedding to invert."""
+
+    embedding: Vector
+    steps: Steps = PUBLISHED_STEPS
+    model: str | None = None
+    strategy: str = "confidence"
+    guidance: Guidance = 0.0
+    temperature: Temperature = None
+    seed: Seed = 0
+
+
+class TextResponse(BaseModel):
+    """A sentence."""
+
+    text: str
+
+
+class Queue(BaseModel):
+    """Requests being worked on, and those that wait."""
+
+    active: int
+    waiting: int
+
+
+class Health(BaseModel):
+    """Whether the server can work, and on what."""
+
+    status: str
+    device: str
+    models: list[str]
+    queue: Queue
+
+
+class InvertRequest(Request):
+    """Embeddings to invert, and how."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
+    embeddings: Vectors
+    model: str | None = None
+    steps: Steps = 8
+    strategy: str = "confidence"
+    candidates: int = Field(1, ge=1, description="Texts for each embedding, best first.")
+    guidance: Guidance = 0.0
+    temperature: Temperature = None
+    seed: Seed = 0
+    normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
+    cosine: bool = Field(True, description="Embed each recovered text and report its cosine.")
+    alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Likeliest tokens to report for each position.")
+    stream: bool = Field(False, description="Answer with server-sent events, one for each pass; for one embedding.")
+
+
+class EmbeddingsRequest(Request):
+    """Texts to embed, in OpenAI's shape."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    include_tokens: bool = Field(False, description="Also report each text's content tokens.")
+
+
+def read_embeddings(value: Any, served: Served, normalize: bool, most: int) -> NDArray[np.float32]:
+    """Embeddings (n, d) of a request, checked.
+
+    Args:
+        value: what the body held: numbers, lists of them, or base64.
+        normalize: scale to length 1; else another length is an error where the recipe normalises.
+        most: n at most.
+
+    Raises:
+        EmbeddingError: anything else than 1 to `most` embeddings of the model's recipe.
+    """
+    recipe = served.inverter.recipe
+    several = value if isinstance(value, list) else [value]
+    if any(isinstance(one, str) for one in several):
+        found: Any = np.concatenate([_from_base64(one, recipe.dimension) for one in several])
+    else:
+        found = _array(value)
+        if found.ndim == 0 or found.size == 0:
+            raise EmbeddingError("embeddings: found none, expected lists of numbers or base64")
+        if found.ndim <= 2 and found.shape[-1] != recipe.dimension:
+            check_embeddings(found, recipe)
+    if len(np.atleast_2d(found)) > most:
+        raise EmbeddingError(f"embeddings: found {len(found)}, expected at most {most} in one request")
+    if not normalize:
+        return check_embeddings(found, recipe)
+    rows = check_embeddings(found, dataclasses.replace(recipe, normalize=False))
+    exact = rows.astype(np.float64)
+    unit: NDArray[np.float32] = (exact / np.linalg.norm(exact, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def _array(value: Any) -> NDArray[Any]:
+    try:
+        found = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise EmbeddingError("embeddings: rows differ in length, or a number is too large") from error
+    if found.dtype.kind not in "fiu":
+        raise EmbeddingError("embeddings: expected lists of numbers, or base64 of float32")
+    return found
+
+
+def _from_base64(value: Any, dimension: int) -> NDArray[np.float32]:
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise EmbeddingError("embeddings: a string is not base64") from error
+    if not raw or len(raw) % (4 * dimension):
+        raise EmbeddingError(
+            f"embeddings: base64 holds {len(raw)} bytes, expected a multiple of {4 * dimension} "
+            f"({dimension} float32 values for each embedding)"
+        )
+    return np.frombuffer(raw, dtype="<f4").reshape(-1, dimension)
+
+
+def to_base64(vector: NDArray[np.float32]) -> str:
+    """One embedding as OpenAI writes it."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+
+
+def sse(data: dict[str, Any], number: int | None = None) -> bytes:
+    """One server-sent event."""
+    head = "" if number is None else f"id: {number}\n"
+    return f"{head}data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n".encode()
+
+
+def decode_event(served: Served, frame: Snapshot) -> dict[str, Any]:
+    """The event of `/decode` after a pass."""
+    states = _states(served, frame, 0)
+    masked = states.count("m")
+    return {
+        "step": frame.step - 1,
+        "total": frame.total,
+        "tokens": [{"t": served.pieces[i], "s": s} for i, s in zip(frame.ids[0], states, strict=True)],
+        "text": served.inverter.tokenizer.decode(frame.ids[0]),
+        "progress": 1 - masked / len(states),
+    }
+
+
+def decode_end(served: Served, inversion: Inversion, total: int) -> dict[str, Any]:
+    """The last event of `/decode`."""
+    return {
+        "step": total,
+        "total": total,
+        "tokens": [{"t": served.pieces[i], "s": "u"} for i in inversion.ids],
+        "text": inversion.text,
+        "progress": 1.0,
+        "cosine_similarity": _rounded(inversion.cosine),
+        "done": True,
+    }
+
+
+def frame_event(served: Served, frame: Snapshot) -> dict[str, Any]:
+    """The event of `/v1/invert` after a pass, all candidates."""
+    return {
+        "type": "frame",
+        "step": frame.step,
+        "total": frame.total,
+        "progress": frame.step / frame.total,
+        "done": False,
+        "candidates": [_candidate_frame(served, frame, row) for row in range(len(frame.ids))],
+    }
+
+
+def inversion_object(served: Served, recovered: Recovered, index: int) -> dict[str, Any]:
+    """What came back from one embedding, as `/v1/invert` tells it."""
+    several = [
+        _inversion(served, inversion, best)
+        for inversion, best in zip(recovered.inversions, recovered.alternatives, strict=True)
+    ]
+    found = {"index": index} | several[0]
+    found["passes"] = sum(one["passes"] for one in several)
+    found["candidates"] = several if len(several) > 1 else []
+    return found
+
+
+def _inversion(served: Served, inversion: Inversion, best: list[Alternatives] | None) -> dict[str, Any]:
+    content = inversion.ids[: len(inversion.tokens)]
+    found: dict[str, Any] = {
+        "text": inversion.text,
+        "cosine": _rounded(inversion.cosine),
+        "score": _rounded(inversion.score),
+        "passes": inversion.passes,
+        "encoder_calls": inversion.encoder_calls,
+        "tokens": inversion.tokens,
+        "ids": content,
+        "confidence": [_rounded(c) for c in inversion.confidence],
+    }
+    if best is not None:
+        found["alternatives"] = [_alternatives(served, one) for one in best[: len(content)]]
+    return found
+
+
+def _candidate_frame(served: Served, frame: Snapshot, row: int) -> dict[str, Any]:
+    tokenizer = served.inverter.tokenizer
+    ids, states = frame.ids[row], _states(served, frame, row)
+    ends = len(tokenizer.content(ids))
+    tokens: list[dict[str, Any]] = []
+    for place, (i, state) in enumerate(zip(ids, states, strict=True)):
+        token: dict[str, Any] = {
+            "t": served.pieces[i],
+            "s": state,
+            "id": i,
+            "p": _rounded(frame.confidence[row][place]),
+        }
+        if frame.alternatives is not None and frame.alternatives[row][place]:
+            token["alternatives"] = _alternatives(served, frame.alternatives[row][place])
+        if place >= ends:
+            token["end"] = True
+        tokens.append(token)
+    return {"text": tokenizer.decode(ids), "passes": frame.passes[row], "tokens": tokens}
+
+
+def _states(served: Served, frame: Snapshot, row: int) -> list[str]:
+    mask = served.inverter.tokenizer.mask_id
+    return [
+        "m" if i == mask else "c" if changed else "u"
+        for i, changed in zip(frame.ids[row], frame.changed[row], strict=True)
+    ]
+
+
+def _alternatives(served: Served, best: Alternatives) -> list[dict[str, Any]]:
+    return [{"t": served.pieces[i], "id": i, "p": _rounded(p)} for i, p in best]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def text_problem(texts: Sequence[str], most_characters: int) -> str | None:
+    """What is wrong with texts to embed, if anything."""
+    for number, text in enumerate(texts):
+        name = "text" if len(texts) == 1 else f"text {number}"
+        if not text.strip():
+            return f"{name} is empty, expected words"
+        if len(text) > most_characters:
+            return f"{name} has {len(text)} characters, expected at most {most_characters}"
+    return None

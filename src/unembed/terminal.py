@@ -1,0 +1,242 @@
+"""What a person sees: the canvas pass by pass, the recovered text beside the original, tables of figures.
+
+Unusual here: recovered text is hostile input. Whatever is printed as text has its control characters made
+visible first, so that no embedding and no argument can move the cursor or set the terminal's title.
+Colours, width and whether there is a terminal at all are rich's to decide (NO_COLOR, FORCE_COLOR, TERM, COLUMNS).
+"""
+
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from unembed.data import Manifest
+    from unembed.evaluate import Report
+    from unembed.inverter import Inversion, Inverter
+    from unembed.tokenizer import Tokenizer
+
+FRAME_SECONDS = 0.12  # a pass takes milliseconds, the eye does not
+SHOW_SECONDS = 2.5  # so long at most for one text, however many passes
+LABEL = len("recovered")
+CONTROLS = ("Cc", "Cf", "Cs")  # Unicode categories: controls, invisible formatting, lone surrogates
+JOINERS = "\u200c\u200d"  # formatting that several scripts and emoji need
+LONGEST = 600  # characters of an original that are shown
+
+
+def console() -> Console:
+    """Standard output, without rich's guesses at what is markup or worth colouring."""
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say `what` on standard error while the block runs, if that is a terminal."""
+    errors = Console(file=sys.stderr, highlight=False, markup=False)
+    if not errors.is_terminal:
+        yield
+        return
+    with errors.status(Text(what, style="dim")):
+        yield
+
+
+def printable(text: str) -> str:
+    """`text` on one line, its control characters and direction overrides as U+FFFD."""
+    kept = " ".join(text.split())
+    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in JOINERS else c for c in kept)
+
+
+def beginning(text: str) -> str:
+    """`printable`, cut where it would fill the screen."""
+    shown = printable(text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} ... ({len(shown):,} characters)"
+
+
+def canvas_text(out: Console, tokenizer: "Tokenizer", ids: Sequence[int], changed: Sequence[bool]) -> Text:
+    """The canvas up to its end as known so far: masks as dots, tokens of this pass highlighted."""
+    mask = "." if out.options.ascii_only else "░"
+    line = Text()
+    joins = False  # whether the token before takes a piece without a space
+    for token_id, new in zip(tokenizer.content(ids), changed, strict=False):
+        if token_id == tokenizer.mask_id:
+            line.append(" " * bool(line) + mask, style="dim")
+            joins = False
+            continue
+        piece = tokenizer.token(token_id)
+        apart = piece.startswith((" ", "[")) or bool(tokenizer.starts_word[token_id]) or not joins
+        shown = printable(piece.removeprefix("##"))
+        line.append(" " * (apart and bool(line)))
+        line.append(shown, style="bold green" if new else "")
+        joins = True
+    return line
+
+
+def show_denoising(
+    out: Console,
+    inverter: "Inverter",
+    embedding: NDArray[np.float32],
+    options: Mapping[str, Any],
+    row: int = 0,
+) -> "tuple[Inversion, float]":
+    """Invert one embedding (d,), printing a line a pass as it comes.
+
+    Several candidates are decoded side by side, so of them there is nothing to see but the result.
+
+    Args:
+        options: of `Inverter.invert`.
+        row: the embedding's number among those of the same call.
+
+    Returns:
+        What came back, and the seconds that recovering it took, without pauses for the eye.
+    """
+    started = time.perf_counter()
+    if options["candidates"] > 1:
+        with working("inverting"):
+            several = inverter.invert(embedding, **options, first_row=row)
+        return several[0], time.perf_counter() - started
+    seconds = 0.0
+    one = {name: options[name] for name in ("steps", "strategy", "guidance", "temperature", "seed")}
+    for frame in inverter.stream(embedding, **one):
+        spent = time.perf_counter() - started
+        seconds += spent
+        canvas = canvas_text(out, inverter.tokenizer, frame.ids[0].tolist(), frame.changed[0].tolist())
+        out.print(_row(f"pass {frame.step}", canvas))
+        if not frame.done:
+            time.sleep(max(0.0, min(FRAME_SECONDS, SHOW_SECONDS / frame.total) - spent))
+        started = time.perf_counter()
+    inversion = inverter.inversion(frame)
+    if options["measure_cosine"]:
+        with working("measuring the cosine"):
+            found = inverter.encode([inversion.text])[0]
+        cosine = float(found @ embedding / (np.linalg.norm(found) * np.linalg.norm(embedding)))
+        inversion = replace(inversion, cosine=cosine)
+    return inversion, seconds
+
+
+def show_round_trip(
+    out: Console, tokenizer: "Tokenizer", original: str, inversion: "Inversion", truth: Sequence[int], seconds: float
+) -> None:
+    """The original, what came back, and how near it is.
+
+    Args:
+        truth: content tokens of the original.
+        seconds: that the inversion took.
+    """
+    hits = count_hits(tokenizer, inversion, truth)
+    out.print(_row("original", Text(beginning(original))))
+    out.print(_row("recovered", _marked(tokenizer, inversion, truth)))
+    figures = [f"{hits} of {len(truth)} tokens in place ({hits / len(truth):.0%})"]
+    if inversion.cosine is not None:
+        figures.insert(0, f"cosine {inversion.cosine:.3f}")
+    figures.append(f"{inversion.passes} passes, {seconds:.2f} s")
+    out.print(_row("", Text(" · ".join(figures), style="dim")))
+    for other in inversion.candidates[1:]:
+        out.print(_row(_cosine(other), Text(printable(other.text), style="dim")))
+    out.print()
+
+
+def count_hits(tokenizer: "Tokenizer", inversion: "Inversion", truth: Sequence[int]) -> int:
+    """Positions of the truth at which the same token came back."""
+    return sum(a == b for a, b in zip(tokenizer.content(inversion.ids), truth, strict=False))
+
+
+def plain_round_trip(original: str, inversion: "Inversion", hits: int, tokens: int) -> str:
+    """The same as three plain lines."""
+    cosine = "" if inversion.cosine is None else f"cosine {inversion.cosine:.3f}, "
+    lines = [f"original:  {beginning(original)}", f"recovered: {printable(inversion.text)}"]
+    return "\n".join([*lines, f"{cosine}{hits} of {tokens} tokens in place"])
+
+
+def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: int) -> None:
+    """A line for each row: its number, cosine and text."""
+    for row, inversion in enumerate(inversions, first_row):
+        label = Text(_cosine(inversion), style="dim")
+        for number, text in enumerate([inversion.text, *(other.text for other in inversion.candidates[1:])]):
+            line = _grid(9, LABEL)
+            line.add_row(str(row) if number == 0 else "", label, Text(printable(text), style="dim" if number else ""))
+            out.print(line)
+            label = Text()
+
+
+def show_report(out: Console, report: "Report") -> None:
+    """An evaluation: every metric with its interval, and what chance gives."""
+    strategy = f"{report.strategy}, {report.steps} steps"
+    table = Table(
+        title=f"{report.n} texts of {report.tokens} tokens, {strategy}", title_justify="left", title_style="bold"
+    )
+    table.add_column("metric")
+    for name in ("value", "95 % interval", "random vector", "shuffled pairs"):
+        table.add_column(name, justify="right")
+    names = ["token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l", "cosine", "cloze_accuracy_10"]
+    for name in names:
+        digits = 1 if name == "bleu" else 3
+        low, high = report.intervals[name]
+        chance = [(report.baselines[key] or {}).get(name) for key in ("random_vector", "shuffled_pairs")]
+        table.add_row(
+            name.replace("_", " ").replace("accuracy 10", "accuracy, 10 % masked"),
+            Text(f"{getattr(report, name):.{digits}f}", style="bold"),
+            f"{low:.{digits}f} to {high:.{digits}f}",
+            *("" if value is None else f"{value:.{digits}f}" for value in chance),
+        )
+    out.print(table)
+    costs = f"{report.passes:.1f} passes and {report.encoder_calls:.1f} encoder calls a text"
+    out.print(
+        f"{costs}; {report.seconds_per_text:.3f} s a text on {report.machine['cpu']} ({report.machine['device']})"
+    )
+    out.print(f"from all masks, the length not given; {report.skipped} texts were too short and left out")
+
+
+def show_manifest(out: Console, manifest: "Manifest") -> None:
+    """What was prepared, part by part."""
+    table = Table()
+    table.add_column("part", overflow="fold")
+    columns = ["train", "validation", "test"]
+    for name in [*columns, "tokens", "duplicates"]:
+        table.add_column(name, justify="right")
+    for part in manifest.parts:
+        counts = [part.passages[name] for name in columns] + [sum(part.tokens.values()), part.duplicates]
+        table.add_row(printable(part.name), *(f"{count:,}" for count in counts))
+    out.print(table)
+
+
+def _marked(tokenizer: "Tokenizer", inversion: "Inversion", truth: Sequence[int]) -> Text:
+    """The recovered text, green where its token is the truth's."""
+    text = Text(printable(inversion.text), style="yellow")
+    at = 0
+    for place, token_id in enumerate(tokenizer.content(inversion.ids)):
+        piece = printable(tokenizer.token(token_id).removeprefix("##"))
+        start = text.plain.find(piece, at)
+        if start < 0 or not piece:
+            continue
+        at = start + len(piece)
+        if place < len(truth) and truth[place] == token_id:
+            text.stylize("bold green", start, at)
+    return text
+
+
+def _cosine(inversion: "Inversion") -> str:
+    return "" if inversion.cosine is None else f"{inversion.cosine:.3f}"
+
+
+def _row(label: str, content: Text) -> Table:
+    line = _grid(LABEL)
+    line.add_row(Text(label, style="dim"), content)
+    return line
+
+
+def _grid(*widths: int) -> Table:
+    """Narrow right-aligned columns, then one that takes the rest of the line and folds within itself."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in widths:
+        table.add_column(justify="right", min_width=width, no_wrap=True)
+    table.add_column(overflow="fold")
+    return table

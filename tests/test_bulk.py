@@ -1,0 +1,275 @@
+"""Files inverted row by row: stopped anywhere and continued, the result is that of a run never stopped."""
+
+import fcntl
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from unembed import bulk
+from unembed.bulk import invert_file
+from unembed.checkpoint import build_denoiser, save_inverter
+from unembed.errors import InputError, OutputError
+from unembed.inverter import Inverter
+from unembed.vectors import open_vectors, scan
+
+OPTIONS = {"steps": 4, "strategy": "remask", "temperature": 0.7, "seed": 3, "measure_cosine": True}
+ROWS, BATCH = 23, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An inverter of random weights, so that what comes back depends on the embedding."""
+    torch.manual_seed(0)
+    config, tokenizer = tiny_config(), tiny_tokenizer()
+    denoiser = build_denoiser(config, tokenizer)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    path = tmp_path_factory.mktemp("inverter") / "tiny"
+    save_inverter(path, denoiser.state_dict(), tokenizer, config, {})
+    return path
+
+
+@pytest.fixture
+def inverter(folder):
+    return Inverter.from_pretrained(folder, encoder=fake_encoder())
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    np.save(tmp_path / "in.npy", fake_encoder().encode(tiny_texts(ROWS)))
+    return open_vectors(str(tmp_path / "in.npy"))
+
+
+def run(inverter, vectors, output, batch_size=BATCH, overwrite=False, **changed):
+    scanned = scan(vectors, inverter.recipe)
+    return invert_file(inverter, vectors, scanned, output, OPTIONS | changed, batch_size=batch_size, overwrite=overwrite)
+
+
+def interrupt_after(inverter, monkeypatch, batches, error=KeyboardInterrupt):
+    """Let `invert` work for so many calls, then raise."""
+    calls = iter(range(batches))
+    invert = inverter.invert
+
+    def interrupted(*args, **options):
+        if next(calls, None) is None:
+            raise error
+        return invert(*args, **options)
+
+    monkeypatch.setattr(inverter, "invert", interrupted)
+
+
+@pytest.fixture
+def whole(inverter, vectors, tmp_path):
+    """The bytes of the uninterrupted result."""
+    run(inverter, vectors, tmp_path / "whole.jsonl")
+    return (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_lines_are_what_invert_gives(inverter, vectors, whole, tmp_path):
+    rows = [json.loads(line) for line in whole.splitlines()]
+    expected = inverter.invert(np.load(tmp_path / "in.npy"), **OPTIONS)
+    assert [row["row"] for row in rows] == list(range(ROWS))
+    assert [row["text"] for row in rows] == [inversion.text for inversion in expected]
+    assert [row["tokens"] for row in rows] == [inversion.tokens for inversion in expected]
+    for row, inversion in zip(rows, expected, strict=True):
+        assert row["cosine"] == pytest.approx(inversion.cosine, abs=1e-5)
+        assert row["confidence"] == pytest.approx(inversion.confidence, abs=1e-4)
+        assert row["passes"] == inversion.passes
+        assert row["encoder_calls"] == 0
+    assert len({row["text"] for row in rows}) > 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npy", "whole.jsonl", "whole.jsonl.state.json"]
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 5])
+def test_an_interrupted_run_continues_to_the_same_bytes(inverter, vectors, whole, tmp_path, monkeypatch, batches):
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(inverter, patch, batches)
+        run(inverter, vectors, output)
+    assert not output.exists()
+    summary = run(inverter, vectors, output)
+    assert output.read_bytes() == whole
+    assert summary["continued_from"] == batches * BATCH
+    assert summary["rows"] == ROWS
+    assert not (tmp_path / "out.jsonl.part").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 60, 1500])
+def test_torn_lines_are_cut(inverter, vectors, whole, tmp_path, monkeypatch, cut):
+    output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(inverter, patch, 3)
+        run(inverter, vectors, output)
+    part.write_bytes(part.read_bytes()[:-cut])
+    assert run(inverter, vectors, output)["continued_from"] < 3 * BATCH
+    assert output.read_bytes() == whole
+
+
+def test_rows_that_are_all_there_are_only_renamed(inverter, vectors, whole, tmp_path, monkeypatch):
+    (tmp_path / "whole.jsonl").rename(tmp_path / "whole.jsonl.part")
+    interrupt_after(inverter, monkeypatch, 0, AssertionError)
+    assert run(inverter, vectors, tmp_path / "whole.jsonl")["continued_from"] == ROWS
+    assert run(inverter, vectors, tmp_path / "whole.jsonl")["continued_from"] == ROWS  # and then nothing is to be done
+    assert (tmp_path / "whole.jsonl").read_bytes() == whole
+
+
+def test_batch_size_may_change(inverter, vectors, whole, tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(inverter, patch, 3)
+        run(inverter, vectors, output)
+    run(inverter, vectors, output, batch_size=5)
+    assert [json.loads(a)["text"] for a in output.open()] == [json.loads(a)["text"] for a in whole.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"steps": 5}, "was made from another options \\(steps 4, expected 5\\)"),
+        ({"strategy": "euler"}, "strategy 'remask', expected 'euler'"),
+        ({"measure_cosine": False}, "measure_cosine True, expected False"),
+    ],
+)
+def test_other_options_are_refused(inverter, vectors, whole, tmp_path, monkeypatch, changed, message):
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(inverter, patch, 2)
+        run(inverter, vectors, output)
+    before = (tmp_path / "out.jsonl.part").read_bytes()
+    for name in (output, tmp_path / "whole.jsonl"):  # begun, and done
+        with pytest.raises(InputError, match=message + "; choose another output, or --overwrite it"):
+            run(inverter, vectors, name, **changed)
+    assert (tmp_path / "out.jsonl.part").read_bytes() == before
+    assert (tmp_path / "whole.jsonl").read_bytes() == whole
+
+
+def test_another_input_or_inverter_is_refused_unless_overwritten(inverter, vectors, whole, tmp_path):
+    output = tmp_path / "whole.jsonl"
+    np.save(tmp_path / "other.npy", np.load(tmp_path / "in.npy")[::-1])
+    other = open_vectors(str(tmp_path / "other.npy"))
+    with pytest.raises(InputError, match=r"made from another input \(sha256 \w{12}\.\.\., expected \w{12}\.\.\.\)"):
+        run(inverter, other, output)
+    with torch.no_grad():
+        inverter.denoiser.output_bias.add_(0.1)
+    with pytest.raises(InputError, match="made from another inverter"):
+        run(inverter, vectors, output)
+    assert output.read_bytes() == whole
+    assert run(inverter, other, output, overwrite=True)["continued_from"] == 0
+    assert output.read_bytes() != whole
+
+
+def test_an_interrupted_overwrite_keeps_the_old_result_and_can_go_on(inverter, vectors, whole, tmp_path, monkeypatch):
+    output = tmp_path / "whole.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(inverter, patch, 2)
+        run(inverter, vectors, output, overwrite=True, seed=9)
+    assert output.read_bytes() == whole
+    with pytest.raises(InputError, match="seed 9, expected 3"):
+        run(inverter, vectors, output)
+    assert run(inverter, vectors, output, seed=9)["continued_from"] == 2 * BATCH
+    assert output.read_bytes() != whole
+
+
+def test_a_file_of_someone_elses_is_not_touched(inverter, vectors, tmp_path):
+    output = tmp_path / "out.jsonl"
+    output.write_text("mine\n")
+    with pytest.raises(InputError, match="exists, and nothing says what it was made from"):
+        run(inverter, vectors, output)
+    (tmp_path / "out.jsonl.state.json").write_text("{")
+    with pytest.raises(InputError, match="state.json: cannot be read as what out.jsonl was made from"):
+        run(inverter, vectors, output)
+    assert output.read_text() == "mine\n"
+
+
+def test_a_deleted_result_is_made_anew_with_any_options(inverter, vectors, whole, tmp_path):
+    (tmp_path / "whole.jsonl").unlink()
+    assert run(inverter, vectors, tmp_path / "whole.jsonl", steps=2)["continued_from"] == 0
+
+
+def test_lines_that_do_not_count_up_are_refused(inverter, vectors, whole, tmp_path):
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "whole.jsonl").unlink()
+    for wrong in (lines[1:6], [*lines, *lines[:4]], [*lines[:3], b"\0\0\0\n"]):
+        (tmp_path / "whole.jsonl.part").write_bytes(b"".join(wrong))
+        with pytest.raises(InputError, match=r"\.part: line \d+ is not row \d+ of 23; --overwrite starts anew"):
+            run(inverter, vectors, tmp_path / "whole.jsonl")
+
+
+def test_only_one_process_writes(inverter, vectors, tmp_path):
+    with (tmp_path / "out.jsonl.part").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="is being written by another process"):
+            run(inverter, vectors, tmp_path / "out.jsonl")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(inverter, vectors, whole, tmp_path):
+    output = tmp_path / "out.jsonl"
+    size = len(whole) // 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(OutputError, match=r"out\.jsonl\.part: cannot be written \(File too large\)"):
+            run(inverter, vectors, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not output.exists()
+    assert run(inverter, vectors, output)["continued_from"] > 0
+    assert output.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written(inverter, vectors, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(inverter, vectors, tmp_path / "in.npy" / "out.jsonl")
+
+
+def test_several_candidates_are_in_the_line(inverter, vectors, tmp_path):
+    run(inverter, vectors, tmp_path / "out.jsonl", candidates=3)
+    row = json.loads((tmp_path / "out.jsonl").open().readline())
+    assert len(row["candidates"]) == 3
+    assert row["candidates"][0]["text"] == row["text"]
+    assert set(row["candidates"][0]) == {"text", "cosine", "score"}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_process_is_continued(folder, tmp_path, stop):
+    np.save(tmp_path / "in.npy", fake_encoder().encode(tiny_texts(400)))
+    output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    arguments = ["invert", "--embeddings", str(tmp_path / "in.npy"), "--model", str(folder), "--no-cosine"]
+    arguments += ["--device", "cpu", "--steps", "16", "--batch-size", "4", "-o", str(output)]
+    process = subprocess.Popen([sys.executable, "-m", "unembed", *arguments], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 0):
+        time.sleep(0.002)
+    process.send_signal(stop)
+    _, errors = process.communicate()
+    assert part.stat().st_size > 0
+    assert not output.exists()
+    if stop == signal.SIGINT:
+        assert process.returncode == 130
+        assert errors == f"unembed: interrupted; the same command again goes on from the rows in {part}\n"
+    else:
+        assert process.returncode == -signal.SIGKILL
+
+    inverter = Inverter.from_pretrained(folder)
+    vectors = open_vectors(str(tmp_path / "in.npy"))
+    options = {"steps": 16, "strategy": "confidence", "candidates": 1, "rounds": 0, "guidance": 0.0, "temperature": None}
+    options |= {"seed": 0, "measure_cosine": False}
+    scanned = scan(vectors, inverter.recipe)
+    assert invert_file(inverter, vectors, scanned, output, options, batch_size=4)["continued_from"] >= 4
+    invert_file(inverter, vectors, scanned, tmp_path / "whole.jsonl", options, batch_size=4)
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_text_stays_text(inverter):
+    inversion = inverter.invert(fake_encoder().encode(["the cat"]))[0]
+    object.__setattr__(inversion, "text", "grüße \u2028 🦉")
+    line = bulk.line(inversion, 0)
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["text"] == "grüße \u2028 🦉"

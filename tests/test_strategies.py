@@ -1,0 +1,408 @@
+"""Strategies against naive loops, against the distributions of their papers, and for every number of steps."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from unembed.config import ModelConfig
+from unembed.errors import InputError
+from unembed.model import Denoiser
+from unembed.strategies import (
+    REMASKS_PER_PASS,
+    STRATEGIES,
+    THRESHOLD,
+    Canvas,
+    Frame,
+    Options,
+    Prediction,
+    Predictor,
+    decode,
+    quotas,
+    stream,
+)
+
+V, L, D, MASK = 12, 7, 5, 11
+NAMES = list(STRATEGIES)
+REVISING = ("remask", "two-stage")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_denoiser(sharpness: float = 1.0) -> Denoiser:
+    """Weights of order one: what it predicts depends on the embedding, the place and the context."""
+    torch.manual_seed(0)
+    config = ModelConfig(max_tokens=L, width=16, blocks=2, heads=2, feed_forward=16, adaln_rank=0)
+    denoiser = Denoiser(V, D, MASK, config)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        denoiser.table.weight.mul_(sharpness)
+    return denoiser.requires_grad_(False)
+
+
+DENOISER = make_denoiser()
+E = torch.randn(6, D, generator=torch.Generator().manual_seed(1))
+
+
+def frames(options: Options, rows: list[int] | None = None, start: Tensor | None = None) -> list[Frame]:
+    """All frames for the embeddings of `rows`."""
+    rows = list(range(len(E))) if rows is None else rows
+    return list(stream(DENOISER, DENOISER.condition(E[rows]), options, rows, start))
+
+
+def partly_filled() -> Tensor:
+    """Canvases from empty to full, a different one for each embedding."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(V - 1, (len(E), L), generator=generator)
+    keep = torch.rand(len(E), L, generator=generator) < torch.linspace(0, 1.01, len(E))[:, None]
+    return torch.where(keep, ids, MASK)
+
+
+# --- for every number of steps
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    strategy=st.sampled_from(NAMES),
+    steps=st.integers(1, L),
+    temperature=st.sampled_from([0.0, 0.7, 3.0]),
+    guidance=st.sampled_from([0.0, 1.5]),
+    seed=st.integers(0, 10**15),
+    start=st.lists(st.lists(st.integers(0, V - 1), min_size=L, max_size=L), min_size=1, max_size=4),
+)
+def test_no_mask_is_left_and_frames_say_what_happened(
+    strategy: str, steps: int, temperature: float, guidance: float, seed: int, start: list[list[int]]
+) -> None:
+    canvas = torch.tensor(start)
+    options = Options(steps, strategy, temperature, guidance, seed)
+    seen = frames(options, list(range(len(canvas))), canvas)
+    last = seen[-1]
+    assert [frame.done for frame in seen] == [False] * (len(seen) - 1) + [True]
+    assert not (last.ids == MASK).any()
+    assert [frame.step for frame in seen] == list(range(len(seen)))
+    assert len(seen) <= steps + 1
+    assert (last.passes <= steps * (2 if guidance else 1)).all()
+    given_ones = canvas != MASK
+    for before, after in zip([None, *seen], seen, strict=False):
+        old = canvas if before is None else before.ids
+        assert torch.equal(after.changed, after.ids != old)
+        assert torch.equal(after.ids[given_ones], canvas[given_ones])
+        assert after.total == steps
+        assert ((after.confidence >= 0) & (after.confidence <= 1)).all()
+        assert (after.confidence[after.ids == MASK] == 0).all()
+        if strategy not in REVISING:
+            assert not (after.changed & (old != MASK)).any()
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("steps", range(1, L + 1))
+def test_all_masks_are_filled(strategy: str, steps: int) -> None:
+    seen = frames(Options(steps, strategy))
+    assert (seen[0].ids == MASK).all()
+    assert not seen[0].changed.any()
+    assert not (seen[-1].ids == MASK).any()
+    assert (seen[-1].confidence > 0).all()
+    assert (seen[-1].passes <= steps).all()
+    if strategy in ("confidence", "sequential", "two-stage"):
+        assert (seen[-1].passes == steps).all()
+
+
+def test_quotas_are_as_equal_as_can_be() -> None:
+    for count in range(9):
+        for steps in range(1, 9):
+            shares = [int(q) for q in quotas(torch.tensor([count]), steps)]
+            assert len(shares) == steps
+            assert sum(shares) == count
+            assert max(shares) - min(shares) <= 1
+
+
+# --- naive loops
+
+
+def naive(e: Tensor, one_at_a_time: Any) -> Tensor:
+    """One row, one position a pass, with whole passes of the denoiser."""
+    ids = torch.full((1, L), MASK)
+    for _ in range(L):
+        probabilities = DENOISER(ids, e[None]).softmax(-1)[0]
+        best, token = probabilities.max(-1)
+        masked = [i for i in range(L) if ids[0, i] == MASK]
+        place = one_at_a_time(masked, best)
+        ids[0, place] = token[place]
+    return ids[0]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "choice"),
+    [
+        ("confidence", lambda masked, best: max(masked, key=lambda i: best[i])),
+        ("sequential", lambda masked, best: masked[0]),
+    ],
+)
+def test_one_position_per_pass_equals_a_naive_loop(strategy: str, choice: Any) -> None:
+    expected = torch.stack([naive(e, choice) for e in E])
+    assert torch.equal(decode(DENOISER, E, Options(L, strategy)).ids, expected)
+    assert len(expected.unique(dim=0)) > 3  # rows do differ, so the comparison says something
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_one_pass_takes_every_best_token(strategy: str) -> None:
+    logits = DENOISER(torch.full((len(E), L), MASK), E)
+    last = decode(DENOISER, E, Options(1, strategy))
+    assert torch.equal(last.ids, logits.argmax(-1))
+    torch.testing.assert_close(last.confidence, logits.softmax(-1).amax(-1))
+
+
+# --- batches
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("steps", [3, L])
+def test_a_row_is_decoded_the_same_in_any_company(strategy: str, filled: bool, steps: int) -> None:
+    options = Options(steps, strategy, temperature=0.9, guidance=0.5, seed=3)
+    start = partly_filled() if filled else torch.full((len(E), L), MASK)
+    together = frames(options, start=start)[-1]
+    shuffled = [4, 0, 5, 2, 1, 3]
+    other = frames(options, shuffled, start[shuffled])[-1]
+    assert torch.equal(other.ids, together.ids[shuffled])
+    assert torch.equal(other.passes, together.passes[shuffled])
+    for row in range(len(E)):
+        alone = frames(options, [row], start[row : row + 1])[-1]
+        assert torch.equal(alone.ids[0], together.ids[row])
+        assert alone.passes[0] == together.passes[row]
+        torch.testing.assert_close(alone.confidence[0], together.confidence[row])
+
+
+def test_seeds_and_rows_decide_what_is_random() -> None:
+    def drawn(seed: int, rows: list[int]) -> Tensor:
+        same = DENOISER.condition(E[:1].expand(len(rows), -1))
+        *_, last = stream(DENOISER, same, Options(4, "euler", temperature=1.5, seed=seed), rows)
+        return last.ids
+
+    assert torch.equal(drawn(0, [0, 1, 2]), drawn(0, [0, 1, 2]))
+    assert len(drawn(0, [0, 1, 2]).unique(dim=0)) == 3
+    assert not torch.equal(drawn(0, [0, 1, 2]), drawn(1, [0, 1, 2]))
+    assert drawn(10**18, [2**40]).shape == (1, L)  # any integer will do
+
+
+# --- distributions
+
+
+def sure(ids: Tensor) -> Prediction:
+    """A prediction that costs no pass: the schedule is what is tested."""
+    return Prediction(torch.zeros_like(ids), torch.full(ids.shape, 0.5))
+
+
+def schedule(strategy: str, rows: int, length: int, steps: int) -> Iterator[Frame]:
+    """The frames of a strategy on empty canvases, whatever would be predicted."""
+    canvas = Canvas(torch.full((rows, length), 1), 1, Options(steps, strategy, seed=5), range(rows))
+    decoding = STRATEGIES[strategy](canvas)
+    frame = next(decoding)
+    yield frame
+    while not frame.done:
+        frame = decoding.send(sure(frame.ids))
+        yield frame
+
+
+@pytest.mark.parametrize("strategy", ["euler", "remask"])
+def test_the_share_visible_follows_the_schedule(strategy: str) -> None:
+    rows, length, steps = 3000, 8, 6
+    error = 4.5 * math.sqrt(0.25 / (rows * length))
+    for step, frame in enumerate(schedule(strategy, rows, length, steps)):
+        visible = (frame.ids == 0).float()
+        assert visible.mean().item() == pytest.approx(step / steps, abs=error)
+        # positions are independent of each other, so their number in a row is binomial
+        p = step / steps
+        assert visible.sum(1).var().item() == pytest.approx(length * p * (1 - p), rel=0.12, abs=1e-9)
+
+
+def test_remask_masks_as_often_as_it_says() -> None:
+    rows, length, steps = 3000, 16, 8
+    seen = list(schedule("remask", rows, length, steps))
+    again = [((after.ids == 1) & (before.ids == 0)).sum().item() / rows for before, after in pairwise(seen)]
+    for step, found in enumerate(again):
+        t, s = step / steps, (step + 1) / steps
+        # sigma is at most (1 - alpha_s) / alpha_t, and alpha_t of the positions can be masked again
+        expected = min(REMASKS_PER_PASS, (1 - s) * length, t * length)
+        assert found == pytest.approx(expected, abs=4 * math.sqrt(1.0 / rows))
+    assert not (seen[-1].ids == 1).any()
+
+
+class Fixed:
+    """A denoiser of one position with the same logits for every row."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.config = SimpleNamespace(max_tokens=1)
+        self.mask_id = len(logits) - 1
+        self.fixed = logits
+
+    def hidden(self, ids: Tensor, modulation: Any) -> Tensor:
+        return torch.zeros(*ids.shape, 1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.fixed.expand(*hidden.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
+    n = 20_000
+    logits = torch.tensor([1.0, -0.5, 0.3, 2.0, -torch.inf, -1.0, 0.0, -torch.inf])
+    modulation = DENOISER.condition(torch.ones(1, D)).repeat(n)
+    options = Options(1, "confidence", temperature, seed=1)
+    *_, last = stream(Fixed(logits), modulation, options)  # type: ignore[arg-type]
+    possible = logits.isfinite()
+    counts = last.ids.flatten().bincount(minlength=8)
+    assert not counts[~possible].any()
+    expected = n * (logits[possible].double() / temperature).softmax(-1)
+    # chi-square, 5 degrees of freedom, 0.1 %
+    assert ((counts[possible] - expected) ** 2 / expected).sum() < 20.5
+    torch.testing.assert_close(last.confidence.flatten(), logits.softmax(-1)[last.ids.flatten()])
+
+
+def test_a_temperature_near_zero_takes_the_best_token() -> None:
+    best = decode(DENOISER, E, Options(L, "confidence")).ids
+    for temperature in (1e-4, 1e-300):
+        assert torch.equal(decode(DENOISER, E, Options(L, "confidence", temperature)).ids, best)
+
+
+# --- passes
+
+
+class Counter:
+    """Counts the rows that the denoiser really computes."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self.rows.append(len(arguments[0]))
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    found = Counter()
+    handle = DENOISER.blocks[0].register_forward_pre_hook(found)
+    yield found
+    handle.remove()
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_passes_are_the_rows_that_were_computed(strategy: str, guidance: float, counter: Counter) -> None:
+    last = frames(Options(5, strategy, guidance=guidance), start=partly_filled())[-1]
+    assert sum(counter.rows) == last.passes.sum()
+
+
+def test_threshold_stops_where_it_is_sure(counter: Counter) -> None:
+    for sharpness in (1.0, 3.0, 30.0):
+        denoiser = make_denoiser(sharpness)
+        denoiser.blocks[0].register_forward_pre_hook(counter)
+        counter.rows.clear()
+        seen = list(stream(denoiser, denoiser.condition(E), Options(L, "threshold")))
+        passes = seen[-1].passes
+        assert (passes <= L).all()
+        assert sum(counter.rows) == passes.sum()
+        if sharpness == 1.0:
+            unsure = passes.sum()
+        if sharpness == 3.0:
+            assert len(passes.unique()) > 1  # rows leave the batch one after another
+            assert sorted(counter.rows, reverse=True) == counter.rows
+        if sharpness == 30.0:
+            assert passes.sum() < unsure
+    for before, after in pairwise(seen):  # what is committed is sure, or the quota demands it
+        new = (before.ids == MASK) & (after.ids != MASK)
+        waiting = (after.ids == MASK) & ~(before.ids != MASK)
+        assert (after.confidence[new] >= 0).all()
+        assert (new.sum(1) >= 1)[(before.ids == MASK).any(1)].all()
+        assert not waiting[(after.confidence >= THRESHOLD) & (before.ids == MASK)].any()
+
+
+# --- guidance
+
+
+def prediction(options: Options, ids: Tensor) -> Prediction:
+    """One pass over the masks of `ids`."""
+    wanted = ids == MASK
+    zero = torch.zeros(len(ids), dtype=torch.int64)
+    frame = Frame(0, 1, ids, wanted, torch.zeros(ids.shape), wanted, zero, False)
+    return Predictor(DENOISER, DENOISER.condition(E), options, range(len(E)))(frame)
+
+
+def test_guidance_is_its_formula() -> None:
+    ids = partly_filled()
+    masked = ids == MASK
+    conditional = DENOISER(ids, E)[..., : V - 1]
+    without = DENOISER.logits(DENOISER.hidden(ids, DENOISER.unconditional(len(E))))[..., : V - 1]
+    for w in (-1.0, -0.5, 0.7, 3.0):
+        expected = (without + (w + 1) * (conditional - without)).softmax(-1)
+        found = prediction(Options(guidance=w), ids)
+        torch.testing.assert_close(found.confidence[masked], expected.amax(-1)[masked])
+        assert torch.equal(found.tokens[masked], expected.argmax(-1)[masked])
+    plain = prediction(Options(guidance=0.0), ids)
+    torch.testing.assert_close(plain.confidence[masked], conditional.softmax(-1).amax(-1)[masked])
+
+
+def test_visible_tokens_are_scored_by_the_probability_of_what_stands_there() -> None:
+    ids = partly_filled()
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    zero = torch.zeros(len(ids), dtype=torch.int64)
+    frame = Frame(0, 1, ids, everything, torch.zeros(ids.shape), everything, zero, False)
+    found = Predictor(DENOISER, DENOISER.condition(E), Options(), range(len(E)))(frame)
+    probabilities = DENOISER(ids, E).softmax(-1)
+    expected = torch.where(
+        ids == MASK,
+        probabilities.amax(-1),
+        probabilities.gather(2, ids.clamp(max=V - 1)[..., None]).squeeze(2),
+    )
+    torch.testing.assert_close(found.confidence, expected)
+
+
+def test_two_stage_revises_what_it_doubts() -> None:
+    seen = frames(Options(6, "two-stage"))
+    revised = sum(((a.ids != b.ids) & (a.ids != MASK)).sum().item() for a, b in pairwise(seen))
+    assert revised > 0
+    final = seen[-1]
+    # the confidences of the last frame are those of the last pass: of tokens in the context they were judged in
+    assert not torch.equal(final.confidence, seen[-2].confidence)
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(steps=0), f"steps is 0, expected 1 to {L}"),
+        (Options(steps=-1), f"steps is -1, expected 1 to {L}"),
+        (Options(steps=L + 1), f"steps is {L + 1}, expected 1 to {L}"),
+        (Options(steps=10_000), f"steps is 10000, expected 1 to {L}"),
+        (Options(1, strategy="greedy"), "strategy is 'greedy', expected one of confidence, sequential"),
+        (Options(1, temperature=-0.1), "temperature is -0.1, expected 0 or more"),
+        (Options(1, temperature=math.nan), "temperature is nan, expected 0 or more"),
+        (Options(1, temperature=math.inf), "temperature is inf, expected 0 or more"),
+        (Options(1, guidance=-1.5), "guidance is -1.5, expected -1 or more"),
+        (Options(1, guidance=math.inf), "guidance is inf, expected -1 or more"),
+    ],
+)
+def test_impossible_options_are_refused(options: Options, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        next(stream(DENOISER, DENOISER.condition(E), options))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_normalised_direction_is_all_that_counts() -> None:
+    options = Options(3, "confidence")
+    assert torch.equal(decode(DENOISER, E, options).ids, decode(DENOISER, F.normalize(E, dim=-1), options).ids)
