@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -102,7 +103,9 @@ def invert_file(
                 file.truncate(0)  # before the new state is written, so that old lines never stand beside it
             with atomic_file(state_file) as temporary:
                 temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        done = _finished_rows(file, output, scan.rows, batch_size)
+        done, size = _finished_rows(part, scan.rows, batch_size)
+        with output_errors(part):
+            file.truncate(size)
         with tqdm(
             total=scan.rows,
             initial=done,
@@ -115,26 +118,26 @@ def invert_file(
                 found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start)
                 lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
                 with output_errors(part):
-                    file.write(lines)
-                    file.flush()
+                    _append(file, lines)
                 bar.update(len(found))
-        with output_errors(output):
+        with output_errors(part):
             os.fsync(file.fileno())
-            os.replace(part, output)
-            fsync(output.parent)
+    with output_errors(output):
+        os.replace(part, output)
+        fsync(output.parent)
     seconds = round(time.perf_counter() - started, 3)
     return {"output": str(output), "rows": scan.rows, "continued_from": done, "seconds": seconds}
 
 
 @contextmanager
-def _locked(part: Path, output: Path) -> Iterator[BinaryIO]:
-    """The part open for reading and appending, by this process alone."""
+def _locked(part: Path, output: Path) -> Iterator[FileIO]:
+    """The part open for appending, by this process alone."""
     with output_errors(part):
-        file = part.open("a+b")
+        file = part.open("ab", buffering=0)  # nothing is left to be flushed when the disk is full
     with file:
         try:
             import fcntl
-        except ImportError:  # Windows, where an open file cannot be renamed or deleted by another process anyway
+        except ImportError:  # no such locks on Windows
             pass
         else:
             try:
@@ -142,6 +145,12 @@ def _locked(part: Path, output: Path) -> Iterator[BinaryIO]:
             except OSError as error:
                 raise InputError(f"{output}: is being written by another process") from error
         yield file
+
+
+def _append(file: FileIO, lines: bytes) -> None:
+    rest = memoryview(lines)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _check_same(output: Path, state_file: Path, state: dict[str, Any]) -> None:
@@ -159,8 +168,8 @@ def _check_same(output: Path, state_file: Path, state: dict[str, Any]) -> None:
         for key in sorted(wanted.keys() | values.keys()):
             old, new = values.get(key), wanted.get(key)
             if old != new:
-                shown = f" {_short(old)}, expected {_short(new)}"
-                raise InputError(f"{output}: was made from another {section} ({key}{shown}); {advice}")
+                what = key if section == "options" else f"{section} {key}"
+                raise InputError(f"{output}: was made with {what} {_short(old)}, this call has {_short(new)}; {advice}")
 
 
 def _rounded(cosine: float | None) -> float | None:
@@ -171,23 +180,21 @@ def _short(value: Any) -> str:
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
-def _finished_rows(file: BinaryIO, output: Path, rows: int, batch_size: int) -> int:
-    """Cut the part to whole lines of whole batches; returns how many rows are in it."""
-    file.seek(0)
+def _finished_rows(part: Path, rows: int, batch_size: int) -> tuple[int, int]:
+    """How many rows stand in the part in whole lines of whole batches, and the bytes that they take."""
     count = offset = kept = kept_offset = 0
-    last = kept_line = b""
-    for last in file:
-        if not last.endswith(b"\n"):
-            break
-        count, offset = count + 1, offset + len(last)
-        if count % batch_size == 0 or count == rows:
-            kept, kept_offset, kept_line = count, offset, last
+    kept_line = b""
+    with part.open("rb") as file:
+        for last in file:
+            if not last.endswith(b"\n"):
+                break
+            count, offset = count + 1, offset + len(last)
+            if count % batch_size == 0 or count == rows:
+                kept, kept_offset, kept_line = count, offset, last
     try:
         fits = kept == 0 or (count <= rows and json.loads(kept_line)["row"] == kept - 1)
     except (ValueError, KeyError, TypeError):
         fits = False
     if not fits:
-        raise InputError(f"{output}.part: line {kept} is not row {kept - 1} of {rows}; --overwrite starts anew")
-    with output_errors(output):
-        file.truncate(kept_offset)
-    return kept
+        raise InputError(f"{part}: line {kept} is not row {kept - 1} of {rows}; --overwrite starts anew")
+    return kept, kept_offset

@@ -126,12 +126,12 @@ def _training(results: dict[str, Any]) -> str:
     text += _table(("part", "passages", "licence", "attribution", "source"), rows)
     if any(name in CORPUS_LICENCES for name in parts):
         text += (
-            "\n\nThe texts keep their own licences: CC BY and CC BY-SA parts need the attribution above, and text "
-            "derived from CC BY-SA parts stays under CC BY-SA. What is public domain in the United States may not be "
-            "elsewhere."
+            "\n\nLicences are those of the parts of unembed's own corpus that have these names. The texts keep them: "
+            "CC BY and CC BY-SA parts need the attribution above, and text derived from CC BY-SA parts stays under "
+            "CC BY-SA. What is public domain in the United States may not be elsewhere."
         )
     if not all(name in CORPUS_LICENCES for name in parts):
-        text += "\n\nOf parts without a licence in the table none is known here."
+        text += "\n\nParts shown without a licence are not known to unembed."
     return text
 
 
@@ -155,7 +155,7 @@ def _limits(config: Config) -> str:
         f"- At most {length} tokens come back; of a longer text the embedding says more than this inverter can write.\n"
         "- English, of the kinds listed under training. Other languages, code and rare names come back badly.\n"
         "- Fluent and wrong text is normal. Names, numbers and negations are lost first, word order next.\n"
-        "- The confidence of a token is the probability it was committed with, not a calibrated chance of being right.\n"
+        "- The confidence of a token is its probability when committed, not a calibrated chance of being right.\n"
         "- Embeddings of any other recipe, also of the same encoder with another prompt or pooling, do not work.\n"
         "- A text that does not come back is no proof that its embedding is anonymous."
     )
@@ -185,6 +185,6 @@ On the command line: `unembed invert --model . --embeddings vectors.npy`."""
 
 _RESPONSIBLE = """## Responsible use
 
-Invert embeddings that are yours, or that you were asked in writing to test. Treat embeddings of personal text as personal
-data and recovered text as a disclosure. A recovered text is a guess with a confidence: do not act against a person
-on it. If you find a product that exposes embeddings of its users' text, tell its makers before you publish."""
+Invert embeddings that are yours, or that you were asked in writing to test. Treat embeddings of personal text as
+personal data, and recovered text as a disclosure. A recovered text is a guess with a confidence: do not act against a
+person on it. If you find a product that exposes embeddings of its users' text, tell its makers before you publish."""

@@ -123,17 +123,31 @@ def cross_entropy(
     if not vocabulary_sample:
         logits_MV = denoiser.logits(hidden_MH).float()
         return F.cross_entropy(logits_MV, targets_M, reduction="none"), logits_MV.argmax(-1) == targets_M
-    own_T, index_M = torch.unique(targets_M, return_inverse=True)
-    is_other_V = torch.ones(denoiser.table.num_embeddings, dtype=torch.bool)
-    is_other_V[own_T.cpu()] = False
-    is_other_V[denoiser.mask_id] = False
-    others = is_other_V.nonzero().squeeze(1)
-    drawn = others[torch.randperm(others.numel(), generator=generator)[:vocabulary_sample]].to(own_T.device)
-    ids_S = torch.cat([own_T, drawn])
+    ids_S, index_M, stands_for_S = sampled_vocabulary(
+        targets_M, denoiser.table.num_embeddings, denoiser.mask_id, vocabulary_sample, generator
+    )
     logits_MS = F.linear(hidden_MH, denoiser.table.weight[ids_S], denoiser.output_bias[ids_S]).float()
     right_M = logits_MS.argmax(-1) == index_M
+    return F.cross_entropy(logits_MS + stands_for_S, index_M, reduction="none"), right_M
+
+
+def sampled_vocabulary(
+    targets: Tensor, vocab_size: int, mask_id: int, sample: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens to consider instead of the whole vocabulary.
+
+    Returns:
+        ids_S: the distinct targets, then up to `sample` other tokens (never the mask).
+        index: where each of `targets` (any shape) stands in ids_S.
+        stands_for_S: what to add to their logits: the log of how many tokens each one represents.
+    """
+    own_T, index = torch.unique(targets, return_inverse=True)
+    is_other_V = torch.ones(vocab_size, dtype=torch.bool)
+    is_other_V[own_T.cpu()] = False
+    is_other_V[mask_id] = False
+    others = is_other_V.nonzero().squeeze(1)
+    drawn = others[torch.randperm(others.numel(), generator=generator)[:sample]]
+    stands_for_S = torch.zeros(own_T.numel() + drawn.numel())
     if drawn.numel():
-        stands_for = torch.zeros_like(logits_MS[0])
-        stands_for[own_T.numel() :] = math.log(others.numel() / drawn.numel())
-        logits_MS = logits_MS + stands_for
-    return F.cross_entropy(logits_MS, index_M, reduction="none"), right_M
+        stands_for_S[own_T.numel() :] = math.log(others.numel() / drawn.numel())
+    return torch.cat([own_T, drawn.to(own_T.device)]), index, stands_for_S.to(own_T.device)

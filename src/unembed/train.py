@@ -185,7 +185,7 @@ def train(
                         log.validation(progress.step, validate(denoiser, encoder, held_out.batch(0), settings.seed))
                 accelerator.wait_for_everyone()
             if time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes or over():
-                if not (math.isfinite(loss.loss) and math.isfinite(norm)):  # the last good checkpoint must stay
+                if not (loss.loss.isfinite() and norm.isfinite()):  # the last good checkpoint must stay
                     raise TrainingError(f"{out}: the loss or its gradient is not finite at step {progress.step}")
                 checkpoint()
                 last_checkpoint = time.monotonic()

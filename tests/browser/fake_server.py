@@ -39,6 +39,7 @@ MODEL = {
     "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1},
     "limits": {"steps": 32, "candidates": 8, "embeddings": 64, "alternatives": 10, "text_characters": 10000},
 }
+RESULTS = {"evaluation": {"n": 1000, "tokens": 32, "token_accuracy": 0.412, "exact_match": 0.031, "cosine": 0.79}}
 
 
 @dataclass
@@ -63,11 +64,9 @@ class FakeServer(ThreadingHTTPServer):
         self.known: dict[str, np.ndarray] = {}
         self.mood = Mood()
         self.models = [
-            MODEL | {"id": "all-MiniLM-L6-v2", "encoder": "sentence-transformers/all-MiniLM-L6-v2", "default": True,
-                     "results": {"evaluation": {"n": 1000, "tokens": 32, "token_accuracy": 0.412, "exact_match": 0.031, "cosine": 0.79}}},
-            MODEL | {"id": "tiny", "encoder": "tiny", "default": False, "dimension": 16, "length": 16, "results": {},
-                     "limits": MODEL["limits"] | {"steps": 16}},
-        ]  # fmt: skip
+            MODEL | {"id": "all-MiniLM-L6-v2", "encoder": "all-MiniLM-L6-v2", "default": True, "results": RESULTS},
+            MODEL | {"id": "other", "encoder": "other", "default": False, "results": {}},
+        ]
 
     @property
     def url(self) -> str:
@@ -242,9 +241,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, body: bytes, kind: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """A whole answer."""
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), "Content-Security-Policy": CSP}.items():
-            self.send_header(name, value)
-        for name, value in (headers or {}).items():
+        always = {"Content-Type": kind, "Content-Length": str(len(body)), "Content-Security-Policy": CSP}
+        for name, value in (always | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

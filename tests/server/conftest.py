@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
-
 from serving import Start, running, tiny_inverter
+
 from unembed.server.models import Models, Served
 
 

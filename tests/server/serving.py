@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import httpx2
 import torch
-import uvicorn
 
 from fakes import fake_encoder, tiny_config
 from unembed.checkpoint import Parts, build_denoiser

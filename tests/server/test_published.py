@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from httpx2 import Client
-
 from serving import Start, events
+
 from unembed.server import published
 from unembed.server.models import Models, Served
 from unembed.server.sentences import EASY, HARD

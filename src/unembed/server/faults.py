@@ -19,6 +19,7 @@ from unembed.errors import InputError, UnembedError
 
 log = logging.getLogger("unembed.server")
 
+LONGEST = 400  # characters of a message
 TYPES = {
     400: "malformed_request",
     404: "not_found",
@@ -69,22 +70,30 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(500, "internal_error", "internal error")
 
 
+def message(fault: Fault) -> str:
+    """Its line for people; it may quote the request, so it is cut, and half characters are replaced."""
+    text = str(fault).encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+
+
 def detail(fault: Fault) -> dict[str, Any]:
     """The `error` object of `/v1/`."""
-    return ErrorDetail(message=str(fault), type=fault.kind).model_dump()
+    return ErrorDetail(message=message(fault), type=fault.kind).model_dump()
 
 
 def response(path: str, fault: Fault) -> JSONResponse:
     """The answer to a request for `path` that failed."""
-    body = {"error": detail(fault)} if path.startswith("/v1/") else {"error": str(fault)}
+    body = {"error": detail(fault)} if path.startswith("/v1/") else {"error": message(fault)}
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
     return JSONResponse(body, fault.status, headers)
 
 
-def documented(*statuses: int, v1: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The errors of an endpoint for its OpenAPI entry."""
+def documented(*statuses: int, v1: bool = False, stream: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The errors of an endpoint for its OpenAPI entry, JSON also where the endpoint answers with a `stream`."""
     model = ErrorV1 if v1 else Error
-    return {status: {"model": model, "description": HTTPStatus(status).phrase} for status in statuses}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+    kind: dict[str, Any] = {"content": content} if stream else {"model": model}
+    return {status: {**kind, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
@@ -107,7 +116,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnembedError, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, known)
 
 
 def _validation_fault(error: RequestValidationError) -> Fault:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unembed.errors import ConfigError
-from unembed.server.faults import Fault, response
+from unembed.server.faults import Fault, fault_of, response
 from unembed.server.reference import STYLE_HASH
 from unembed.server.settings import Settings
 
@@ -77,8 +77,12 @@ class Gate:
         if self._origins:
             extra["Vary"] = "Origin"
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 found = MutableHeaders(scope=message)
                 for name, value in extra.items():
                     found.setdefault(name, value)
@@ -86,7 +90,12 @@ class Gate:
             await send(message)
 
         app = self._answer(scope, headers, foreign) or self.app
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        except Exception as error:  # caught here, so that even this answer has the headers and keeps its connection
+            if started:
+                raise
+            await response(scope["path"], fault_of(error))(scope, receive, send_with_headers)
 
     def _answer(self, scope: Scope, headers: Headers, foreign: bool) -> Response | None:
         """The answer to a request that goes no further."""

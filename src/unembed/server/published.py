@@ -9,12 +9,11 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
-from fastapi.sse import EventSourceResponse
 
 from unembed.errors import InputError
 from unembed.server import wire
 from unembed.server.context import Context
-from unembed.server.faults import Fault, documented
+from unembed.server.faults import Fault, documented, message
 from unembed.server.sentences import EASY, HARD
 from unembed.server.streams import EventStream
 from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
@@ -41,11 +40,11 @@ def router(context: Context) -> APIRouter:
         response.headers[MODEL_HEADER] = served.id
         return wire.EncodeResponse(embedding=found.vectors[0].tolist(), text=body.text)
 
-    # The marker class only documents the media type: the answer is an EventStream.
     @api.post(
         "/decode",
-        response_class=EventSourceResponse,
-        responses=documented(*FAULTS),
+        status_code=200,
+        response_class=EventStream,
+        responses=documented(*FAULTS, stream=True),
         openapi_extra=_example({"embedding": [0.1, -0.2, 0.3], "steps": 8}),
     )
     async def decode(body: wire.DecodeRequest) -> Response:
@@ -67,7 +66,7 @@ def router(context: Context) -> APIRouter:
             return wire.decode_end(served, found[0].inversions[0], steps), None
 
         def failure(fault: Fault) -> dict[str, Any]:
-            return {"error": str(fault)}
+            return {"error": message(fault)}
 
         return EventStream(ticket, frame, end, failure, {MODEL_HEADER: served.id})
 

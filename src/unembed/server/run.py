@@ -16,6 +16,7 @@ from unembed.server.models import Models, load_models
 from unembed.server.settings import Settings
 
 BACKLOG = 1024
+KEEP_ALIVE_SECONDS = 30  # longer than most clients keep an idle connection, so that theirs is the end
 LONGEST_HEAD = 16 * 1024  # bytes of a request's line and headers
 
 
@@ -89,6 +90,7 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         lifespan="on",
         ws="none",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         http="h11",
         h11_max_incomplete_event_size=LONGEST_HEAD,
         proxy_headers=bool(settings.trusted_proxy),

@@ -307,4 +307,6 @@ def text_problem(texts: Sequence[str], most_characters: int) -> str | None:
             return f"{name} is empty, expected words"
         if len(text) > most_characters:
             return f"{name} has {len(text)} characters, expected at most {most_characters}"
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            return f"{name} has half of a character (a lone surrogate), expected whole ones"
     return None

@@ -149,22 +149,30 @@ function listen() {
   find("embedding-input").addEventListener("embedding", takeEmbedding);
   defences.addEventListener("change", () => { showVector(); remember(); });
   find("#model").addEventListener("change", () => {
-    run.stop();
     settings.adapt(settings.values);
-    subject = null;
-    find("#invert").disabled = true;
-    find("#embedding-note").textContent = "(of another model: embed again)";
-    run.lay(settings.model.length, 1, null);
+    forget();
     remember();
   });
   window.addEventListener("hashchange", () => open(readLink()));
 }
 
+/** Another model was chosen: an embedding means nothing to it. */
+function forget() {
+  run.stop();
+  find("#embedding-note").textContent = subject ? "(of another model: embed again)" : "";
+  find("#invert").disabled = true;
+  subject = null;
+  run.lay(settings.model.length, 1, null);
+}
+
 /** Show what a link says. */
 function open(wish) {
+  const before = settings.model;
   if (wish.text !== undefined) find("#text").value = wish.text;
-  if (wish.defence) defences.defence = wish.defence;
-  showError(find("#page-error"), settings.fill(settings.models, wish));
+  defences.defence = wish.defence ?? { kind: "none", strength: 40 };
+  showError(find("#page-error"), settings.fill(wish));
+  if (settings.model !== before) forget();
+  noteText();
   showVector();
 }
 
@@ -177,7 +185,7 @@ async function begin() {
     return;
   }
   open(wish);
-  run.lay(settings.model.length, 1, null);
+  forget();
   listen();
   if (!find("#text").value) await roll(false);
   document.documentElement.dataset.ready = "true";

@@ -28,6 +28,7 @@ class DefenceControl extends HTMLElement {
     this.querySelector(`[value=${kind}]`).checked = true;
     this.strength.value = strength;
     this.strength.disabled = kind === "none";
+    this.tell(null);
   }
 
   changed() {

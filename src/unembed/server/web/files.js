@@ -43,8 +43,8 @@ function readJson(text) {
 
 function rowsOf(tree) {
   if (Array.isArray(tree)) {
-    if (tree.every((x) => typeof x === "number")) return [tree];
-    return tree.flatMap(rowsOf);
+    const nested = tree.every((x) => typeof x === "object" && x !== null);
+    return nested ? tree.flatMap(rowsOf) : [tree];
   }
   for (const key of ["embedding", "embeddings", "vector", "values", "data"]) {
     if (tree?.[key] === undefined) continue;

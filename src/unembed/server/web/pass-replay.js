@@ -16,12 +16,19 @@ class PassReplay extends HTMLElement {
     this.append(this.progress, h("div", { class: "replay" }, this.button, h("div", { class: "replay-track" }, h("p", {}, this.label, this.share), this.slider)));
   }
 
-  start(total) {
+  reset() {
     this.stop();
-    this.slider.max = total;
+    this.slider.value = 0;
     this.slider.disabled = this.button.disabled = true;
-    this.tell(0, total, null);
+    this.label.textContent = "No pass yet";
+    this.share.textContent = "";
     this.progress.value = 0;
+  }
+
+  start(total) {
+    this.reset();
+    this.slider.max = total;
+    this.tell(0, total, null);
   }
 
   tell(step, total, masked) {

@@ -41,6 +41,7 @@ export class Run {
     this.whole = subject?.truth?.ids.length ?? 0;
     this.grid.lay(length);
     this.detail.show(null);
+    this.replay.reset();
     this.list.lay(candidates);
     this.comparison.clear();
     if (subject) this.comparison.wait({ original: subject.text, source: subject.source });
@@ -152,12 +153,8 @@ export class Run {
   }
 }
 
-/** Results come best first, frames in an order of their own: match them by the tokens they ended with. */
+/** Results come best first, frames in an order of their own: match them by the text they ended with. */
 function inFrameOrder(ranked, last) {
   const free = [...ranked];
-  const words = (tokens) => tokens.filter(({ end }) => !end).map(({ id }) => id).join(" ");
-  return last.map(({ tokens }) => {
-    const at = free.findIndex(({ ids }) => ids.join(" ") === words(tokens));
-    return free.splice(Math.max(0, at), 1)[0];
-  });
+  return last.map(({ text }) => free.splice(Math.max(0, free.findIndex((result) => result.text === text)), 1)[0]);
 }

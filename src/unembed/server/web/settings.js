@@ -29,11 +29,10 @@ export class Settings {
     return { strategy: find("#strategy").value, steps: within("#steps", steps), candidates: within("#candidates", candidates), seed: within("#seed", 999999, 0) };
   }
 
-  /** Fill the controls from the served models; `wish` is what a link asked for. */
-  fill(models, wish) {
-    this.models = models;
-    find("#model").replaceChildren(...models.map(({ id }) => h("option", { value: id }, id)));
-    find("#model").selectedIndex = Math.max(0, models.findIndex(({ id }) => id === wish.model));
+  /** Fill the controls; `wish` is what a link asked for. Returns what cannot be had, in words. */
+  fill(wish) {
+    find("#model").replaceChildren(...this.models.map(({ id }) => h("option", { value: id }, id)));
+    find("#model").selectedIndex = Math.max(0, this.models.findIndex(({ id }) => id === wish.model));
     this.adapt(wish);
     return wish.model && this.model.id !== wish.model ? `The link asks for the model ${wish.model}, which is not served here.` : "";
   }
@@ -73,7 +72,7 @@ export class Settings {
 
 /** A few sentences from what the server knows of the inverter's accuracy, never from this page. */
 function accuracy(results, length) {
-  const found = [results?.evaluation, results, results?.validation].find((tree) => Number.isFinite(tree?.token_accuracy));
+  const found = [results?.evaluation, results?.test, results, results?.validation].find((tree) => Number.isFinite(tree?.token_accuracy));
   if (!found) return "This server has no measured accuracy for the model. Judge it by texts of your own: original and recovered are compared token by token.";
   const share = (x) => (x > 0 && x < 0.095 ? `${(100 * x).toFixed(1)} %` : percent(x));
   const texts = Number.isFinite(found.n) ? `On ${count(found.n)} texts` : "On texts";

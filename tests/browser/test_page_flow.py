@@ -1,0 +1,220 @@
+"""The whole way through the page, against the real server."""
+
+import io
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from visiting import Open
+
+from fakes import fake_encoder, tiny_texts
+
+TEXT = tiny_texts(1, seed=3)[0]
+NUMBER = re.compile(r"^\u2212?\d\.\d{3}$")
+
+
+def vector() -> list[float]:
+    """An embedding that the page has no text for."""
+    return fake_encoder().encode([TEXT])[0].tolist()
+
+
+def test_text_goes_to_an_embedding_and_back(visit: Open, real: str) -> None:
+    page = visit(real)
+    assert page.text("#model-facts").startswith("16 numbers \u2192 up to 16 tokens")
+    assert "1.2 % of the tokens" in page.text("#accuracy")
+    page.embed(TEXT)
+    facts = page.text("vector-view dl")
+    assert re.search(r"Dimension 16 Min \u22120\.\d+ Max 0\.\d+ Norm 1\.000 Entropy \d\.\d+ bits", facts)
+    assert page.find("vector-view .histogram .bars").get_attribute("d")
+    page.invert()
+    assert page.text("pass-replay label") == "Pass 8 of 8"
+    assert page.find(".cell").count() == 16
+    assert page.find(".cell[data-state=m]").count() == 0
+    original, recovered = page.find("text-comparison .said").all()
+    assert original.inner_text() == TEXT
+    assert recovered.inner_text()
+    cosine, accuracy, match = page.find("text-comparison dd").all_inner_texts()
+    assert NUMBER.match(cosine)
+    assert re.match(r"\d+ %", accuracy)
+    assert match in ("yes", "no")
+    assert "Done. Recovered:" in page.text("#live")
+
+
+def test_dice_give_easy_and_hard_texts(visit: Open, real: str) -> None:
+    page = visit(real)
+    easy = page.find("#text").input_value()
+    assert easy  # the page comes with one
+    page.find("#text").fill("")
+    page.find("#dice-hard").click()
+    expect(page.find("#text")).not_to_have_value("")
+    page.find("#text").fill("")
+    page.find("#dice-easy").click()
+    expect(page.find("#text")).not_to_have_value("")
+
+
+def test_every_pass_can_be_seen_again(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.find("#steps").fill("4")
+    page.embed(TEXT)
+    page.invert()
+    masked = page.find(".cell[data-state=m]")
+    for step, left in ((0, 16), (1, 12), (3, 4), (4, 0)):
+        page.find("#pass").fill(str(step))
+        expect(masked).to_have_count(left)
+    page.find("pass-replay button").click()
+    expect(page.find("pass-replay label")).to_have_text("Pass 1 of 4")
+    expect(page.find("pass-replay label")).to_have_text("Pass 4 of 4")
+
+
+def test_a_token_shows_what_else_it_could_have_been(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.embed(TEXT)
+    page.invert()
+    page.find(".cell").nth(2).hover()
+    assert page.text("token-detail").startswith("Position 3: ")
+    assert page.find("token-detail li").count() == 5
+    shares = [int(share.split()[0]) for share in page.find("token-detail .share").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    page.choose("colour", "confidence")
+    assert page.find(".cells[data-colour=confidence]").count() == 1
+
+
+def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.embed(TEXT)
+    e = np.array(vector())
+    unprotected = page.find(".strip .bars").get_attribute("d")
+    sent: list[Any] = []
+    page.page.on("request", lambda request: sent.append(request.post_data_json) if "invert" in request.url else None)
+    for kind in ("none", "noise", "rounding", "dropping"):
+        page.choose("defence", kind)
+        if kind != "none":
+            page.strength(100)
+            assert -0.5 < float(page.text("#defence-cost strong").replace("\u2212", "-")) < 0.95
+        assert (page.find(".strip .bars").get_attribute("d") == unprotected) == (kind == "none")
+        page.invert()
+        given = np.array(sent[-1]["embeddings"])
+        assert np.linalg.norm(given) == pytest.approx(1, abs=1e-5)
+        kept = float(page.find("trial-table td.number").first.inner_text().replace("\u2212", "-"))
+        assert e @ given == pytest.approx(kept, abs=2e-3)
+        if kind == "rounding":  # the strongest leaves a single bit
+            assert np.allclose(np.abs(given), 0.25)
+        if kind == "dropping":
+            assert np.count_nonzero(given) == 1
+
+
+def test_an_embedding_of_unknown_text_is_inverted(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.find("summary").click()
+    numbers = vector()
+    npy = io.BytesIO()
+    np.save(npy, np.array([numbers, numbers], np.float16))
+    lines = "\n".join(json.dumps({"embedding": row}) for row in (numbers, numbers))
+    for form, data in {"json": json.dumps(numbers).encode(), "jsonl": lines.encode(), "npy": npy.getvalue()}.items():
+        page.find("#file").set_input_files({"name": f"v.{form}", "mimeType": "", "buffer": data})
+        expect(page.find("#embedding-note")).to_contain_text(f"v.{form}")
+        if form != "json":
+            page.find("#row").fill("2")
+            assert f"v.{form}, row 2" in page.text("#embedding-note")
+    page.find("#paste").fill(json.dumps({"data": [{"embedding": numbers}]}))
+    expect(page.find("#embedding-note")).to_have_text("(pasted)")
+    page.invert()
+    cosine, accuracy, _ = page.find("text-comparison dd").all_inner_texts()
+    assert NUMBER.match(cosine)
+    assert accuracy == "\u2013"
+    assert "No original" in page.text("text-comparison .summary")
+
+
+def test_a_dropped_file_is_taken(visit: Open, real: str) -> None:
+    page = visit(real)
+    drop = """([numbers]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([JSON.stringify(numbers)], "dropped.json"));
+      document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+    }"""
+    page.page.evaluate(drop, [vector()])
+    expect(page.find("#embedding-note")).to_have_text("(dropped.json)")
+    expect(page.find("#invert")).to_be_enabled()
+
+
+def test_candidates_stand_side_by_side(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.find("#candidates").fill("3")
+    page.embed(TEXT)
+    page.invert()
+    cards = page.find(".candidate")
+    assert cards.count() == 3
+    assert page.find(".candidate .facts", has_text="surest").count() == 1
+    for i in range(3):
+        cards.nth(i).click()
+        assert page.text("text-comparison .said >> nth=1") == page.text(f".candidate >> nth={i} >> .said")
+
+
+def test_a_link_brings_text_and_settings_back(visit: Open, real: str) -> None:
+    page = visit(real, permissions=["clipboard-read", "clipboard-write"])
+    page.find("#text").fill("a cat & a <dog> #1")
+    page.find("#strategy").select_option("two-stage")
+    page.find("#steps").fill("12")
+    page.find("#seed").fill("7")
+    page.choose("defence", "rounding")
+    page.strength(100)
+    page.find("#share").click()
+    expect(page.find("#invert-note")).to_have_text("Link copied")
+    link = page.page.evaluate("navigator.clipboard.readText()")
+    assert link == page.page.url
+    other = visit(link)
+    assert other.find("#text").input_value() == "a cat & a <dog> #1"
+    assert other.find("#strategy").input_value() == "two-stage"
+    assert other.find("#steps").input_value() == "12"
+    assert other.find("#seed").input_value() == "7"
+    assert other.find("[name=defence]:checked").input_value() == "rounding"
+    assert other.find("#strength").input_value() == "100"
+
+
+def test_another_model_forgets_the_embedding(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.embed(TEXT)
+    page.find("#model").select_option("other")
+    assert page.find("#invert").is_disabled()
+    assert "no measured accuracy" in page.text("#accuracy")
+    page.embed()
+    page.invert()
+
+
+def test_the_keyboard_is_enough(visit: Open, real: str) -> None:
+    page = visit(real)
+    press = page.page.keyboard.press
+
+    def tab_to(selector: str) -> None:
+        for _ in range(40):
+            if page.find(f"{selector}:focus").count():
+                return
+            press("Tab")
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    press("Tab")
+    press("Enter")  # the skip link
+    tab_to("#text")
+    press("Control+a")
+    page.page.keyboard.type(TEXT)
+    tab_to("#embed")
+    press("Enter")
+    expect(page.find("#invert")).to_be_enabled()
+    tab_to("[name=defence]")
+    press("ArrowRight")
+    tab_to("#strength")
+    press("ArrowRight")
+    tab_to("#invert")
+    press("Enter")
+    expect(page.find("trial-table tbody tr")).to_have_count(1)
+    tab_to("#pass")
+    press("Home")
+    expect(page.find(".cell[data-state=m]")).to_have_count(16)
+    press("End")
+    tab_to(".cell")
+    press("ArrowRight")
+    press("ArrowDown")
+    assert page.text("token-detail").startswith("Position 10: ")

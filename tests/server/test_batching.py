@@ -1,0 +1,338 @@
+"""Continuous batching: merged passes change nothing, places are freed, queues are bounded, ends are clean."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import tiny_texts
+from unembed.inverter import Inversion
+from unembed.server.batching import Batcher, Done, Failed, Ticket
+from unembed.server.faults import Fault
+from unembed.server.models import Models, Served
+from unembed.server.work import Embedded, Need, Pause, Recovered, SharedPredictor, Snapshot, embed, invert
+from unembed.strategies import STRATEGIES, Options, stream
+
+
+class Seen:
+    """Keeps what the batcher tells."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[str, int, int]] = []
+        self.embedded: list[int] = []
+
+    def merged_pass(self, model: str, requests: int, rows: int, seconds: float) -> None:
+        self.passes.append((model, requests, rows))
+
+    def texts(self, model: str, texts: int, seconds: float) -> None:
+        self.embedded.append(texts)
+
+
+@asynccontextmanager
+async def working(seen: Seen | None = None, **options: Any) -> AsyncIterator[Batcher]:
+    settings = {"max_batch": 32, "max_waiting": 64, "time_limit": 30.0, "threads": 1} | options
+    batcher = Batcher(seen or Seen(), **settings)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await asyncio.to_thread(batcher.close, 5.0)
+
+
+def blocked(gate: threading.Event) -> Any:
+    """Work that holds the thread until the gate opens, so that others arrive meanwhile."""
+
+    def make(ticket: Ticket) -> Generator[Need, Any, str]:
+        ticket.emit("begun")
+        gate.wait(20)
+        return "held"
+        yield Pause()
+
+    return make
+
+
+def endless(ticket: Ticket) -> Generator[Need, Any, None]:
+    """Work that never ends of itself."""
+    while True:
+        ticket.emit("again")
+        yield Pause()
+
+
+def some_options() -> list[tuple[Options, int]]:
+    """Every strategy, sampled, guided or neither, with as many candidates."""
+    return [
+        (Options(steps, strategy, temperature, guidance, seed=steps), candidates)
+        for strategy in STRATEGIES
+        for steps, temperature, guidance, candidates in ((3, 0.0, 0.0, 1), (7, 0.6, 0.0, 2), (5, 0.0, 1.0, 1))
+    ]
+
+
+def same(found: Inversion, expected: Inversion) -> bool:
+    return found.ids == expected.ids and np.allclose(found.confidence, expected.confidence, atol=1e-4)
+
+
+def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) -> None:
+    """All strategies at once, over two models, must come out as `Inverter.invert` gives them one by one."""
+    cases = [(served, options, n) for served in models.all for options, n in some_options()]
+    vectors = [
+        served.inverter.encode([text]) for (served, *_), text in zip(cases, tiny_texts(len(cases), 3), strict=True)
+    ]
+    seen = Seen()
+
+    async def together() -> list[list[Recovered]]:
+        gate = threading.Event()
+        async with working(seen, max_batch=256) as batcher:
+            holder = batcher.submit(models.default, 1, blocked(gate))
+            tickets = [
+                batcher.submit(served, n, lambda _, s=served, e=e_BD, o=options, n=n: invert(s, e, o, n))
+                for (served, options, n), e_BD in zip(cases, vectors, strict=True)
+            ]
+            gate.set()
+            found = [await ticket.result() for ticket in tickets]
+            assert await holder.result() == "held"
+            return found
+
+    found = asyncio.run(together())
+    for (served, options, n), e_BD, recovered in zip(cases, vectors, found, strict=True):
+        expected = served.inverter.invert(
+            e_BD, options.steps, options.strategy, n,
+            guidance=options.guidance, temperature=options.temperature, seed=options.seed,
+        )[0]  # fmt: skip
+        several = expected.candidates or [expected]
+        assert len(recovered[0].inversions) == len(several)
+        for one, other in zip(recovered[0].inversions, several, strict=True):
+            assert same(one, other), (options, n)
+            assert one.cosine == pytest.approx(other.cosine, abs=1e-4)
+    assert max(requests for _, requests, _ in seen.passes) == len(cases) // 2  # one model's requests, all in one pass
+    assert len(seen.passes) <= 2 * 8
+
+
+def test_frames_are_those_of_the_library(served: Served) -> None:
+    e_BD = served.inverter.encode(["no river is quiet."])
+    options = Options(steps=6, strategy="two-stage", temperature=0.4, seed=2)
+
+    async def watched() -> list[Snapshot]:
+        async with working() as batcher:
+            ticket = batcher.submit(served, 1, lambda t: invert(served, e_BD, options, watch=t.emit))
+            found = []
+            while not isinstance(event := await ticket.event(), Done):
+                found.append(event)
+            return found
+
+    with torch.inference_mode():
+        expected = list(
+            stream(served.inverter.denoiser, served.inverter.denoiser.condition(torch.tensor(e_BD)), options)
+        )
+    found = asyncio.run(watched())
+    assert [snapshot.ids for snapshot in found] == [frame.ids.tolist() for frame in expected]
+    assert [snapshot.changed for snapshot in found] == [frame.changed.tolist() for frame in expected]
+    assert [snapshot.step for snapshot in found] == [frame.step for frame in expected]
+    assert [snapshot.done for snapshot in found] == [frame.done for frame in expected]
+
+
+def test_requests_join_and_leave_between_passes(served: Served) -> None:
+    """A second request that comes while the first runs shares its passes, and both end."""
+    e_BD = served.inverter.encode(tiny_texts(2, 4))
+    seen = Seen()
+
+    async def staggered() -> None:
+        async with working(seen) as batcher:
+            reached, go_on = threading.Event(), threading.Event()
+
+            def watch(snapshot: Snapshot) -> None:
+                if snapshot.step == 5:
+                    reached.set()
+                    go_on.wait(20)
+
+            first = batcher.submit(served, 1, lambda _: invert(served, e_BD[:1], Options(steps=12), watch=watch))
+            await asyncio.to_thread(reached.wait, 20)
+            second = batcher.submit(served, 1, lambda _: invert(served, e_BD[1:], Options(steps=12)))
+            go_on.set()
+            await first.result()
+            await second.result()
+
+    asyncio.run(staggered())
+    requests = [requests for _, requests, _ in seen.passes]
+    assert requests[:5] == [1] * 5
+    assert requests[6:12] == [2] * 6
+    assert requests[12:] == [1] * (len(requests) - 12)
+    assert sum(requests) == 24
+
+
+def test_a_large_request_lets_others_in(served: Served) -> None:
+    """It takes part of a pass only, and gives its place up between its parts."""
+    e_BD = served.inverter.encode(tiny_texts(12, 5))
+    seen = Seen()
+
+    async def mixed() -> list[str]:
+        order: list[str] = []
+        gate = threading.Event()
+        async with working(seen, max_batch=8) as batcher:
+            batcher.submit(served, 1, blocked(gate))
+            large = [
+                batcher.submit(served, 4, lambda _: invert(served, e_BD, Options(steps=4), at_once=batcher.at_once))
+                for _ in range(2)
+            ]
+            small = batcher.submit(served, 1, lambda _: invert(served, e_BD[:1], Options(steps=4)))
+            gate.set()
+
+            async def note(name: str, ticket: Ticket) -> None:
+                found = await ticket.result()
+                order.append(name)
+                assert [one.inversions[0].ids for one in found] == expected[: len(found)]
+
+            await asyncio.gather(note("small", small), *(note("large", ticket) for ticket in large))
+        return order
+
+    expected = [inversion.ids for inversion in served.inverter.invert(e_BD, steps=4)]
+    assert asyncio.run(mixed()) == ["small", "large", "large"]
+    assert max(rows for _, _, rows in seen.passes) <= 8
+
+
+def test_texts_of_many_requests_are_embedded_together(served: Served) -> None:
+    seen = Seen()
+    texts = tiny_texts(40, 6)
+
+    async def together() -> list[Embedded]:
+        gate = threading.Event()
+        async with working(seen) as batcher:
+            batcher.submit(served, 1, blocked(gate))
+            tickets = [batcher.submit(served, 1, lambda _, t=text: embed(served, [t], True)) for text in texts[:10]]
+            tickets.append(batcher.submit(served, 1, lambda _: embed(served, texts)))
+            gate.set()
+            return [await ticket.result() for ticket in tickets]
+
+    *single, many = asyncio.run(together())
+    assert seen.embedded == [32, 18]
+    np.testing.assert_allclose(many.vectors, served.inverter.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([one.vectors for one in single]), many.vectors[:10], atol=1e-6)
+    assert [one.ids[0] for one in single] == served.inverter.tokenizer.encode_batch(texts[:10])
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(served: Served) -> None:
+    async def fill() -> None:
+        gate = threading.Event()
+        async with working(max_batch=1, max_waiting=2) as batcher:
+            holder = batcher.submit(served, 1, blocked(gate))
+            assert await holder.event() == "begun"
+            waiting = [batcher.submit(served, 1, blocked(gate)) for _ in range(2)]
+            assert (batcher.active, batcher.waiting) == (1, 2)
+            with pytest.raises(Fault, match="2 requests are waiting") as refused:
+                batcher.submit(served, 1, blocked(gate))
+            assert (refused.value.status, refused.value.kind) == (503, "overloaded")
+            assert refused.value.retry_after is not None
+            waiting[0].leave()  # a place in the queue is free at once
+            third = batcher.submit(served, 1, blocked(gate))
+            gate.set()
+            assert [await ticket.result() for ticket in (holder, waiting[1], third)] == ["held"] * 3
+
+    asyncio.run(fill())
+
+
+def test_who_leaves_frees_the_place_and_its_work_ends(served: Served) -> None:
+    async def leave() -> None:
+        closed = threading.Event()
+
+        def make(ticket: Ticket) -> Generator[Need, Any, None]:
+            try:
+                yield from endless(ticket)
+            finally:
+                closed.set()
+
+        async with working(max_batch=1) as batcher:
+            with batcher.submit(served, 1, make) as ticket:
+                assert await ticket.event() == "again"
+            assert await asyncio.to_thread(closed.wait, 5)
+            e_BD = served.inverter.encode(["a child."])
+            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=2))).result()
+            assert (batcher.active, batcher.waiting) == (0, 0)
+
+    asyncio.run(leave())
+
+
+def test_a_request_ends_with_its_time(served: Served) -> None:
+    async def wait() -> None:
+        async with working(time_limit=0.2) as batcher:
+            with pytest.raises(Fault, match="longer than 0.2 s") as found:
+                await batcher.submit(served, 1, endless).result()
+            assert found.value.status == 504
+
+    asyncio.run(wait())
+
+
+def test_one_request_that_fails_does_not_take_others_along(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(ticket: Ticket) -> Generator[Need, Any, None]:
+        yield Pause()
+        raise RuntimeError("secret detail")
+
+    async def run() -> None:
+        e_BD = served.inverter.encode(["a child."])
+        async with working() as batcher:
+            bad = batcher.submit(served, 1, broken)
+            good = batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=4)))
+            empty = batcher.submit(served, 1, lambda _: embed(served, ["fine", "\u200b"]))
+            assert len(await good.result()) == 1
+            with pytest.raises(Fault, match="^internal error$"):
+                await bad.result()
+            with pytest.raises(Fault, match="text 1 is empty to the encoder"):
+                await empty.result()
+            assert batcher.status == "ok"
+
+    asyncio.run(run())
+    assert "secret detail" in caplog.text
+
+
+def test_a_pass_that_fails_fails_its_requests_and_the_thread_goes_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: SharedPredictor, *_: Any) -> Any:
+        raise MemoryError
+
+    async def run() -> None:
+        e_BD = served.inverter.encode(["a child."])
+        async with working() as batcher:
+            with monkeypatch.context() as patch:
+                patch.setattr(SharedPredictor, "questions", fail)
+                with pytest.raises(Fault, match="internal error"):
+                    await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=4))).result()
+            assert len(await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options())).result()) == 1
+
+    asyncio.run(run())
+
+
+def test_draining_finishes_what_runs_and_refuses_what_waits(served: Served) -> None:
+    async def drain() -> None:
+        gate = threading.Event()
+        async with working(max_batch=1) as batcher:
+            running = batcher.submit(served, 1, blocked(gate))
+            assert await running.event() == "begun"
+            waiting = batcher.submit(served, 1, blocked(gate))
+            batcher.drain()
+            assert batcher.status == "shutting down"
+            for attempt in (waiting.result, lambda: batcher.submit(served, 1, blocked(gate)).result()):
+                with pytest.raises(Fault, match="shutting down") as refused:
+                    await attempt()
+                assert refused.value.status == 503
+            gate.set()
+            assert await running.result() == "held"
+
+    asyncio.run(drain())
+
+
+def test_closing_does_not_wait_for_ever(served: Served) -> None:
+    async def close() -> Any:
+        batcher = Batcher(Seen(), 1, 1, 60.0)
+        batcher.start()
+        ticket = batcher.submit(served, 1, endless)
+        await ticket.event()
+        await asyncio.to_thread(batcher.close, 0.1)
+        while not isinstance(event := await ticket.event(), Failed):
+            assert event == "again"
+        return event.fault.status
+
+    assert asyncio.run(close()) == 503

@@ -1,0 +1,152 @@
+"""`/v1/`: inversion, embeddings and models, as docs/server.md writes them."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+from httpx2 import Client
+from serving import events
+
+from fakes import tiny_texts
+from unembed.server.models import Served
+from unembed.strategies import STRATEGIES
+
+
+def stream(client: Client, headers: dict[str, str] | None = None, **body: Any) -> list[dict[str, Any]]:
+    with client.stream("POST", "/v1/invert", json=body | {"stream": True}, headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return events(response.read().decode())
+
+
+@pytest.mark.parametrize("options", [{}, {"candidates": 3, "seed": 5}, {"strategy": "remask", "temperature": 0.7}])
+def test_invert_gives_what_the_library_gives(client: Client, served: Served, options: dict[str, Any]) -> None:
+    e_BD = served.inverter.encode(tiny_texts(20, 0))
+    answer = client.post("/v1/invert", json={"embeddings": e_BD.tolist(), "steps": 5, **options})
+    assert answer.status_code == 200, answer.text
+    tree = answer.json()
+    expected = served.inverter.invert(e_BD, steps=5, **options)
+    assert (tree["object"], tree["model"], len(tree["data"])) == ("list", "tiny", 20)
+    assert tree["usage"]["passes"] == sum(inversion.passes for inversion in expected)
+    for index, (found, inversion) in enumerate(zip(tree["data"], expected, strict=True)):
+        assert found["index"] == index
+        assert (found["text"], found["tokens"]) == (inversion.text, inversion.tokens)
+        assert found["ids"] == inversion.ids[: len(inversion.tokens)]
+        assert found["confidence"] == pytest.approx(inversion.confidence, abs=1e-3)
+        assert found["cosine"] == pytest.approx(inversion.cosine, abs=1e-3)
+        assert found["passes"] == inversion.passes
+        assert found["encoder_calls"] == 0
+        assert "alternatives" not in found
+        assert [one["text"] for one in found["candidates"]] == [one.text for one in inversion.candidates]
+
+
+def test_embeddings_come_as_numbers_or_base64(client: Client, served: Served) -> None:
+    e_BD = served.inverter.encode(tiny_texts(3, 1))
+    forms = [
+        e_BD.tolist(),
+        base64.b64encode(e_BD.tobytes()).decode(),
+        [base64.b64encode(row.tobytes()).decode() for row in e_BD],
+    ]
+    answers = [client.post("/v1/invert", json={"embeddings": form}).json()["data"] for form in forms]
+    assert answers[0] == answers[1] == answers[2]
+    one = client.post("/v1/invert", json={"embeddings": e_BD[0].tolist()}).json()["data"]
+    assert one == answers[0][:1]
+
+
+def test_another_length_is_refused_or_scaled(client: Client, served: Served) -> None:
+    e_D = served.inverter.encode(["a green bird."])[0]
+    refused = client.post("/v1/invert", json={"embeddings": (e_D * 0.5).tolist()})
+    assert refused.status_code == 422
+    assert "length 0.5, expected 1" in refused.json()["error"]["message"]
+    scaled = client.post("/v1/invert", json={"embeddings": (e_D * 0.5).tolist(), "normalize": True})
+    plain = client.post("/v1/invert", json={"embeddings": e_D.tolist()})
+    assert scaled.json()["data"][0]["text"] == plain.json()["data"][0]["text"]
+
+
+def test_a_stream_shows_every_pass_and_ends_with_the_answer(client: Client, served: Served) -> None:
+    e_D = served.inverter.encode(["this letter is never cold."])[0]
+    body = {"embeddings": e_D.tolist(), "steps": 4, "candidates": 2, "alternatives": 3}
+    *frames, last = stream(client, **body)
+    assert [frame["step"] for frame in frames] == [0, 1, 2, 3, 4]
+    for frame in frames:
+        assert set(frame) == {"type", "step", "total", "progress", "done", "candidates"}
+        assert (frame["type"], frame["done"], frame["total"]) == ("frame", False, 4)
+        assert frame["progress"] == frame["step"] / 4
+        assert len(frame["candidates"]) == 2
+        for candidate in frame["candidates"]:
+            assert set(candidate) == {"text", "passes", "tokens"}
+            assert candidate["passes"] == frame["step"]
+            assert len(candidate["tokens"]) == 16
+            for token in candidate["tokens"]:
+                assert {"t", "s", "id", "p"} <= set(token) <= {"t", "s", "id", "p", "alternatives", "end"}
+                assert (token["s"] == "m") == (token["p"] == 0) == (token["t"] == "[MASK]")
+                assert ("alternatives" in token) == (frame["step"] > 0)
+                for best in [token.get("alternatives", [])]:
+                    chances = [one["p"] for one in best]
+                    assert chances == sorted(chances, reverse=True)
+                    assert sum(chances) <= 1.001
+    plain = client.post("/v1/invert", json=body).json()["data"][0]
+    assert set(last) == {"type", "step", "total", "progress", "done", "model", "result"}
+    assert (last["type"], last["done"], last["result"]) == ("result", True, plain)
+    assert [len(one) for one in plain["alternatives"]] == [3] * len(plain["tokens"])
+    assert {candidate["text"] for candidate in frames[-1]["candidates"]} == {c["text"] for c in plain["candidates"]}
+
+
+def test_the_likeliest_alternative_is_the_token_when_nothing_is_random(client: Client, served: Served) -> None:
+    e_D = served.inverter.encode(["one town."])[0]
+    for guidance in (0.0, 1.5):
+        body = {"embeddings": e_D.tolist(), "steps": 16, "alternatives": 1, "guidance": guidance}
+        frame = stream(client, **body)[-2]
+        for token in frame["candidates"][0]["tokens"]:
+            assert token["alternatives"] == [{"t": token["t"], "id": token["id"], "p": token["p"]}]
+
+
+def test_a_broken_stream_goes_on_where_it_was(client: Client, served: Served) -> None:
+    body = {"embeddings": served.inverter.encode(["we learn at night."])[0].tolist(), "steps": 6}
+    whole = stream(client, **body)
+    rest = stream(client, headers={"Last-Event-ID": "3"}, **body)
+    assert rest == whole[4:]
+    assert stream(client, headers={"Last-Event-ID": "nonsense"}, **body) == whole
+
+
+def test_embeddings_have_openais_shape(client: Client, served: Served) -> None:
+    texts = ["the cat and the dog.", "it is cold?"]
+    tree = client.post("/v1/embeddings", json={"input": texts, "model": "fake", "user": "me"}).json()
+    expected = served.inverter.encode(texts)
+    assert set(tree) == {"object", "data", "model", "usage"}
+    assert (tree["object"], tree["model"]) == ("list", "tiny")  # found by its encoder's name
+    assert [set(entry) for entry in tree["data"]] == [{"object", "index", "embedding"}] * 2
+    np.testing.assert_allclose([entry["embedding"] for entry in tree["data"]], expected, atol=1e-6)
+    read = sum(len(ids) for ids in served.inverter.tokenizer.encode_batch(texts))
+    assert tree["usage"] == {"prompt_tokens": read, "total_tokens": read}
+    packed = client.post("/v1/embeddings", json={"input": texts[0], "encoding_format": "base64"}).json()["data"]
+    found = np.frombuffer(base64.b64decode(packed[0]["embedding"]), "<f4")
+    np.testing.assert_allclose(found, expected[0], atol=1e-6)
+
+
+def test_tokens_of_a_text_can_be_had_to_compare(client: Client) -> None:
+    body = {"input": "The cats, opened!", "include_tokens": True}
+    entry = client.post("/v1/embeddings", json=body).json()["data"][0]
+    assert entry["tokens"] == ["the", "cat", "##s", ",", "open", "##ed", "[UNK]"]
+    assert len(entry["ids"]) == 7
+
+
+def test_more_texts_than_a_turn_takes(client: Client, served: Served) -> None:
+    texts = tiny_texts(50, 2)
+    data = client.post("/v1/embeddings", json={"input": texts}).json()["data"]
+    np.testing.assert_allclose([entry["embedding"] for entry in data], served.inverter.encode(texts), atol=1e-6)
+
+
+def test_models_tell_what_the_page_needs(client: Client) -> None:
+    tree = client.get("/v1/models").json()
+    assert [entry["id"] for entry in tree["data"]] == ["tiny", "other"]
+    first = tree["data"][0]
+    assert first["strategies"] == list(STRATEGIES)
+    assert (first["dimension"], first["length"], first["normalize"], first["default"]) == (16, 16, True, True)
+    assert first["encoder"] == "fake"
+    assert first["limits"] == {
+        "steps": 16, "candidates": 8, "embeddings": 64, "alternatives": 10, "text_characters": 10_000,
+    }  # fmt: skip
+    assert first["results"] == {"test": {"token_accuracy": 0.0}}
+    assert tree["data"][1]["default"] is False

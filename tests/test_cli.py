@@ -1,0 +1,403 @@
+"""The command line as a user meets it: what it prints where, in a terminal and outside, and that it starts at once."""
+
+import io
+import json
+import re
+import resource
+import subprocess
+import sys
+import warnings
+
+import click
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+
+import unembed
+from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from unembed import cli, commands
+from unembed.checkpoint import build_denoiser, save_inverter
+from unembed.config import config_to_dict
+from unembed.errors import EncoderError
+from unembed.inverter import Inverter
+from unembed.strategies import STRATEGIES
+from unembed.terminal import canvas_text, printable
+
+TEXTS = ["the old cat watched a river.", "no king paints the ship at night."]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The folder of an inverter of random weights, so that what comes back depends on the embedding."""
+    torch.manual_seed(0)
+    config, tokenizer = tiny_config(), tiny_tokenizer()
+    denoiser = build_denoiser(config, tokenizer)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    path = tmp_path_factory.mktemp("inverter") / "tiny"
+    save_inverter(path, denoiser.state_dict(), tokenizer, config, {})
+    return str(path)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Call the command with the fake encoder in the place of every other."""
+    for module in ("encoder", "inverter", "train"):
+        monkeypatch.setattr(f"unembed.{module}.load_encoder", lambda *_, **__: fake_encoder())
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def call(*arguments, code=0, **options):
+        result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments], prog_name="unembed", **options)
+        assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys; from unembed.cli import main; main(['--help'], standalone_mode=False)"
+    code += "; print([name for name in ('torch', 'numpy', 'rich', 'transformers', 'pyarrow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "unembed", "--help"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    )  # of a processor, however busy it is
+
+
+@pytest.mark.parametrize("name", ["encode", "invert", "prepare", "train", "evaluate"])
+def test_help_of_each_command(run, name):
+    out = run(name, "--help").stdout
+    assert out.startswith(f"Usage: unembed {name} [OPTIONS]")
+    for parameter in cli.main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help
+            assert parameter.help.endswith((".", "]"))
+            assert parameter.opts[-1] in out
+
+
+def test_help_tells_the_strategies_and_the_default_encoder():
+    assert re.split(", | or ", cli.STRATEGIES) == list(STRATEGIES)
+    assert cli.ENCODER in unembed.inverter.PACKAGED
+
+
+def test_commands_are_those_of_the_design(run):
+    assert set(cli.main.commands) >= {"encode", "invert", "prepare", "train", "evaluate"}
+    assert run("--version").stdout == f"unembed {unembed.__version__}\n"
+    assert "encode" in run(code=2).stderr  # the help
+
+
+def test_encode_prints_json_lines_that_invert_reads(run, model):
+    lines = run("encode", *TEXTS).stdout
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    expected = fake_encoder().encode(TEXTS)
+    np.testing.assert_array_equal(np.float32([row["embedding"] for row in rows]), expected)
+    found = run("invert", "--embeddings", "-", "--model", model, input=lines).stdout
+    inversions = Inverter.from_pretrained(model, encoder=fake_encoder()).invert(expected)
+    assert found.splitlines() == [inversion.text for inversion in inversions]
+
+
+def test_encode_to_a_file(run, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS * 700) + "\n")  # more than a chunk
+    output = tmp_path / "new" / "vectors.npy"
+    out = run("encode", "--texts", tmp_path / "texts.txt", "-o", output).stdout
+    assert out == f"1,400 embeddings of 16 dimensions -> {output}\n"
+    np.testing.assert_array_equal(np.load(output), fake_encoder().encode(TEXTS * 700))
+    tree = json.loads(run("encode", TEXTS[0], "-o", output, "--json").stdout)
+    assert tree == {"encoder": "fake", "dimension": 16, "texts": 1, "output": str(output)}
+    tree = json.loads(run("encode", *TEXTS, "--json").stdout)
+    np.testing.assert_array_equal(np.float32(tree["embeddings"]), fake_encoder().encode(TEXTS))
+
+
+def test_encode_says_what_the_encoder_does_not_read(run):
+    result = run("encode", "the cat " * 40, *TEXTS)
+    assert result.stderr == "unembed: note: 1 of the texts go on past the 62 tokens that the encoder reads\n"
+    assert len(result.stdout.splitlines()) == 3
+
+
+def test_round_trip_outside_a_terminal_is_plain_lines(run, model):
+    result = run("invert", "--model", model, *TEXTS)
+    first, second = result.stdout.split("\n\n")
+    assert re.fullmatch(
+        rf"original:  {re.escape(TEXTS[0])}\nrecovered: .+\ncosine -?\d\.\d\d\d, \d+ of 8 tokens in place", first
+    )
+    assert second.startswith(f"original:  {TEXTS[1]}\nrecovered: ")
+    assert result.stderr == ""
+
+
+def test_round_trip_as_json(run, model, tmp_path):
+    result = run("invert", "--model", model, *TEXTS, "--json", "--steps", 5, "--seed", 7)
+    (line,) = result.stdout.splitlines()
+    tree = json.loads(line)
+    expected = Inverter.from_pretrained(model, encoder=fake_encoder()).invert(fake_encoder().encode(TEXTS), 5, seed=7)
+    assert tree["encoder"] == "fake"
+    assert tree["options"] == {
+        "steps": 5, "strategy": "confidence", "candidates": 1, "rounds": 0, "guidance": 0.0, "temperature": None,
+        "seed": 7, "measure_cosine": True,
+    }  # fmt: skip
+    assert [row["original"] for row in tree["results"]] == TEXTS
+    for number, (row, inversion) in enumerate(zip(tree["results"], expected, strict=True)):
+        assert (row["row"], row["text"], row["tokens"]) == (number, inversion.text, inversion.tokens)
+        assert row["cosine"] == pytest.approx(inversion.cosine, abs=1e-6)
+        assert 0 <= row["token_accuracy"] <= 1
+    run("invert", "--model", model, *TEXTS, "--steps", 5, "--seed", 7, "-o", tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == [inversion.text for inversion in expected]
+
+
+def test_options_reach_the_inverter(run, model, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(Inverter, "invert", lambda self, e, **options: seen.update(options) or [])
+    options = {"steps": 3, "strategy": "euler", "candidates": 2, "guidance": 1.5, "temperature": 0.3, "seed": 4}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+    run(
+        "invert",
+        "--embeddings",
+        "-",
+        "--model",
+        model,
+        *arguments,
+        "--batch-size",
+        9,
+        input=run("encode", "cat").stdout,
+    )
+    assert options.items() <= seen.items()
+    assert seen["batch_size"] == 9
+    assert seen["measure_cosine"]
+    assert seen["first_row"] == 0
+    run("invert", "--embeddings", "-", "--model", model, "--no-cosine", input=run("encode", "cat").stdout)
+    assert not seen["measure_cosine"]
+
+
+def test_files_as_json_and_to_a_file(run, model, tmp_path):
+    embeddings = fake_encoder().encode(tiny_texts(100))
+    np.save(tmp_path / "in.npy", embeddings)
+    call = ["invert", "--embeddings", tmp_path / "in.npy", "--model", model, "--batch-size", 32]
+    tree = json.loads(run(*call, "--json").stdout)
+    texts = [row["text"] for row in tree["results"]]
+    expected = Inverter.from_pretrained(model, encoder=fake_encoder()).invert(embeddings, batch_size=32)
+    assert texts == [inversion.text for inversion in expected]
+    output = tmp_path / "out.jsonl"
+    assert run(*call, "-o", output).stdout == f"100 rows -> {output}\n"
+    assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == texts
+    assert run(*call, "-o", output).stdout == f"100 rows -> {output}, 100 of them from before\n"
+    summary = json.loads(run(*call, "-o", output, "--overwrite", "--json").stdout)
+    assert (summary["rows"], summary["continued_from"], summary["output"]) == (100, 0, str(output))
+    assert run(*call, "-o", output, "--steps", 2, code=2).stderr == (
+        f"unembed: {output}: was made with steps 8, this call has 2; choose another output, or --overwrite it\n"
+    )
+
+
+def plain(text):
+    """What a terminal would show, without its colours and movements."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard output that takes itself for a wide terminal, and no pauses."""
+    monkeypatch.setattr("unembed.terminal.FRAME_SECONDS", 0.0)
+    return {"FORCE_COLOR": "1", "COLUMNS": "200", "TERM": "xterm-256color", "NO_COLOR": None}
+
+
+def test_a_terminal_shows_every_pass(run, model, terminal):
+    out = run("invert", "--model", model, TEXTS[0], "--steps", 4, env=terminal).stdout
+    lines = plain(out).splitlines()
+    assert [line[:9].strip() for line in lines if line.startswith("   pass ")] == [f"pass {i}" for i in range(5)]
+    assert lines[0].count("░") == 16
+    assert "░" not in lines[4]
+    assert any(line.startswith(" original  the old cat watched a river.") for line in lines)
+    recovered = next(line for line in lines if line.startswith("recovered  "))
+    inverter = Inverter.from_pretrained(model, encoder=fake_encoder())
+    inversion = inverter.invert(fake_encoder().encode(TEXTS[:1]), 4)[0]
+    assert recovered.removeprefix("recovered  ").strip() == inversion.text
+    assert re.search(
+        rf"cosine {inversion.cosine:.3f} · \d of 8 tokens in place \(\d+%\) · 4 passes, \d\.\d\d s", plain(out)
+    )
+    assert "\x1b[1;32m" in out  # what changed
+
+
+def test_no_color_is_respected(run, model, terminal):
+    out = run("invert", "--model", model, TEXTS[0], "--steps", 4, env=terminal | {"NO_COLOR": "1"}).stdout
+    assert not re.search(r"\x1b\[[\d;]*3\d", out)
+    assert "pass 4" in out
+
+
+def test_narrow_terminals_wrap_below_the_text(run, model, terminal):
+    out = plain(run("invert", "--model", model, TEXTS[0], "--steps", 2, env=terminal | {"COLUMNS": "30"}).stdout)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 30
+    assert lines[1].startswith(" " * 11 + "░")  # the second line of pass 0
+
+
+def test_a_terminal_shows_candidates_best_first(run, model, terminal):
+    call = ["invert", "--model", model, TEXTS[0], "--candidates", 3]
+    out = plain(run(*call, env=terminal).stdout)
+    (result,) = json.loads(run(*call, "--json").stdout)["results"]
+    for candidate in result["candidates"]:
+        assert candidate["text"] in " ".join(out.split())
+    assert "pass 1" not in out
+
+
+def test_a_terminal_shows_files_as_a_table(run, model, terminal):
+    lines = run("encode", *TEXTS).stdout
+    out = plain(run("invert", "--embeddings", "-", "--model", model, input=lines, env=terminal).stdout)
+    for row, line in enumerate(out.splitlines()):
+        assert re.match(rf" {{8}}{row} +-?0\.\d\d\d  \w+", line)
+
+
+def test_what_is_shown_cannot_steer_the_terminal(run, model, terminal):
+    assert printable("a\x1b]0;title\x07\r\n\u202eb\x9b 🦉 नमस्ते") == "a\ufffd]0;title\ufffd \ufffdb\ufffd 🦉 नमस्ते"
+    text = "the \x1b[2Jcat\x07"
+    for env in (terminal, {}):
+        assert "\x1b[2J" not in run("invert", "--model", model, text, env=env).stdout
+    assert json.loads(run("invert", "--model", model, text, "--json").stdout)["results"][0]["original"] == text
+
+
+def test_pieces_join_as_in_writing():
+    tokenizer = tiny_tokenizer()
+    ids = [*tokenizer.encode("the cats watched."), tokenizer.mask_id, *tokenizer.encode("dog")]
+    ids = tokenizer.canvas(ids, 16)
+    out = Console(file=io.StringIO(), color_system=None)
+    shown = canvas_text(out, tokenizer, ids, [False] * 16)
+    assert shown.plain == "the cats watched. ░ dog"
+    assert canvas_text(
+        Console(file=io.TextIOWrapper(io.BytesIO(), "ascii")), tokenizer, ids, [False] * 16
+    ).plain.isascii()
+
+
+def test_prepare_train_evaluate(run, tmp_path):
+    """The whole chain on the fake encoder, each command as the documentation writes it."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(tiny_texts(400, seed=len(name) + ord(name[0]))) + "\n")
+    config = config_to_dict(tiny_config())
+    config["training"]["steps"] = 4
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    sources = sorted(tmp_path.glob("*.txt"))
+    data, out = tmp_path / "data", tmp_path / "out"
+    table = run("prepare", tmp_path / "tiny.yaml", "--texts", *sources, "-o", data).stdout
+    assert re.search(r"│ one +│ +\d{3} +│", table)
+    assert re.search(r"│ two +│ +\d{3} +│", table)
+    trained = run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out)
+    assert trained.stdout == f"inverter -> {out / 'inverter'}\n"
+    again = run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, code=2)
+    assert again.stderr == f"unembed: {out}: holds a run already; continue it with --resume or choose another folder\n"
+    run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, "--resume")
+    config["training"]["seed"] = 1
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    run(
+        "train",
+        tmp_path / "other.yaml",
+        "--data",
+        data,
+        "-o",
+        tmp_path / "o2",
+        "--from",
+        out / "inverter",
+        "--minutes",
+        1,
+    )
+
+    call = ["evaluate", "--model", out / "inverter", "--texts", data / "test.txt", "--tokens", "natural", "--limit", 9]
+    call += ["--steps", 3]
+    tree = json.loads(run(*call, "--json").stdout)
+    assert (tree["n"], tree["tokens"], tree["steps"], tree["strategy"]) == (9, "natural", 3, "confidence")
+    shown = run(*call, env={"COLUMNS": "100"}).stdout
+    for name in ("token_accuracy", "exact_match", "token_f1", "rouge_l", "cosine"):
+        assert re.search(rf"{name.replace('_', ' ')} +│ +{tree[name]:.3f} │", shown)
+    assert "cloze accuracy, 10 % masked" in shown
+    assert "random vector" in shown
+    assert json.loads(run(*call, "--json", "--tokens", 4, "--candidates", 2).stdout)["options"]["temperature"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["C", "--texts", "a", "b", "c", "-o", "D"], ("a", "b", "c")),
+        (["--texts", "a", "b", "-o", "D", "C"], ("a", "b")),
+        (["C", "-o", "D", "--texts", "a", "--texts", "b", "--limit", "3"], ("a", "b")),
+    ],
+)
+def test_prepare_takes_what_the_shell_makes_of_a_star(arguments, texts):
+    context = cli.main.commands["prepare"].make_context("prepare", arguments)
+    assert context.params["texts"] == texts
+    assert context.params["config"] == "C"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "how"),
+    [
+        (["invert", "--embeddings", "x.npy", "-o", "y.jsonl"], "again goes on from the rows in y.jsonl.part"),
+        (
+            ["invert", "--embeddings", "x.npy", "-o", "y.jsonl", "--overwrite"],
+            "without --overwrite goes on from the rows",
+        ),
+        (["train", "c.yaml", "--data", "d", "-o", "o"], "with --resume goes on from the newest checkpoint"),
+        (["train", "c.yaml", "--data", "d", "-o", "o", "--resume"], "same command goes on from the newest checkpoint"),
+        (["prepare", "c.yaml", "--texts", "t", "-o", "o"], "the same command again goes on where it stopped"),
+    ],
+)
+def test_an_interruption_says_how_to_go_on(run, model, tmp_path, monkeypatch, arguments, how):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("bulk.invert_file", "train.train", "prepare.prepare"):
+        monkeypatch.setattr(f"unembed.{name}", interrupt)
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", fake_encoder().encode(TEXTS))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config_to_dict(tiny_config())))
+    extra = ["--model", model] if arguments[0] == "invert" else []
+    result = run(*arguments, *extra, code=130)
+    assert result.stderr.startswith("unembed: interrupted; the same command")
+    assert how in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_one_line_too(run, model, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("unembed.inverter.Inverter.encode", fail)
+    result = run("invert", "--model", model, "cat", code=1)
+    assert result.stderr == "unembed: unexpected RuntimeError: two lines (set UNEMBED_TRACEBACK=1 to see where)\n"
+    monkeypatch.setenv(commands.TRACEBACK, "1")
+    with pytest.raises(RuntimeError):
+        CliRunner().invoke(cli.main, ["invert", "--model", model, "cat"], catch_exceptions=False)
+
+
+def test_a_missing_encoder_costs_only_the_cosines(run, model, monkeypatch, tmp_path):
+    def missing(*_, **__):
+        raise EncoderError("encoder 'fake' is not here")
+
+    np.save(tmp_path / "in.npy", fake_encoder().encode(TEXTS))
+    monkeypatch.setattr("unembed.inverter.load_encoder", missing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("invert", "--model", model, "--embeddings", tmp_path / "in.npy", "--json")
+    assert result.stderr == "unembed: warning: cosines are not measured: encoder 'fake' is not here\n"
+    assert [row["cosine"] for row in json.loads(result.stdout)["results"]] == [None, None]
+    assert run("invert", "--model", model, "cat", code=1).stderr == "unembed: encoder 'fake' is not here\n"
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed pipe"])
+def test_output_that_nobody_takes(output):
+    code = "import click; from unembed.cli import main; "
+    code += "main.add_command(click.Command('print', callback=lambda: click.echo('x' * 100_000))); main(['print'])"
+    command = [sys.executable, "-c", code]
+    if output == "/dev/full":
+        with open(output, "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.stderr == "unembed: standard output: No space left on device\n"
+    else:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.close()
+        done = subprocess.CompletedProcess(command, process.wait(), stderr=process.stderr.read())
+        process.stderr.close()
+        assert done.stderr == ""
+    assert done.returncode == 1

@@ -1,0 +1,375 @@
+"""The Python contract: embeddings in, texts out, the same in any batch, and errors that say what is wrong."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import unembed
+from fakes import FakeEncoder, fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from unembed.checkpoint import Parts, build_denoiser, save_pt
+from unembed.config import Recipe
+from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
+from unembed.inverter import Inversion, Inverter
+from unembed.strategies import STRATEGIES, Options, decode
+
+TEXTS = tiny_texts(9)
+L, D = 16, 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_parts() -> Parts:
+    """An untrained inverter whose weights are large enough for its guesses to differ from text to text."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    denoiser = build_denoiser(tiny_config(), tokenizer)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.25 * torch.randn_like(parameter))
+        denoiser.output_bias[[tokenizer.eos_id, tokenizer.pad_id]] = -4.0  # texts of more than a few tokens
+    return Parts(denoiser.eval().requires_grad_(False), tokenizer, tiny_config(), {"steps": 1})
+
+
+@pytest.fixture(scope="module")
+def inverter(fake: FakeEncoder) -> Inverter:
+    return Inverter(make_parts(), fake)
+
+
+@pytest.fixture(scope="module")
+def embeddings(inverter: Inverter) -> np.ndarray:
+    return inverter.encode(TEXTS)
+
+
+def close(one: list[Inversion], other: list[Inversion]) -> bool:
+    """Equal but for rounding, which batches of another size may change in the last digits of a confidence."""
+    return len(one) == len(other) and all(
+        a.text == b.text
+        and a.ids == b.ids
+        and (a.passes, a.encoder_calls) == (b.passes, b.encoder_calls)
+        and np.allclose(a.confidence, b.confidence, atol=1e-5)
+        and close(a.candidates, b.candidates)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+# --- the contract
+
+
+def test_the_names_promised_are_there() -> None:
+    assert unembed.Inverter is Inverter
+    assert unembed.Inversion is Inversion
+
+
+def test_encode_is_the_encoder(inverter: Inverter, fake: FakeEncoder) -> None:
+    found = inverter.encode(TEXTS, batch_size=2)
+    assert found.dtype == np.float32
+    assert found.shape == (len(TEXTS), D)
+    assert np.array_equal(found, fake.encode(TEXTS))
+    assert (inverter.recipe, inverter.length) == (fake.recipe, L)
+
+
+def test_an_inversion_is_what_was_decoded(inverter: Inverter, embeddings: np.ndarray) -> None:
+    found = inverter.invert(embeddings, steps=5)
+    last = decode(inverter.denoiser, torch.tensor(embeddings), Options(5, "confidence"))
+    assert len({inversion.text for inversion in found}) > 5
+    for row, inversion in enumerate(found):
+        ids = last.ids[row].tolist()
+        content = inverter.tokenizer.content(ids)
+        assert inversion.ids == ids
+        assert inversion.text == inverter.tokenizer.decode(ids)
+        assert inversion.tokens == [inverter.tokenizer.token(i) for i in content]
+        assert inversion.confidence == pytest.approx(last.confidence[row, : len(content)].tolist(), abs=1e-5)
+        assert inversion.score == pytest.approx(last.confidence[row].log().mean().item(), abs=1e-4)
+        assert (inversion.passes, inversion.encoder_calls, inversion.candidates) == (5, 0, [])
+
+
+def test_one_embedding_may_come_as_a_vector(inverter: Inverter, embeddings: np.ndarray) -> None:
+    assert close(inverter.invert(embeddings[0]), inverter.invert(embeddings[:1]))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda e: e.astype(np.float64),
+        lambda e: e.tolist(),
+        torch.tensor,
+        lambda e: torch.tensor(e).requires_grad_(True),
+        np.asfortranarray,
+        lambda e: list(e),
+    ],
+)
+def test_embeddings_may_come_in_any_container(inverter: Inverter, embeddings: np.ndarray, convert: Any) -> None:
+    assert close(inverter.invert(convert(embeddings)), inverter.invert(embeddings))
+
+
+def test_a_mapped_file_is_read_and_left_alone(inverter: Inverter, embeddings: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "vectors.npy", embeddings)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    assert close(inverter.invert(mapped), inverter.invert(embeddings))
+
+
+def test_float16_embeddings_are_long_enough(inverter: Inverter, embeddings: np.ndarray) -> None:
+    assert len(inverter.invert(embeddings.astype(np.float16), measure_cosine=False)) == len(TEXTS)
+
+
+def test_no_embeddings_give_no_texts(inverter: Inverter) -> None:
+    assert inverter.invert(np.zeros((0, D), dtype=np.float32)) == []
+
+
+def test_inversions_are_json(inverter: Inverter, embeddings: np.ndarray) -> None:
+    for inversion in inverter.invert(embeddings[:2], candidates=2):
+        tree = json.loads(json.dumps(inversion.to_dict()))
+        assert tree["text"] == inversion.text
+        assert [candidate["text"] for candidate in tree["candidates"]] == [c.text for c in inversion.candidates]
+
+
+# --- the same, however it is asked for
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_a_row_does_not_depend_on_its_batch(
+    inverter: Inverter, embeddings: np.ndarray, strategy: str, candidates: int
+) -> None:
+    def invert(e: np.ndarray, batch_size: int, first_row: int = 0) -> list[Inversion]:
+        return inverter.invert(
+            e,
+            steps=4,
+            strategy=strategy,
+            candidates=candidates,
+            guidance=0.5,
+            temperature=0.8,
+            seed=2,
+            batch_size=batch_size,
+            measure_cosine=False,
+            first_row=first_row,
+        )
+
+    whole = invert(embeddings, 64)
+    assert close(invert(embeddings, 1), whole)
+    assert close(invert(embeddings, 4), whole)
+    assert close(invert(embeddings[:4], 64) + invert(embeddings[4:], 3, first_row=4), whole)
+    assert not close(invert(embeddings[4:], 64), whole[4:])  # without its number a row has other random numbers
+
+
+def test_the_seed_decides(inverter: Inverter, embeddings: np.ndarray) -> None:
+    def invert(seed: int) -> list[Inversion]:
+        return inverter.invert(embeddings, temperature=1.0, seed=seed, measure_cosine=False)
+
+    assert invert(4) == invert(4)
+    assert not close(invert(4), invert(5))
+    state = torch.get_rng_state()
+    invert(4)
+    assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are touched
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_streaming_ends_where_inverting_does(inverter: Inverter, embeddings: np.ndarray, strategy: str) -> None:
+    options: dict[str, Any] = {"steps": 6, "strategy": strategy, "temperature": 0.5, "seed": 3, "guidance": 1.0}
+    frames = list(inverter.stream(embeddings[0], **options))
+    assert (frames[0].ids == inverter.tokenizer.mask_id).all()
+    assert inverter.inversion(frames[0]).text == ""
+    assert inverter.inversion(frames[0]).tokens == ["[MASK]"] * L
+    assert [frame.done for frame in frames] == [False] * (len(frames) - 1) + [True]
+    expected = inverter.invert(embeddings[0], **options, measure_cosine=False)
+    assert close([inverter.inversion(frames[-1])], expected)
+
+
+# --- candidates
+
+
+def test_candidates_are_ranked(inverter: Inverter, embeddings: np.ndarray) -> None:
+    found = inverter.invert(embeddings, candidates=4)
+    for inversion in found:
+        scores = [candidate.score for candidate in inversion.candidates]
+        assert len(scores) == 4
+        assert scores == sorted(scores, reverse=True)
+        best = inversion.candidates[0]
+        assert (inversion.text, inversion.ids, inversion.score) == (best.text, best.ids, best.score)
+        assert inversion.cosine == best.cosine
+        assert inversion.passes == sum(candidate.passes for candidate in inversion.candidates) == 4 * 8
+    assert any(len({candidate.text for candidate in inversion.candidates}) > 1 for inversion in found)
+
+
+def test_candidates_are_independent_samples(inverter: Inverter, embeddings: np.ndarray) -> None:
+    """With one embedding twice, each row still has candidates of its own."""
+    one, two = inverter.invert(embeddings[[0, 0]], candidates=3, temperature=1.5, measure_cosine=False)
+    assert {c.text for c in one.candidates}.isdisjoint({c.text for c in two.candidates})
+
+
+# --- cosine
+
+
+def test_the_cosine_is_that_of_the_text(inverter: Inverter, embeddings: np.ndarray) -> None:
+    for e, inversion in zip(embeddings, inverter.invert(embeddings, candidates=2), strict=True):
+        for one in (inversion, *inversion.candidates):
+            again = inverter.encode([one.text])[0].astype(float)
+            expected = again @ e / (math.sqrt(again @ again) * math.sqrt(e @ e))
+            assert one.cosine == pytest.approx(expected, abs=1e-6)
+
+
+def test_blind_inversion_asks_the_encoder_for_nothing(embeddings: np.ndarray) -> None:
+    encoder = fake_encoder()
+    inverter = Inverter(make_parts(), encoder)
+    found = inverter.invert(embeddings, measure_cosine=False)
+    assert encoder.calls == 0
+    assert all(inversion.cosine is None for inversion in found)
+    found = inverter.invert(embeddings)
+    assert encoder.calls == len({inversion.text for inversion in found})  # measured afterwards, once a text
+    assert all(inversion.encoder_calls == 0 for inversion in found)
+
+
+def test_without_its_encoder_an_inverter_inverts_all_the_same(
+    embeddings: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise EncoderError("fake: is nowhere")
+
+    monkeypatch.setattr("unembed.inverter.load_encoder", missing)
+    inverter = Inverter(make_parts())
+    with pytest.warns(UserWarning, match="cosines are not measured: fake: is nowhere"):
+        found = inverter.invert(embeddings)
+    assert all(inversion.cosine is None for inversion in found)
+    assert close(found, Inverter(make_parts(), fake_encoder()).invert(embeddings))
+    with pytest.raises(EncoderError, match="fake: is nowhere"):
+        inverter.encode(["a text"])
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda e: e[:, :8], "embedding has 8 dimensions, this inverter takes 16 (fake)"),
+        (lambda e: e[None], "array has 3 axes, expected (n, 16)"),
+        (lambda e: np.where(np.arange(9)[:, None] == 3, np.nan, e), "row 3 has NaN or infinite values"),
+        (lambda e: np.where(np.arange(9)[:, None] == 8, np.inf, e), "row 8 has NaN or infinite values"),
+        (lambda e: e * (np.arange(9)[:, None] != 2), "row 2 is all zeros"),
+        (lambda e: e * np.where(np.arange(9)[:, None] == 5, 3, 1), "row 5 has length 3, expected 1"),
+        (lambda e: "text", "embeddings"),
+        (lambda e: [[1.0, 2.0], [3.0]], "rows differ in length"),
+    ],
+)
+def test_bad_embeddings_are_refused(inverter: Inverter, embeddings: np.ndarray, bad: Any, message: str) -> None:
+    for call in (inverter.invert, inverter.stream):
+        with pytest.raises(EmbeddingError) as caught:
+            call(bad(embeddings))
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_streaming_takes_one_embedding(inverter: Inverter, embeddings: np.ndarray) -> None:
+    with pytest.raises(EmbeddingError, match="stream takes one embedding, found 2"):
+        inverter.stream(embeddings[:2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps is 0, expected 1 to 16"),
+        ({"steps": -1}, "steps is -1, expected 1 to 16"),
+        ({"steps": 33}, "steps is 33, expected 1 to 16"),
+        ({"steps": 10_000}, "steps is 10000, expected 1 to 16"),
+        ({"strategy": "best"}, "strategy is 'best', expected one of confidence, sequential, euler, remask, two-stage"),
+        ({"candidates": 0}, "candidates is 0, expected at least 1"),
+        ({"rounds": 1}, "rounds is 1"),
+        ({"rounds": -1}, "rounds is -1"),
+        ({"guidance": -2.0}, "guidance is -2.0, expected -1 or more"),
+        ({"temperature": -1.0}, "temperature is -1.0, expected 0 or more"),
+    ],
+)
+def test_impossible_options_are_refused(
+    inverter: Inverter, embeddings: np.ndarray, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        inverter.invert(embeddings, **options)
+    assert str(caught.value).startswith(message)
+    if options.keys() <= {"steps", "strategy", "guidance", "temperature"}:
+        with pytest.raises(InputError) as caught:  # before the first frame is asked for
+            inverter.stream(embeddings[0], **options)
+        assert str(caught.value).startswith(message)
+
+
+def test_embeddings_of_another_recipe_are_refused(inverter: Inverter, embeddings: np.ndarray) -> None:
+    same = dataclasses.replace(inverter.recipe)
+    assert len(inverter.invert(embeddings, recipe=same, measure_cosine=False)) == len(TEXTS)
+    for change in ({"pooling": "cls"}, {"prompt": "query: "}, {"encoder": "another"}):
+        with pytest.raises(RecipeError, match=f"{next(iter(change))} is"):
+            inverter.invert(embeddings, recipe=dataclasses.replace(same, **change))
+        with pytest.raises(RecipeError):
+            inverter.stream(embeddings[0], recipe=dataclasses.replace(same, **change))
+    with pytest.raises(RecipeError, match="encoder is 'all-MiniLM-L6-v2', expected 'fake'"):
+        inverter.invert(embeddings, recipe="all-MiniLM-L6-v2")
+    with pytest.raises(InputError, match="encoder 'no-such' is not known by name"):
+        inverter.invert(embeddings, recipe="no-such")
+
+
+def test_an_encoder_of_another_recipe_is_refused() -> None:
+    encoder = fake_encoder()
+    encoder.recipe = Recipe(encoder="fake", dimension=D, max_length=64, pooling="cls")
+    with pytest.raises(RecipeError, match="pooling is 'cls', expected 'mean'"):
+        Inverter(make_parts(), encoder)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("kind", ["folder", "pt"])
+def test_saved_and_loaded_it_inverts_the_same(
+    inverter: Inverter, embeddings: np.ndarray, tmp_path: Path, fake: FakeEncoder, kind: str
+) -> None:
+    path = tmp_path / "inverter"
+    if kind == "folder":
+        inverter.save_pretrained(path)
+    else:
+        path = tmp_path / "checkpoints" / "inverter.pt"
+        save_pt(path, inverter.denoiser.state_dict(), inverter.tokenizer, inverter.config, inverter.results)
+    for name in (path, str(path)):
+        loaded = Inverter.from_pretrained(name, encoder=fake)
+        assert loaded.invert(embeddings) == inverter.invert(embeddings)
+        assert (loaded.recipe, loaded.config, loaded.results) == (inverter.recipe, inverter.config, inverter.results)
+
+
+def test_half_precision_files_invert_nearly_the_same(
+    inverter: Inverter, embeddings: np.ndarray, tmp_path: Path, fake: FakeEncoder
+) -> None:
+    inverter.save_pretrained(tmp_path / "inverter", torch.bfloat16)
+    loaded = Inverter.from_pretrained(tmp_path / "inverter", encoder=fake)
+    logits: list[Tensor] = [
+        i.denoiser(torch.full((9, L), i.tokenizer.mask_id), torch.tensor(embeddings)) for i in (inverter, loaded)
+    ]
+    finite = logits[0].isfinite()
+    assert (logits[0] - logits[1])[finite].abs().max() < 0.05 * logits[0][finite].std()
+
+
+def test_a_folder_that_cannot_be_written(inverter: Inverter, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        inverter.save_pretrained(tmp_path / "file" / "inverter")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "checkpoints/none.pt", "a/b/c/d", "./nowhere", ""])
+def test_a_model_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        Inverter.from_pretrained(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="someone/inverter: is not here and cannot be had from the Hub"):
+        Inverter.from_pretrained("someone/inverter")
