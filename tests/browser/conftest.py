@@ -1,7 +1,6 @@
 """A system Chromium, the page in it, and the servers behind the page."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,24 +15,17 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 visiting = pytest.importorskip("visiting")
 
 TESTS = Path(__file__).parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-
-
-def chromium() -> str | None:
-    """The browser to test with: $CHROMIUM, or the system's."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 # Of the package, not the session: while playwright's synchronous interface is open, asyncio.run fails in this thread.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Headless, one for all tests here."""
-    path = chromium()
+    path = visiting.chromium()
     if path is None:
         pytest.skip("no Chromium here: install one (Debian: apt-get install chromium) or name it in $CHROMIUM")
     with playwright.sync_playwright() as running:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        found = running.chromium.launch(executable_path=path, args=[*flags, "--disable-gpu", "--disable-dev-shm-usage"])
+        found = running.chromium.launch(executable_path=path, args=visiting.FLAGS)
         yield found
         found.close()
 

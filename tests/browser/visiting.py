@@ -1,10 +1,15 @@
 """Pages opened in the browser, and what must not go wrong in any of them."""
 
+import os
+import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
 from playwright.sync_api import expect
 
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+# Chromium has no sandbox for root, and a small machine no GPU and little shared memory.
+FLAGS = ["--no-sandbox"] * (os.geteuid() == 0) + ["--disable-gpu", "--disable-dev-shm-usage"]
 READY = "html[data-ready]"
 PATIENCE = 30_000  # milliseconds; a busy machine is slow, a broken page never comes
 WATCH = """
@@ -16,6 +21,11 @@ new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) window.shifts += entry.value;
 }).observe({type: "layout-shift", buffered: true});
 """
+
+
+def chromium() -> str | None:
+    """The browser to test with: $CHROMIUM, or the system's."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @dataclass

@@ -54,7 +54,7 @@ class TestServer(Server):
 @contextmanager
 def running(models: Models, **settings: Any) -> Iterator[TestServer]:
     """A server on a free port, in a thread of its own; stopped as a signal would stop it."""
-    chosen = Settings(**{"port": 0, "rate_limit": 0, "drain_seconds": 5.0} | settings)
+    chosen = Settings(**{"port": 0, "rate_limit": 0, "drain_seconds": 5.0, "threads": 1} | settings)
     sockets = listen(chosen)
     server = TestServer(configure(create_app(models, chosen), chosen))
     up = threading.Event()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -60,6 +61,7 @@ def endless(ticket: Ticket) -> Generator[Need, Any, None]:
     """Work that never ends of itself."""
     while True:
         ticket.emit("again")
+        time.sleep(0.005)
         yield Pause()
 
 
@@ -247,7 +249,7 @@ def test_who_leaves_frees_the_place_and_its_work_ends(served: Served) -> None:
         async with working(max_batch=1) as batcher:
             with batcher.submit(served, 1, make) as ticket:
                 assert await ticket.event() == "again"
-            assert await asyncio.to_thread(closed.wait, 5)
+            assert await asyncio.to_thread(closed.wait, 20)
             e_BD = served.inverter.encode(["a child."])
             await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=2))).result()
             assert (batcher.active, batcher.waiting) == (0, 0)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         here = self.registry
+        ProcessCollector(registry=here)  # memory, processor time, open files
         self._passes = Counter(
             "unembed_passes", "Passes of the denoiser, one for each canvas.", ["model"], registry=here
         )
