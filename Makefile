@@ -14,7 +14,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: browser help demo test lint format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -25,8 +25,15 @@ demo: $(STAMP)
 		"Her blood pressure was high, so the doctor changed the dose." \
 		"Please send the signed contract to our office before Friday."
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(BIN)/pytest
+
+# The page's tests drive the system's Chromium. Where it is missing it is installed, if this user may; else they skip.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1 || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing Debian's chromium for the page's tests ..." && \
+		apt-get update -qq >/dev/null 2>&1 && apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } || \
+		echo "No Chromium here: the page's tests will be skipped (on Debian: apt-get install chromium)."
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -17,6 +17,7 @@ import click
 from unembed import __version__
 from unembed.commands import CONTINUE, Commands, GreedyCommand, say
 from unembed.errors import DataError, InputError
+from unembed.server.command import serve
 
 if TYPE_CHECKING:
     from unembed.encoder import Encoder
@@ -72,6 +73,9 @@ def main() -> None:
     Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted. An error is one line on standard
     error.
     """
+
+
+main.add_command(serve)
 
 
 @main.command()
