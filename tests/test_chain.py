@@ -25,7 +25,7 @@ CONFIG: Config = replace(
     diffusion=DiffusionConfig(time_skew=3.0, condition_dropout=0.05),
     data=DataConfig(held_out=HELD_OUT, full_windows=1.0, any_word_start=0.0),
     training=TrainingConfig(
-        steps=500,
+        steps=300,
         batch_size=64,
         optimizer="adamw",
         learning_rate=5e-3,

@@ -24,7 +24,7 @@ from unembed.config import config_to_dict
 from unembed.errors import EncoderError
 from unembed.inverter import Inverter
 from unembed.strategies import STRATEGIES
-from unembed.terminal import canvas_text, printable
+from unembed.terminal import METRICS, canvas_text, printable
 
 TEXTS = ["the old cat watched a river.", "no king paints the ship at night."]
 
@@ -282,8 +282,8 @@ def test_prepare_train_evaluate(run, tmp_path):
     sources = sorted(tmp_path.glob("*.txt"))
     data, out = tmp_path / "data", tmp_path / "out"
     table = run("prepare", tmp_path / "tiny.yaml", "--texts", *sources, "-o", data).stdout
-    assert re.search(r"│ one +│ +\d{3} +│", table)
-    assert re.search(r"│ two +│ +\d{3} +│", table)
+    assert re.search(r"\n *one +\d{3} +\d+ ", table)
+    assert re.search(r"\n *two +\d{3} +\d+ ", table)
     trained = run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out)
     assert trained.stdout == f"inverter -> {out / 'inverter'}\n"
     again = run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, code=2)
@@ -309,9 +309,10 @@ def test_prepare_train_evaluate(run, tmp_path):
     tree = json.loads(run(*call, "--json").stdout)
     assert (tree["n"], tree["tokens"], tree["steps"], tree["strategy"]) == (9, "natural", 3, "confidence")
     shown = run(*call, env={"COLUMNS": "100"}).stdout
-    for name in ("token_accuracy", "exact_match", "token_f1", "rouge_l", "cosine"):
-        assert re.search(rf"{name.replace('_', ' ')} +│ +{tree[name]:.3f} │", shown)
-    assert "cloze accuracy, 10 % masked" in shown
+    for name, label in METRICS.items():
+        low, high = (f"{bound:.{1 if name == 'bleu' else 3}f}" for bound in tree["intervals"][name])
+        assert re.search(rf"\n *{label} .* {low} to {high}", shown)
+    assert "9 whole texts, confidence, 3 steps" in shown
     assert "random vector" in shown
     assert json.loads(run(*call, "--json", "--tokens", 4, "--candidates", 2).stdout)["options"]["temperature"] > 0
 

@@ -218,13 +218,12 @@ def test_shuffled_pairs_compare_no_text_with_itself():
     assert evaluate(FakeInverter(texts), texts[:1], tokens="natural").baselines["shuffled_pairs"] is None
 
 
-def test_random_vectors_are_as_long_as_embeddings_and_bounded_in_number(monkeypatch):
-    monkeypatch.setattr("unembed.evaluate.RANDOM_VECTORS", 7)
+def test_random_vectors_are_as_long_as_embeddings_and_bounded_in_number():
     inverter = FakeInverter(TEXTS)
     vectors = []
     invert = inverter.invert
     inverter.invert = lambda embeddings, **options: vectors.append(embeddings) or invert(embeddings, **options)
-    report = evaluate(inverter, TEXTS, tokens="natural", seed=2)
+    report = evaluate(inverter, TEXTS, tokens="natural", seed=2, random_vectors=7)
     assert report.baselines["random_vector"]["n"] == 7
     assert [len(batch) for batch in vectors] == [len(TEXTS), 7]
     assert vectors[1].dtype == np.float32
@@ -308,7 +307,7 @@ def test_tables_are_aligned_markdown():
     assert len({line.count("|") for line in lines}) == 1
     assert "1.000 [1.000, 1.000]" in lines[2]
     assert "100.0 [100.0, 100.0]" in lines[2]
-    assert lines[3].startswith("| two-stage, candidates 4 |    32 |  40 | 0.")
+    assert lines[3].startswith("| two-stage, candidates 4, temperature 0.5 |    32 |  40 | 0.")
     chance = baseline_rows(reports).splitlines()
     assert len(chance) == 2 + 4
     assert "random vector" in chance[2]

@@ -98,9 +98,7 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path, error: BaseExcep
     assert names(tmp_path) == ["folder"]
 
 
-@pytest.mark.parametrize(
-    "failing", [1, pytest.param(2, marks=pytest.mark.xfail(strict=True, reason="the old folder is not moved back"))]
-)
+@pytest.mark.parametrize("failing", [1, 2])
 def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:

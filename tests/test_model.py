@@ -278,6 +278,7 @@ def test_an_encoder_of_another_shape_is_refused(change: dict[str, int]) -> None:
 def test_an_encoder_of_another_width_or_kind_is_refused(fake: FakeEncoder) -> None:
     with pytest.raises(ConfigError, match="token table is 16 wide and model.width is 32"):
         start_from_encoder(denoiser_with(), fake, "table")
-    narrow = denoiser_with(config=dataclasses.replace(CONFIG, width=16))
+    config = SimpleNamespace(num_attention_heads=CONFIG.heads, intermediate_size=CONFIG.feed_forward)
+    decoder = SimpleNamespace(layers=[], config=config, get_input_embeddings=lambda: nn.Embedding(V, CONFIG.width))
     with pytest.raises(ConfigError, match="the encoder is no BERT"):
-        start_from_encoder(narrow, fake, "blocks")
+        start_from_encoder(denoiser_with(), SimpleNamespace(network=decoder), "blocks")

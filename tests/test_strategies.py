@@ -245,6 +245,7 @@ class Fixed:
 
     def __init__(self, logits: Tensor) -> None:
         self.config = SimpleNamespace(max_tokens=1)
+        self.precision = torch.float32
         self.mask_id = len(logits) - 1
         self.fixed = logits
 
@@ -406,3 +407,22 @@ def test_impossible_options_are_refused(options: Options, message: str) -> None:
 def test_the_normalised_direction_is_all_that_counts() -> None:
     options = Options(3, "confidence")
     assert torch.equal(decode(DENOISER, E, options).ids, decode(DENOISER, F.normalize(E, dim=-1), options).ids)
+
+
+# --- tokens that end a text
+
+
+@pytest.mark.parametrize("name", ["confidence", "threshold"])
+def test_tokens_that_end_a_text_are_committed_after_all_others(name: str) -> None:
+    """Position i predicts token 9 ("PAD") if i is odd, else 1, the odd ones much more confidently."""
+    odd = torch.arange(8) % 2 == 1
+    tokens = torch.where(odd, 9, 1)[None]
+    sure = torch.where(odd, 0.8, 0.1)[None]
+    options = Options(steps=4, strategy=name, last=(9,))
+    decoding = STRATEGIES[name](Canvas(torch.full((1, 8), MASK), MASK, options, [0]))
+    frame = next(decoding)
+    while not frame.done:
+        frame = decoding.send(Prediction(tokens, sure))
+        visible = frame.ids != MASK
+        assert visible[:, ~odd].all() or not visible[:, odd].any()
+    assert torch.equal(frame.ids, tokens)

@@ -187,8 +187,16 @@ def interrupt() -> None:
     raise EndedError
 
 
-@pytest.mark.parametrize("where", ["update_average", "save_training", "save_inverter"])
-@pytest.mark.parametrize("at", [4, 10])
+@pytest.mark.parametrize(
+    ("where", "at"),
+    [
+        ("update_average", 4),
+        ("save_training", 9),
+        ("save_training", 11),  # just before the stable point is kept
+        ("save_inverter", 12),
+        ("save_training", 13),  # the last one
+    ],
+)
 def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, at: int
 ) -> None:
@@ -328,14 +336,12 @@ def broken(step: int, loss: Callable[[Loss], Tensor]) -> Callable[..., Loss]:
     return training_loss
 
 
-@pytest.mark.parametrize("log_every", [1, 5, 100])
+@pytest.mark.parametrize("log_every", [1, 100])
 @pytest.mark.parametrize(
     "loss",
     [
         lambda found: found.loss * torch.nan,
-        lambda found: found.loss * torch.inf,
-        # finite, but its gradient is not
-        lambda found: found.loss + (found.loss - found.loss).sqrt(),
+        lambda found: found.loss + (found.loss - found.loss).sqrt(),  # finite, but its gradient is not
     ],
 )
 def test_a_loss_that_is_not_finite_ends_the_run(

@@ -275,11 +275,8 @@ def evaluate(
     find_sources([texts])
     with working("loading"):
         from unembed.evaluate import evaluate as measure
-        from unembed.inverter import CANDIDATE_TEMPERATURE
 
         inverter = _inverter(model, device)
-    if options["temperature"] is None:
-        options["temperature"] = 0.0 if options["candidates"] == 1 else CANDIDATE_TEMPERATURE
     _check_options(inverter, options)
     report = measure(
         inverter, read_texts(texts), tokens=int(tokens) if tokens.isdecimal() else tokens, limit=limit,

@@ -29,6 +29,7 @@ from torch import nn
 from unembed import __version__, metrics
 from unembed.errors import InputError
 from unembed.metrics import Scores
+from unembed.strategies import default_temperature
 from unembed.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 NATURAL = "natural"
 CLOZE_SHARE = 0.1
-RANDOM_VECTORS = 200  # a level of chance needs no more, and each costs a whole inversion
+RANDOM_VECTORS = 100  # a level of chance needs no more, and each costs a whole inversion
 BASELINE_METRICS = ("token_accuracy", "token_f1", "bleu", "cosine")
 
 Floats = NDArray[np.float32]
@@ -77,7 +78,8 @@ class Report:
         seconds, seconds_per_text: wall time of the inversion alone, embedding and measuring left out.
         strategy, steps, options: how masks became tokens.
         seed: of the inversion, the cloze masks, the random vectors and the bootstrap.
-        baselines: `random_vector` and `shuffled_pairs` (None for a single text): n, metrics and intervals of each.
+        baselines: `random_vector` (None where left out) and `shuffled_pairs` (None for a single text): n, metrics and
+            intervals of each.
         truths_sha256: which texts.
         model: encoder id, SHA-256 of the weights, parameters (token table included), max_tokens.
         machine: cpu, cores, threads, device, and the versions of torch and unembed.
@@ -173,8 +175,9 @@ def evaluate(
     rounds: int = 0,
     seed: int = 0,
     guidance: float = 0.0,
-    temperature: float = 0.0,
+    temperature: float | None = None,
     batch_size: int = 64,
+    random_vectors: int = RANDOM_VECTORS,
     show_progress_bar: bool = False,
 ) -> Report:
     """Embed texts, invert the embeddings, and compare.
@@ -185,12 +188,15 @@ def evaluate(
         tokens, limit: see `truths`.
         steps, strategy, candidates, rounds, seed, guidance, temperature, batch_size, show_progress_bar: as in
             `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
+        random_vectors: for the baseline of that name; 0 leaves it out.
 
     Raises:
         InputError: a negative seed; also as `truths` and `Inverter.invert` do.
     """
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
+    if temperature is None:
+        temperature = default_temperature(candidates)
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
     options |= {"guidance": guidance, "temperature": temperature}
     length = inverter.config.model.max_tokens
@@ -217,12 +223,14 @@ def evaluate(
     scores = compare(found, (truth.texts, truth.ids, embeddings))
     scores["cloze_accuracy_10"] = cloze_accuracy(inverter, truth, embeddings, seed=seed, batch_size=batch_size)
 
-    random = _random_vectors(embeddings[:RANDOM_VECTORS], seed)
-    chance = compare(
-        _found(inverter, invert(random)),
-        (truth.texts[: len(random)], truth.ids[: len(random)], embeddings[: len(random)]),
-    )
-    baselines = {"random_vector": _summary(chance, BASELINE_METRICS, seed), "shuffled_pairs": None}
+    baselines: dict[str, dict[str, Any] | None] = {"random_vector": None, "shuffled_pairs": None}
+    if random_vectors:
+        random = _random_vectors(embeddings[:random_vectors], seed)
+        chance = compare(
+            _found(inverter, invert(random)),
+            (truth.texts[: len(random)], truth.ids[: len(random)], embeddings[: len(random)]),
+        )
+        baselines["random_vector"] = _summary(chance, BASELINE_METRICS, seed)
     if n > 1:
         # Half a list away, not the next one: neighbours in a file are often of one document.
         others = np.roll(np.arange(n), n // 2)
@@ -327,6 +335,7 @@ def describe_model(inverter: "Inverter") -> dict[str, Any]:
         "sha256": fingerprint(inverter.denoiser),
         "parameters": sum(p.numel() for p in inverter.denoiser.parameters()),
         "max_tokens": inverter.config.model.max_tokens,
+        "precision": str(getattr(inverter.denoiser, "precision", torch.float32)).removeprefix("torch."),
     }
 
 

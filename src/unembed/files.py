@@ -55,7 +55,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 fsync(file)
             if path.exists():
                 path.rename(old)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
             fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -56,7 +56,8 @@ def start_from_frequencies(denoiser: Denoiser, windows: Windows, batches: int = 
 
 def _take_blocks(denoiser: Denoiser, network: Any) -> None:
     config, layers = denoiser.config, getattr(getattr(network, "encoder", None), "layer", ())
-    shape = (len(layers), network.config.num_attention_heads, network.config.intermediate_size)
+    bert = network.config
+    shape = (len(layers), getattr(bert, "num_attention_heads", 0), getattr(bert, "intermediate_size", 0))
     if shape != (config.blocks, config.heads, config.feed_forward):
         raise ConfigError(
             "training.start_from_encoder is 'blocks', but the encoder is no BERT of "

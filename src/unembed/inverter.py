@@ -27,11 +27,10 @@ from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encode
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError
 from unembed.model import Denoiser
 from unembed.recipes import RECIPES
-from unembed.strategies import Frame, Options, stream
+from unembed.strategies import Frame, Options, default_temperature, stream
 from unembed.tokenizer import Tokenizer
 
 PACKAGED = {"all-MiniLM-L6-v2": "minilm"}  # encoder -> folder under unembed/weights
-CANDIDATE_TEMPERATURE = 0.5  # several candidates must differ; one alone is the best guess
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,28 @@ class Inverter:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path | None = None, device: str | torch.device = "cpu", encoder: Encoder | None = None
+        cls,
+        name: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        encoder: Encoder | None = None,
+        precision: str = "float32",
     ) -> Self:
         """Load an inverter.
 
         Args:
             name: an encoder with a packaged inverter (the default), a folder, a `.pt` file or a Hub id.
             encoder: the encoder to use instead of loading the recipe's own.
+            precision: of the denoiser's products: float32, or bfloat16, which is several times faster where the
+                processor has it and changes a token here and there.
 
         Raises:
             CheckpointError: there is no such inverter, or its files are damaged, incomplete or unsafe.
             RecipeError: `encoder` runs another recipe than the inverter was trained for.
         """
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision is {precision!r}, expected float32 or bfloat16")
         parts = load_inverter(_locate(str(name) if name is not None else next(iter(PACKAGED))))
+        parts.denoiser.precision = getattr(torch, precision)
         return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -107,6 +115,11 @@ class Inverter:
     def length(self) -> int:
         """Positions L of the canvas."""
         return self.config.model.max_tokens
+
+    @property
+    def last(self) -> tuple[int, ...]:
+        """Tokens that end a text, which strategies commit last (`Options.last`)."""
+        return (self.tokenizer.eos_id, self.tokenizer.pad_id)
 
     @property
     def device(self) -> torch.device:
@@ -250,8 +263,8 @@ class Inverter:
         if rounds != 0:
             raise InputError(f"rounds is {rounds}, but this version inverts blind only: expected 0")
         if temperature is None:
-            temperature = 0.0 if candidates == 1 else CANDIDATE_TEMPERATURE
-        options = Options(steps, strategy, temperature, guidance, seed)
+            temperature = default_temperature(candidates)
+        options = Options(steps, strategy, temperature, guidance, seed, self.last)
         options.check(self.length)
         return options
 

@@ -126,6 +126,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.mask_id = mask_id
+        self.precision = torch.float32  # in which a pass multiplies when decoding; weights stay as they are
         self.dimension = dimension
         self.table = nn.Embedding(vocab_size, config.width)
         self.output_bias = nn.Parameter(torch.empty(vocab_size))

@@ -22,6 +22,12 @@ from unembed.model import Denoiser, Modulation
 REMASKS_PER_PASS = 1.0  # `remask`: visible tokens masked again in a pass, on average over a row
 DOUBTED_SHARE = 0.5  # `two-stage`: share of the tokens revised in the first pass of the second stage
 THRESHOLD = 0.9  # `threshold`: confidence at which a token is committed
+CANDIDATE_TEMPERATURE = 0.5
+
+
+def default_temperature(candidates: int) -> float:
+    """One candidate alone is the best guess; several must differ."""
+    return 0.0 if candidates == 1 else CANDIDATE_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Options:
 
     steps: most passes a row may take, 1 to L. temperature: 0 takes the best token, more samples from the
     tempered distribution. guidance: w of classifier-free guidance, un + (w + 1)(cond - un); it doubles the passes.
+    last: token ids that the strategies which choose by confidence commit only after all others, EOS and PAD: while
+    the length is open, PAD is the best single guess for the canvas' end, and taking it early cuts every text short.
     """
 
     steps: int = 8
@@ -37,6 +45,7 @@ class Options:
     temperature: float = 0.0
     guidance: float = 0.0
     seed: int = 0
+    last: tuple[int, ...] = ()
 
     def check(self, length: int) -> None:
         """Raise InputError where an option is impossible for a canvas of `length` positions."""
@@ -116,6 +125,11 @@ class Canvas:
         self.ids = self.ids.masked_fill(where, self.mask_id)
         self.confidence = self.confidence.masked_fill(where, 0.0)
 
+    def eagerness(self, prediction: Prediction) -> Tensor:
+        """(B, L): the order in which to commit, by confidence, `options.last` after everything else."""
+        late_BL = torch.isin(prediction.tokens, prediction.tokens.new_tensor(self.options.last))
+        return prediction.confidence - late_BL.float()
+
     def unchanged(self) -> Prediction:
         """The prediction that a canvas without masks needs no pass for."""
         return Prediction(self.ids, self.confidence)
@@ -141,7 +155,7 @@ def confidence(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     """In each pass the most confident masked positions, equally many each time (arXiv 2202.04200, linear schedule)."""
     for quota_B in quotas(canvas.masked.sum(1), canvas.options.steps):
         prediction = yield canvas.frame()
-        canvas.reveal(highest(prediction.confidence, canvas.masked, quota_B), prediction)
+        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, quota_B), prediction)
     yield canvas.frame(last=True)
 
 
@@ -199,7 +213,7 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     first, second = (steps + 1) // 2, steps // 2
     for quota_B in quotas(free_BL.sum(1), first):
         prediction = (yield canvas.frame()) if bool(canvas.masked.any()) else canvas.unchanged()
-        canvas.reveal(highest(prediction.confidence, canvas.masked, quota_B), prediction)
+        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, quota_B), prediction)
     for step in range(second):
         doubted_B = (free_BL.sum(1) * DOUBTED_SHARE * (second - step) / second).ceil().long()
         canvas.mask(highest(-canvas.confidence, free_BL, doubted_B))
@@ -221,8 +235,8 @@ def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
             return
         prediction = yield frame
         masked_BL = canvas.masked
-        least_BL = highest(prediction.confidence, masked_BL, -(-masked_BL.sum(1) // left))
-        canvas.reveal(least_BL | (masked_BL & (prediction.confidence >= THRESHOLD)), prediction)
+        least_BL = highest(canvas.eagerness(prediction), masked_BL, -(-masked_BL.sum(1) // left))
+        canvas.reveal(least_BL | (masked_BL & (canvas.eagerness(prediction) >= THRESHOLD)), prediction)
     yield canvas.frame(last=True)
 
 
@@ -288,7 +302,9 @@ class Predictor:
         return Prediction(tokens_BL, confidence_BL)
 
     def _logits(self, ids_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
-        return self.denoiser.logits(self.denoiser.hidden(ids_BL, modulation)[wanted_BL]).float()
+        reduced = self.denoiser.precision != torch.float32
+        with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=reduced):
+            return self.denoiser.logits(self.denoiser.hidden(ids_BL, modulation)[wanted_BL]).float()
 
     def _choose(self, logits_RV: Tensor, active_B: Tensor, wanted_BL: Tensor) -> Tensor:
         """The best token, or a sample by inverse distribution function, in float64 (arXiv 2409.02908)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,15 @@ LABEL = len("recovered")
 CONTROLS = ("Cc", "Cf", "Cs")  # Unicode categories: controls, invisible formatting, lone surrogates
 JOINERS = "\u200c\u200d"  # formatting that several scripts and emoji need
 LONGEST = 600  # characters of an original that are shown
+METRICS = {
+    "token_accuracy": "token accuracy",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "cosine": "cosine",
+    "cloze_accuracy_10": "cloze accuracy, 10 % masked",
+}
 
 
 def console() -> Console:
@@ -169,20 +179,18 @@ def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: 
 
 def show_report(out: Console, report: "Report") -> None:
     """An evaluation: every metric with its interval, and what chance gives."""
-    strategy = f"{report.strategy}, {report.steps} steps"
-    table = Table(
-        title=f"{report.n} texts of {report.tokens} tokens, {strategy}", title_justify="left", title_style="bold"
-    )
+    texts = f"{report.n} whole texts" if report.tokens == "natural" else f"{report.n} texts of {report.tokens} tokens"
+    out.print(Text(f"{texts}, {report.strategy}, {report.steps} steps", style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric")
-    for name in ("value", "95 % interval", "random vector", "shuffled pairs"):
-        table.add_column(name, justify="right")
-    names = ["token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l", "cosine", "cloze_accuracy_10"]
-    for name in names:
+    for column in ("value", "95 % interval", "random vector", "shuffled pairs"):
+        table.add_column(column, justify="right")
+    for name, label in METRICS.items():
         digits = 1 if name == "bleu" else 3
         low, high = report.intervals[name]
         chance = [(report.baselines[key] or {}).get(name) for key in ("random_vector", "shuffled_pairs")]
         table.add_row(
-            name.replace("_", " ").replace("accuracy 10", "accuracy, 10 % masked"),
+            label,
             Text(f"{getattr(report, name):.{digits}f}", style="bold"),
             f"{low:.{digits}f} to {high:.{digits}f}",
             *("" if value is None else f"{value:.{digits}f}" for value in chance),
@@ -197,7 +205,7 @@ def show_report(out: Console, report: "Report") -> None:
 
 def show_manifest(out: Console, manifest: "Manifest") -> None:
     """What was prepared, part by part."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("part", overflow="fold")
     columns = ["train", "validation", "test"]
     for name in [*columns, "tokens", "duplicates"]:

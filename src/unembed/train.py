@@ -86,6 +86,8 @@ def train(
         OutputError: `out` cannot be written.
     """
     settings, out = config.training, Path(out)
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InputError(f"minutes is {minutes}, expected more than 0")
     accelerator = Accelerator()  # its own mixed precision cannot change within a process, so `autocast` is ours
     device = accelerator.device
     if encoder is None:
@@ -187,10 +189,11 @@ def train(
             if time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes or over():
                 if not (loss.loss.isfinite() and norm.isfinite()):  # the last good checkpoint must stay
                     raise TrainingError(f"{out}: the loss or its gradient is not finite at step {progress.step}")
-                checkpoint()
-                last_checkpoint = time.monotonic()
+                # The inverter first: a run killed between the two then still has steps to do, and writes it again.
                 if accelerator.is_main_process:
                     save_inverter(out / "inverter", average, encoder.tokenizer, config, results(progress, shards, log))
+                checkpoint()
+                last_checkpoint = time.monotonic()
     return out / "inverter"
 
 

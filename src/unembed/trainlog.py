@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unembed.diffusion import Loss
-from unembed.files import output_errors
+from unembed.files import atomic_file, output_errors
 
 
 class TrainingLog:
@@ -31,7 +31,8 @@ class TrainingLog:
             out.mkdir(parents=True, exist_ok=True)
             rows = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             kept = [row for row in rows if json.loads(row)["step"] <= step] if step else []
-            self.path.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+            with atomic_file(self.path) as temporary:
+                temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
             self.file = self.path.open("a", encoding="utf-8")
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step)
         self.bar = tqdm(

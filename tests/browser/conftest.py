@@ -6,26 +6,24 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_server import FakeServer, Mood
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[test]')")
-visiting = pytest.importorskip("visiting")
+from playwright.sync_api import Browser, expect, sync_playwright
+from visiting import FLAGS, PATIENCE, Open, chromium
 
 TESTS = Path(__file__).parents[1]
 
 
 # Of the package, not the session: while playwright's synchronous interface is open, asyncio.run fails in this thread.
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Any]:
+def browser() -> Iterator[Browser]:
     """Headless, one for all tests here."""
-    path = visiting.chromium()
+    path = chromium()
     if path is None:
         pytest.skip("no Chromium here: install one (Debian: apt-get install chromium) or name it in $CHROMIUM")
-    with playwright.sync_playwright() as running:
-        found = running.chromium.launch(executable_path=path, args=visiting.FLAGS)
+    with sync_playwright() as running:
+        found = running.chromium.launch(executable_path=path, args=FLAGS)
         yield found
         found.close()
 
@@ -80,9 +78,9 @@ def canned(fake_process: FakeServer) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Any]:
+def visit(browser: Browser) -> Iterator[Open]:
     """Opens pages."""
-    playwright.expect.set_options(timeout=visiting.PATIENCE)
-    opener = visiting.Open(browser)
+    expect.set_options(timeout=PATIENCE)
+    opener = Open(browser)
     yield opener
     opener.close()

@@ -1,11 +1,10 @@
 """The page at every width and in both colour schemes: nothing overflows, and axe finds no violation."""
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from fake_server import FakeServer
 from playwright.sync_api import expect
 from visiting import Open
-
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 LONG = "Internationalisation of counterrevolutionaries notwithstanding, " + "x" * 120
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -13,7 +12,7 @@ OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clie
 
 def violations(page: object) -> list[str]:
     """What axe finds, a line each."""
-    found = axe.Axe().run(page).response["violations"]
+    found = Axe().run(page).response["violations"]
     return [f"{rule['id']}: {node['html'][:120]}" for rule in found for node in rule["nodes"]]
 
 

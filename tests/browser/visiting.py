@@ -11,7 +11,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"
 # Chromium has no sandbox for root, and a small machine no GPU and little shared memory.
 FLAGS = ["--no-sandbox"] * (os.geteuid() == 0) + ["--disable-gpu", "--disable-dev-shm-usage"]
 READY = "html[data-ready]"
-PATIENCE = 30_000  # milliseconds; a busy machine is slow, a broken page never comes
+PATIENCE = 60_000  # milliseconds; a busy machine is slow, a broken page never comes
 WATCH = """
 window.faults = [];
 window.shifts = 0;

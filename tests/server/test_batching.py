@@ -236,6 +236,28 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(served: Served) -> None
     asyncio.run(fill())
 
 
+def test_what_cannot_be_done_in_time_is_refused_at_once(served: Served) -> None:
+    """By the pace of late: an accepted request should be finished, not cut off."""
+    e_BD = served.inverter.encode(["a young king."])
+
+    async def fill() -> None:
+        gate = threading.Event()
+        async with working(time_limit=20.0) as batcher:
+            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=8)), cost=8).result()
+            assert 0 < batcher.seconds_for(8) < 10
+            holder = batcher.submit(served, 1, blocked(gate))
+            assert await holder.event() == "begun"
+            most = int(20 / batcher.seconds_for(0)) if batcher.seconds_for(0) else 10**6
+            with pytest.raises(Fault, match="longer than the limit of 20 s") as refused:
+                batcher.submit(served, 1, endless, cost=100 * most)
+            assert refused.value.status == 503
+            fits = batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=2)), cost=2)
+            gate.set()
+            await fits.result()
+
+    asyncio.run(fill())
+
+
 def test_who_leaves_frees_the_place_and_its_work_ends(served: Served) -> None:
     async def leave() -> None:
         closed = threading.Event()

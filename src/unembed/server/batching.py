@@ -28,6 +28,7 @@ log = logging.getLogger("unembed.server")
 
 TEXTS_PER_TURN = 32  # embedding them takes about as long as a merged pass
 IDLE_SECONDS = 1.0  # between two looks at deadlines while nothing runs
+MEMORY = 0.9  # of the pace, from turn to turn
 
 
 class Done(NamedTuple):
@@ -48,12 +49,14 @@ class Ticket:
     Leaving the `with` block gives the place up.
     """
 
-    def __init__(self, served: Served, rows: int, deadline: float, batcher: "Batcher") -> None:
+    def __init__(self, served: Served, rows: int, cost: int, deadline: float, batcher: "Batcher") -> None:
         self.served = served
         self.rows = rows
+        self.cost = cost  # what is left to do, in passes of one canvas
         self.deadline = deadline
         self.gone = False  # written by the event loop, read by the thread
         self.started = False
+        self.finished = False
         self.need: Pass | Texts | Pause | None = None
         self.vectors: list[Any] = []  # of a `Texts` need, as far as answered
         self.work: Work
@@ -124,6 +127,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
+        self._pace = (0.0, 0.0)  # seconds and passes of a turn, averages that forget
         self._draining = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="unembed-torch", daemon=True)
@@ -135,7 +139,7 @@ class Batcher:
     @property
     def active(self) -> int:
         """Requests being worked on."""
-        return len(self._running)
+        return sum(not ticket.finished for ticket in self._running)
 
     @property
     def waiting(self) -> int:
@@ -154,21 +158,41 @@ class Batcher:
         """Canvases that one request may have in a pass, so that it never fills one alone."""
         return max(1, self.max_batch // 2)
 
-    def submit(self, served: Served, rows: int, make: Callable[[Ticket], Work]) -> Ticket:
-        """Queue work that takes `rows` canvases at a time. Raises Fault 503."""
-        ticket = Ticket(served, min(rows, self.max_batch), time.monotonic() + self._time_limit, self)
+    def submit(self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: int = 1) -> Ticket:
+        """Queue work that takes `rows` canvases at a time.
+
+        Args:
+            cost: passes that it takes, each canvas counted.
+
+        Raises:
+            Fault: 503, the queue is full, or so much is to be done before that the time limit would be over.
+        """
+        ticket = Ticket(served, min(rows, self.max_batch), cost, time.monotonic() + self._time_limit, self)
         ticket.work = make(ticket)
         with self._changed:
             if self.status != "ok":
                 raise Fault(503, "shutting_down", "the server is shutting down", 5)
-            waiting = self.waiting
-            # An idle thread takes the request at once, so even a queue of no length serves one.
-            if waiting >= self._max_waiting and (waiting or self._running):
-                after = 1 + waiting // self.max_batch
-                raise Fault(503, "overloaded", f"{waiting} requests are waiting already, try again", after)
+            # An idle thread takes the request at once, whatever its cost, so even a queue of no length serves one.
+            if self.waiting or self.active:
+                self._refuse_if_full(cost)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
+
+    def _refuse_if_full(self, cost: int) -> None:
+        seconds = self.seconds_for(cost)
+        after = max(1, round(min(seconds, self._time_limit) / 2))
+        if self.waiting >= self._max_waiting:
+            raise Fault(503, "overloaded", f"{self.waiting} requests are waiting already, try again", after)
+        if seconds > self._time_limit:
+            text = f"requests that wait already take longer than the limit of {self._time_limit:g} s, try again"
+            raise Fault(503, "overloaded", text, after)
+
+    def seconds_for(self, cost: int) -> float:
+        """How long work that is submitted now will take, what is before it included, at the pace of late."""
+        seconds, passes = self._pace
+        ahead = sum(ticket.cost for ticket in [*self._running, *self._waiting] if not (ticket.gone or ticket.finished))
+        return (ahead + cost) * seconds / passes if passes else 0.0
 
     def wake(self) -> None:
         """Something changed that the thread should look at."""
@@ -244,6 +268,7 @@ class Batcher:
         return dropped
 
     def _turn(self) -> None:
+        started, before = time.perf_counter(), sum(ticket.cost for ticket in self._running)
         for ticket in self._running:
             if not ticket.started or isinstance(ticket.need, Pause):
                 ticket.started = True
@@ -252,6 +277,10 @@ class Batcher:
             self._passes(served, tickets)
         for served, tickets in _by_model(self._running, Texts):
             self._texts(served, tickets)
+        if done := before - sum(ticket.cost for ticket in self._running):
+            seconds, passes = self._pace
+            spent = time.perf_counter() - started
+            self._pace = (MEMORY * seconds + (1 - MEMORY) * spent, MEMORY * passes + (1 - MEMORY) * done)
         with self._changed:
             paused = [ticket for ticket in self._running if isinstance(ticket.need, Pause)]
             self._running = [
@@ -272,7 +301,8 @@ class Batcher:
             return
         rows = sum(int(one.frame.wanted.any(1).sum()) for one in passes)
         self._observer.merged_pass(served.id, len(passes), rows, time.perf_counter() - started)
-        for ticket, prediction in zip(tickets, predictions, strict=True):
+        for ticket, one, prediction in zip(tickets, passes, predictions, strict=True):
+            ticket.cost = max(0, ticket.cost - int(one.frame.wanted.any(1).sum()))
             self._advance(ticket, prediction)
 
     def _texts(self, served: Served, tickets: list[Ticket]) -> None:
@@ -305,16 +335,20 @@ class Batcher:
         try:
             ticket.need = ticket.work.send(answer)
         except StopIteration as end:
-            ticket.emit(Done(end.value))
+            self._finish(ticket, Done(end.value))
         except Exception as error:
-            ticket.emit(Failed(fault_of(error)))
+            self._finish(ticket, Failed(fault_of(error)))
 
     def _fail(self, tickets: Iterable[Ticket], error: Exception) -> None:
         fault = fault_of(error)
         for ticket in tickets:
             ticket.need = None
             ticket.work.close()
-            ticket.emit(Failed(fault))
+            self._finish(ticket, Failed(fault))
+
+    def _finish(self, ticket: Ticket, event: Done | Failed) -> None:
+        ticket.finished = True
+        ticket.emit(event)
 
 
 def time_limit_fault(seconds: float) -> Fault:

@@ -53,10 +53,13 @@ def router(context: Context) -> APIRouter:
         e_BD = wire.read_embeddings(body.embedding, served, normalize=True, most=1)
         length = served.inverter.length
         steps = min(body.steps, length) if body.steps == wire.PUBLISHED_STEPS else body.steps
-        options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed)
+        options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed, served.inverter.last)
         options.check(length)
         ticket = batcher.submit(
-            served, 1 if not body.guidance else 2, lambda ticket: invert(served, e_BD, options, watch=ticket.emit)
+            served,
+            2 if body.guidance else 1,
+            lambda ticket: invert(served, e_BD, options, watch=ticket.emit),
+            cost=steps,
         )
 
         def frame(snapshot: Snapshot) -> tuple[dict[str, Any], None] | None:

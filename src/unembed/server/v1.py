@@ -9,14 +9,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from unembed.errors import InputError
-from unembed.inverter import CANDIDATE_TEMPERATURE
 from unembed.server import wire
 from unembed.server.context import Context
 from unembed.server.faults import Fault, detail, documented
 from unembed.server.models import describe
 from unembed.server.streams import EventStream
 from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
-from unembed.strategies import Options
+from unembed.strategies import Options, default_temperature
 
 FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 
@@ -73,8 +72,8 @@ def router(context: Context) -> APIRouter:
             raise InputError(f"a stream takes one embedding, found {len(e_BD)}")
         temperature = body.temperature
         if temperature is None:
-            temperature = CANDIDATE_TEMPERATURE if body.candidates > 1 else 0.0
-        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed)
+            temperature = default_temperature(body.candidates)
+        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, served.inverter.last)
         options.check(served.inverter.length)
         canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
         started = time.perf_counter()
@@ -91,6 +90,7 @@ def router(context: Context) -> APIRouter:
                 batcher.at_once,
                 ticket.emit if body.stream else None,
             ),
+            cost=len(e_BD) * body.candidates * options.steps,
         )
         if body.stream:
             return _stream(ticket, served, options.steps, last_event_id)

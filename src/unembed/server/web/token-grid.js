@@ -36,15 +36,15 @@ class TokenGrid extends HTMLElement {
 
   show(tokens) {
     this.tokens = tokens;
+    const end = tokens.findIndex((token) => token.end);
     tokens.forEach((token, i) => {
       const cell = this.cells[i];
       const state = token.idle ? "idle" : token.end ? "end" : token.s;
       cell.dataset.state = state;
       cell.dataset.changed = token.s === "c";
       cell.style.setProperty("--p", (token.p ?? 0).toFixed(3));
-      const glued = token.t.startsWith("##");
-      cell.dataset.glued = glued;
-      cell.firstChild.textContent = token.s === "m" ? "" : token.end ? "\u00b7" : glued ? token.t.slice(2) : token.t.replace(/^[\u0120\u2581]/, "");
+      cell.dataset.glued = token.t.startsWith("##");
+      cell.firstChild.textContent = token.s === "m" ? "" : token.end ? (i === end ? "end" : "") : token.t.replace(/^(##|[\u0120\u2581])/, "");
       cell.setAttribute("aria-label", this.name(token, i));
     });
   }
