@@ -1,19 +1,32 @@
 """Store a trained inverter as the package carries it: weights in bfloat16, shards under 50 MB.
 
-python runs/package.py RUN/inverter src/unembed/weights/minilm
+    python runs/package.py RUN/inverter src/unembed/weights/minilm --table table.jsonl
+
+With the table of `evaluate_table.py`, its row for `confidence` in 8 passes goes onto the model card and the page.
 """
+
+import json
+from pathlib import Path
 
 import click
 import torch
 
+from unembed.evaluate import fingerprint
 from unembed.inverter import Inverter
 
 
 @click.command(help=__doc__)
 @click.argument("source")
 @click.argument("target")
-def main(source: str, target: str) -> None:
-    Inverter.from_pretrained(source).save_pretrained(target, dtype=torch.bfloat16)
+@click.option("--table", type=click.Path(path_type=Path, exists=True), help="JSONL of evaluate_table.py")
+def main(source: str, target: str, table: Path | None) -> None:
+    inverter = Inverter.from_pretrained(source)
+    if table is not None:
+        rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+        wanted = ("confidence", 8, fingerprint(inverter.denoiser))
+        found = (row for row in rows if (row["strategy"], row["steps"], row["model"]["sha256"]) == wanted)
+        inverter.results["evaluation"] = next(found)
+    inverter.save_pretrained(target, dtype=torch.bfloat16)
     click.echo(f"{source} -> {target}")
 
 
