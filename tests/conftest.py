@@ -11,6 +11,11 @@ from fakes import FakeEncoder, fake_encoder
 from unembed.encoder import Encoder, load_encoder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The page's tests last: once playwright's synchronous interface is open, asyncio.run fails in this thread."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def fake() -> FakeEncoder:
     """The 16-d encoder of `fakes`; its count of calls runs on from test to test."""
