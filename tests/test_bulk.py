@@ -248,7 +248,13 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
     output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     arguments = ["invert", "--embeddings", str(tmp_path / "in.npy"), "--model", str(folder), "--no-cosine"]
     arguments += ["--device", "cpu", "--steps", "16", "--batch-size", "4", "-o", str(output)]
-    process = subprocess.Popen([sys.executable, "-m", "unembed", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unembed", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore SIGINT, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not (part.exists() and part.stat().st_size > 0):
         time.sleep(0.002)
     process.send_signal(stop)
