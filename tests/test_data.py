@@ -199,9 +199,25 @@ def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
     assert not equal(later, windows(folder, split="test").batch(5))
 
 
+def test_a_share_of_the_batches_has_a_short_canvas(folder: Path) -> None:
+    draw = windows(folder, min_tokens=2, short_canvas=6, short_share=0.3)
+    batches = [draw.batch(step) for step in range(200)]
+    short = [batch for batch in batches if batch.canvas.shape[1] == 6]
+    assert {batch.canvas.shape[1] for batch in batches} == {6, LENGTH}
+    assert 40 < len(short) < 80
+    assert {length for batch in short for length in batch.lengths.tolist()} == {1, 2, 3, 4, 5, 6}
+    whole = set(passages(folder))
+    assert all(any(places(window, passage) for passage in whole) for window in contents(short[0]))
+    assert all(
+        row[length:] == [TOKENIZER.eos_id, *[TOKENIZER.pad_id] * 5][: 6 - length]
+        for batch in short
+        for row, length in zip(batch.canvas.tolist(), batch.lengths.tolist(), strict=True)
+    )
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_processes_share_the_global_batch(folder: Path, world_size: int) -> None:
-    draw = windows(folder)
+    draw = windows(folder, min_tokens=2, short_canvas=6, short_share=0.5)
     parts = [draw.batch(3, rank, world_size) for rank in range(world_size)]
     whole = draw.batch(3)
     assert torch.equal(torch.cat([part.canvas for part in parts]), whole.canvas)
@@ -248,6 +264,10 @@ def test_a_vocabulary_beyond_uint16(tmp_path: Path) -> None:
 def test_what_does_not_fit_together(folder: Path, stored_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"embeddings is 'stored', but .* was prepared with 'fly'"):
         windows(folder, embeddings="stored")
+    with pytest.raises(ConfigError, match=r"short_share needs data.embeddings: fly"):
+        windows(stored_folder, embeddings="stored", short_share=0.5)
+    with pytest.raises(ConfigError, match=r"short_canvas is 40, expected data.min_tokens \(2\) to .* \(16\)"):
+        dataclasses.replace(tiny_config(), data=DataConfig(min_tokens=2, short_canvas=40, short_share=0.5))
     with pytest.raises(ConfigError, match=r"max_tokens is 8, but the embeddings stored in .* cover 16 tokens"):
         windows(stored_folder, 8, embeddings="stored")
     other = TOKENIZER.from_json(TOKENIZER.backend_json().replace('"horse"', '"mule"'), eos_id=3, mask_id=4, pad_id=0)

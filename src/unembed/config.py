@@ -119,6 +119,8 @@ class DataConfig:
     min_tokens: int = _doc("shortest window", 4)
     full_windows: float = _doc("share of windows of exactly max_tokens, where the passage is long enough", 0.5)
     any_word_start: float = _doc("share of windows that start at any word, not at a passage's or sentence's start", 0.1)
+    short_canvas: int = _doc("positions of the short canvas; only texts that fit are drawn for it", 12)
+    short_share: float = _doc("share of training steps on the short canvas: cheaper, and more signal per token", 0.0)
     weights: Mapping[str, float] = _doc(
         "part (file stem) -> its share in training relative to its size; 1 where not named", default_factory=dict
     )
@@ -130,9 +132,13 @@ class DataConfig:
         )
         _require(0.0 < self.held_out < 0.5, f"data.held_out is {self.held_out}, expected 0 < held_out < 0.5")
         _require(self.min_tokens > 0, f"data.min_tokens is {self.min_tokens}, expected at least 1")
-        for name in ("full_windows", "any_word_start"):
+        for name in ("full_windows", "any_word_start", "short_share"):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"data.{name} is {value}, expected 0 <= {name} <= 1")
+        _require(
+            self.short_share == 0.0 or self.embeddings == "fly",
+            "data.short_share needs data.embeddings: fly; a stored embedding covers its whole passage",
+        )
         for part, weight in self.weights.items():
             _require(weight >= 0, f"data.weights.{part} is {weight}, expected 0 or more")
 
@@ -198,6 +204,11 @@ class Config:
         _require(
             self.data.min_tokens <= self.model.max_tokens,
             f"data.min_tokens is {self.data.min_tokens}, expected at most model.max_tokens ({self.model.max_tokens})",
+        )
+        _require(
+            self.data.short_share == 0.0 or self.data.min_tokens <= self.data.short_canvas <= self.model.max_tokens,
+            f"data.short_canvas is {self.data.short_canvas}, expected data.min_tokens ({self.data.min_tokens}) to "
+            f"model.max_tokens ({self.model.max_tokens})",
         )
 
 

@@ -186,7 +186,7 @@ def _map(path: Path, dtype: torch.dtype, count: int) -> NDArray[Any]:
 class Batch:
     """Rows of training data; B rows, L positions."""
 
-    canvas: torch.Tensor  # (B, L) int64: content tokens, one EOS if there is room, PAD
+    canvas: torch.Tensor  # (B, L) int64: content tokens, one EOS if there is room, PAD; L is one of two lengths
     lengths: torch.Tensor  # (B,) int64: content tokens
     embeddings: torch.Tensor | None  # (B, d) float32 where they are stored
 
@@ -202,8 +202,9 @@ class Windows:
     A share `full_windows` of the windows has exactly `length` content tokens, or the whole passage
     where that is shorter; the others have min_tokens..length, uniformly. A window starts at its
     passage's start, at the start of a random sentence, or (share `any_word_start`) at any word, but
-    never inside a word. With stored embeddings it is the passage's first `length` tokens, since
-    that is what was embedded. Weights of parts that the shards lack are ignored, so that one
+    never inside a word. A share `short_share` of the batches has a canvas of `short_canvas` positions
+    instead of `length`, and windows that fit it. With stored embeddings a window is the passage's first
+    `length` tokens, since that is what was embedded. Weights of parts that the shards lack are ignored, so that one
     configuration serves several corpora.
 
     Raises ConfigError or DataError where shards, tokenizer, length and weights do not fit together.
@@ -255,10 +256,11 @@ class Windows:
                 f"training.batch_size is {self.batch_size}, expected a multiple of the {world_size} processes"
             )
         rows = self.batch_size // world_size
-        draws = np.random.default_rng([*self.seed, step]).random((self.batch_size, 6))
-        draws = draws[rank * rows : (rank + 1) * rows]
+        generator = np.random.default_rng([*self.seed, step])
+        draws = generator.random((self.batch_size, 6))[rank * rows : (rank + 1) * rows]
+        width = self.config.short_canvas if generator.random() < self.config.short_share else self.length
         part = np.searchsorted(self.cumulative, draws[:, 0], side="right").clip(max=len(self.shards) - 1)
-        canvas = np.empty((rows, self.length), dtype=np.int64)
+        canvas = np.empty((rows, width), dtype=np.int64)
         lengths = np.empty(rows, dtype=np.int64)
         embeddings: NDArray[np.float32] | None = None
         if self.config.embeddings == "stored":
@@ -267,8 +269,8 @@ class Windows:
             chosen = np.flatnonzero(part == index)
             shard = self.shards[index]
             passage = (draws[chosen, 1] * len(shard)).astype(np.int64)
-            start, lengths[chosen] = self._place(shard, passage, draws[chosen, 2:])
-            canvas[chosen] = self._cut(shard, start, lengths[chosen])
+            start, lengths[chosen] = self._place(shard, passage, draws[chosen, 2:], width)
+            canvas[chosen] = self._cut(shard, start, lengths[chosen], width)
             if embeddings is not None and shard.embeddings is not None:
                 embeddings[chosen] = shard.embeddings[passage]
         if embeddings is not None and self.recipe.normalize:  # float16 rounding left the unit sphere
@@ -279,11 +281,11 @@ class Windows:
             None if embeddings is None else torch.from_numpy(embeddings),
         )
 
-    def _place(self, shard: Shard, passage: Ints, draws: NDArray[np.float64]) -> tuple[Ints, Ints]:
-        """Choose (start in the shard's tokens, length), both (n,), from draws (n, 4)."""
+    def _place(self, shard: Shard, passage: Ints, draws: NDArray[np.float64], width: int) -> tuple[Ints, Ints]:
+        """Choose (start in the shard's tokens, length), both (n,), from draws (n, 4), for a canvas of `width`."""
         first = shard.offsets[passage]
         room = shard.offsets[passage + 1] - first
-        longest = np.minimum(room, self.length)
+        longest = np.minimum(room, width)
         if shard.embeddings is not None:
             return first, longest
         shortest = np.minimum(self.config.min_tokens, longest)
@@ -311,12 +313,12 @@ class Windows:
         found = np.where(good[np.arange(len(back)), width - 1 - back], position - back, first)
         return np.maximum(found, first)
 
-    def _cut(self, shard: Shard, start: Ints, length: Ints) -> Ints:
-        """Copy windows out of a shard onto canvases (n, L)."""
-        canvas = _rows(shard.tokens, start, self.length).astype(np.int64)
-        column = np.arange(self.length)
+    def _cut(self, shard: Shard, start: Ints, length: Ints, width: int) -> Ints:
+        """Copy windows out of a shard onto canvases (n, width)."""
+        canvas = _rows(shard.tokens, start, width).astype(np.int64)
+        column = np.arange(width)
         canvas[column >= length[:, None]] = self.pad_id
-        short = np.flatnonzero(length < self.length)
+        short = np.flatnonzero(length < width)
         canvas[short, length[short]] = self.eos_id
         return canvas
 

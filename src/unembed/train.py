@@ -98,8 +98,9 @@ def train(
     windows = Windows(
         shards, config.data, encoder.tokenizer, config.model.max_tokens, settings.batch_size, settings.seed
     )
+    full = dataclasses.replace(config.data, short_share=0.0)  # validation is on the canvas that inversion uses
     held_out = Windows(
-        shards, config.data, encoder.tokenizer, config.model.max_tokens, settings.validation_texts, split="validation"
+        shards, full, encoder.tokenizer, config.model.max_tokens, settings.validation_texts, split="validation"
     )
 
     checkpoints = training_checkpoints(out)
