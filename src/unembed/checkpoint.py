@@ -42,7 +42,8 @@ class Parts(NamedTuple):
 
 def build_denoiser(config: Config, tokenizer: Tokenizer) -> Denoiser:
     """A freshly initialised denoiser for the tokenizer's vocabulary and the recipe's embeddings."""
-    return Denoiser(tokenizer.vocab_size, config.encoder.dimension, tokenizer.mask_id, config.model)
+    ends = (tokenizer.eos_id, tokenizer.pad_id)
+    return Denoiser(tokenizer.vocab_size, config.encoder.dimension, tokenizer.mask_id, config.model, ends)
 
 
 def save_inverter(

@@ -120,12 +120,16 @@ class Denoiser(nn.Module):
         dimension: length D of an embedding.
         mask_id: the id of [MASK], which is never predicted.
         config: the network's shape.
+        end_ids: the tokens that fill a canvas behind its text, EOS and PAD; no weights hang on them.
     """
 
-    def __init__(self, vocab_size: int, dimension: int, mask_id: int, config: ModelConfig) -> None:
+    def __init__(
+        self, vocab_size: int, dimension: int, mask_id: int, config: ModelConfig, end_ids: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         self.config = config
         self.mask_id = mask_id
+        self.end_ids = end_ids
         self.precision = torch.float32  # in which a pass multiplies when decoding; weights stay as they are
         self.dimension = dimension
         self.table = nn.Embedding(vocab_size, config.width)
@@ -193,10 +197,10 @@ class Denoiser(nn.Module):
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """Hidden vectors (..., H) of the positions that matter -> logits (..., V), [MASK] at -inf."""
-        logits_RV = F.linear(hidden_RH, self.table.weight, self.output_bias)
-        forbidden = torch.zeros_like(self.output_bias, dtype=torch.bool)
-        forbidden[self.mask_id] = True
-        return logits_RV.masked_fill(forbidden, -torch.inf)
+        forbidden_V = torch.zeros_like(self.output_bias, dtype=torch.bool)
+        forbidden_V[self.mask_id] = True
+        # In the bias, -inf costs no pass over the logits, which would be a copy of the largest tensor there is.
+        return F.linear(hidden_RH, self.table.weight, self.output_bias.masked_fill(forbidden_V, -torch.inf))
 
     def forward(self, ids_BL: Tensor, e_BD: Tensor) -> Tensor:
         """Canvas (B, L) and embeddings (B, D) -> logits (B, L, V): a whole pass, every position projected."""
