@@ -17,7 +17,8 @@ from unembed.checkpoint import Parts, build_denoiser, save_pt
 from unembed.config import Recipe
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import Inversion, Inverter
-from unembed.strategies import STRATEGIES, Options, decode
+from unembed.predictor import decode
+from unembed.strategies import STRATEGIES, Options
 
 TEXTS = tiny_texts(9)
 L, D = 16, 16
@@ -183,6 +184,9 @@ def test_streaming_ends_where_inverting_does(inverter: Inverter, embeddings: np.
     assert [frame.done for frame in frames] == [False] * (len(frames) - 1) + [True]
     expected = inverter.invert(embeddings[0], **options, measure_cosine=False)
     assert close([inverter.inversion(frames[-1])], expected)
+    *_, last = inverter.stream(embeddings[0], **options, first_row=7)  # as in a larger file
+    expected = inverter.invert(embeddings[0], **options, measure_cosine=False, first_row=7)
+    assert close([inverter.inversion(last)], expected)
 
 
 # --- candidates

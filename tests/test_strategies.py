@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from unembed.config import ModelConfig
 from unembed.errors import InputError
 from unembed.model import Denoiser
+from unembed.predictor import Predictor, decode, stream
 from unembed.strategies import (
     REMASKS_PER_PASS,
     STRATEGIES,
@@ -24,10 +25,7 @@ from unembed.strategies import (
     Frame,
     Options,
     Prediction,
-    Predictor,
-    decode,
     quotas,
-    stream,
 )
 
 V, L, D, MASK = 12, 7, 5, 11
@@ -207,7 +205,7 @@ def sure(ids: Tensor) -> Prediction:
 
 def schedule(strategy: str, rows: int, length: int, steps: int) -> Iterator[Frame]:
     """The frames of a strategy on empty canvases, whatever would be predicted."""
-    canvas = Canvas(torch.full((rows, length), 1), 1, Options(steps, strategy, seed=5), range(rows))
+    canvas = Canvas(torch.full((rows, length), 1), 1, (), Options(steps, strategy, seed=5), range(rows))
     decoding = STRATEGIES[strategy](canvas)
     frame = next(decoding)
     yield frame
@@ -247,7 +245,8 @@ class Fixed:
         self.config = SimpleNamespace(max_tokens=1)
         self.precision = torch.float32
         self.mask_id = len(logits) - 1
-        self.fixed = logits
+        self.end_ids = ()
+        self.output_bias = self.fixed = logits
 
     def hidden(self, ids: Tensor, modulation: Any) -> Tensor:
         return torch.zeros(*ids.shape, 1)
@@ -418,8 +417,8 @@ def test_tokens_that_end_a_text_are_committed_after_all_others(name: str) -> Non
     odd = torch.arange(8) % 2 == 1
     tokens = torch.where(odd, 9, 1)[None]
     sure = torch.where(odd, 0.8, 0.1)[None]
-    options = Options(steps=4, strategy=name, last=(9,))
-    decoding = STRATEGIES[name](Canvas(torch.full((1, 8), MASK), MASK, options, [0]))
+    options = Options(steps=4, strategy=name)
+    decoding = STRATEGIES[name](Canvas(torch.full((1, 8), MASK), MASK, (9,), options, [0]))
     frame = next(decoding)
     while not frame.done:
         frame = decoding.send(Prediction(tokens, sure))

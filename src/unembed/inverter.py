@@ -26,8 +26,9 @@ from unembed.config import Config, Recipe
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError
 from unembed.model import Denoiser
+from unembed.predictor import stream
 from unembed.recipes import RECIPES
-from unembed.strategies import Frame, Options, default_temperature, stream
+from unembed.strategies import Frame, Options, default_temperature
 from unembed.tokenizer import Tokenizer
 
 PACKAGED = {"all-MiniLM-L6-v2": "minilm"}  # encoder -> folder under unembed/weights
@@ -35,7 +36,11 @@ PACKAGED = {"all-MiniLM-L6-v2": "minilm"}  # encoder -> folder under unembed/wei
 
 @dataclass(frozen=True)
 class Inversion:
-    """What came back from one embedding."""
+    """What came back from one embedding.
+
+    Where several candidates were asked for, the inversion is the best of them, and `candidates` holds them all, the
+    best one again as its first; where one was asked for, it is empty.
+    """
 
     text: str
     tokens: list[str]  # content tokens as display pieces
@@ -45,7 +50,7 @@ class Inversion:
     passes: int  # spent on this embedding, over all candidates
     encoder_calls: int  # spent on recovering it: none when blind
     cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand
-    candidates: list["Inversion"] = field(default_factory=list)  # all of them, best first, where several were asked for
+    candidates: list["Inversion"] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -115,11 +120,6 @@ class Inverter:
     def length(self) -> int:
         """Positions L of the canvas."""
         return self.config.model.max_tokens
-
-    @property
-    def last(self) -> tuple[int, ...]:
-        """Tokens that end a text, which strategies commit last (`Options.last`)."""
-        return (self.tokenizer.eos_id, self.tokenizer.pad_id)
 
     @property
     def device(self) -> torch.device:
@@ -196,16 +196,18 @@ class Inverter:
         temperature: float | None = None,
         seed: int = 0,
         recipe: Recipe | str | None = None,
+        first_row: int = 0,
     ) -> Iterator[Frame]:
         """Recover the text of one embedding (d,), yielding one frame a pass; frame 0 is all masks.
 
-        Arguments and errors as for `invert`; options are checked before the first frame is asked for.
+        Arguments and errors as for `invert`, whose one candidate for the embedding the last frame holds; options are
+        checked before the first frame is asked for.
         """
         options = self._options(steps, strategy, 1, 0, guidance, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
-        return stream(self.denoiser, self._condition(e_BD), options)
+        return stream(self.denoiser, self._condition(e_BD), options, [first_row])
 
     def inversion(self, frame: Frame, row: int = 0) -> Inversion:
         """A frame's canvas as text; masks that are left are shown as nothing."""
@@ -264,7 +266,7 @@ class Inverter:
             raise InputError(f"rounds is {rounds}, but this version inverts blind only: expected 0")
         if temperature is None:
             temperature = default_temperature(candidates)
-        options = Options(steps, strategy, temperature, guidance, seed, self.last)
+        options = Options(steps, strategy, temperature, guidance, seed)
         options.check(self.length)
         return options
 

@@ -2,22 +2,22 @@
 
 A strategy is a generator that owns the canvas and never sees the denoiser. It yields a `Frame`; a frame that is
 not done asks for a pass over the positions `wanted` and receives the `Prediction` through `send`. Whoever
-drives it decides how passes are computed: `stream` runs one batch, a server may merge many. All strategies
+drives it decides how passes are computed: `predictor.stream` runs one batch, a server may merge many. All strategies
 end with no mask left for every number of steps from 1 to L.
 
 Shape suffixes as in model.py. Everything is batched; rows do not influence each other, and a row's
 random numbers depend on the seed and its own number alone, not on its neighbours.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unembed.errors import InputError
-from unembed.model import Denoiser, Modulation
 
 REMASKS_PER_PASS = 1.0  # `remask`: visible tokens masked again in a pass, on average over a row
 DOUBTED_SHARE = 0.5  # `two-stage`: share of the tokens revised in the first pass of the second stage
@@ -36,8 +36,6 @@ class Options:
 
     steps: most passes a row may take, 1 to L. temperature: 0 takes the best token, more samples from the
     tempered distribution. guidance: w of classifier-free guidance, un + (w + 1)(cond - un); it doubles the passes.
-    last: token ids that the strategies which choose by confidence commit only after all others, EOS and PAD: while
-    the length is open, PAD is the best single guess for the canvas' end, and taking it early cuts every text short.
     """
 
     steps: int = 8
@@ -45,7 +43,6 @@ class Options:
     temperature: float = 0.0
     guidance: float = 0.0
     seed: int = 0
-    last: tuple[int, ...] = ()
 
     def check(self, length: int) -> None:
         """Raise InputError where an option is impossible for a canvas of `length` positions."""
@@ -59,12 +56,20 @@ class Options:
             raise InputError(f"guidance is {self.guidance}, expected -1 or more")
 
 
+class Alternatives(NamedTuple):
+    """The K likeliest tokens of each position, the likeliest first; -1 and 0 where the frame wanted nothing."""
+
+    ids: Tensor  # (B, L, K) int64
+    chances: Tensor  # (B, L, K) float
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What one pass says, each (B, L); meaningful where the frame wanted it."""
 
     tokens: Tensor  # int64: the token chosen for a masked position
     confidence: Tensor  # float: probability of that token; at a visible position, of the token that stands there
+    alternatives: Alternatives | None = None  # where the predictor was asked for them
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,20 @@ class Noise:
 
 
 class Canvas:
-    """The tokens being decoded, B rows of L positions, and how sure each is."""
+    """The tokens being decoded, B rows of L positions, and how sure each is.
 
-    def __init__(self, ids: Tensor, mask_id: int, options: Options, rows: Sequence[int]) -> None:
+    Args:
+        ids: (B, L) int64, with masks where a token is to be found.
+        end_ids: the tokens that fill a canvas behind its text, EOS and PAD.
+        rows: the rows' numbers, which decide their random streams.
+    """
+
+    def __init__(
+        self, ids: Tensor, mask_id: int, end_ids: Sequence[int], options: Options, rows: Sequence[int]
+    ) -> None:
         self.ids = ids
         self.mask_id = mask_id
+        self.end_ids = torch.tensor(end_ids, dtype=torch.int64, device=ids.device)
         self.options = options
         self.confidence = torch.zeros(ids.shape, device=ids.device)
         self.passes = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
@@ -126,9 +140,11 @@ class Canvas:
         self.confidence = self.confidence.masked_fill(where, 0.0)
 
     def eagerness(self, prediction: Prediction) -> Tensor:
-        """(B, L): the order in which to commit, by confidence, `options.last` after everything else."""
-        late_BL = torch.isin(prediction.tokens, prediction.tokens.new_tensor(self.options.last))
-        return prediction.confidence - late_BL.float()
+        """(B, L): the order in which to commit, by confidence, but EOS and PAD after everything else.
+
+        While the length is open, PAD is the best single guess for the canvas' end; taking it early cuts texts short.
+        """
+        return prediction.confidence - torch.isin(prediction.tokens, self.end_ids).float()
 
     def unchanged(self) -> Prediction:
         """The prediction that a canvas without masks needs no pass for."""
@@ -261,97 +277,3 @@ def highest(score_BL: Tensor, among_BL: Tensor, count_B: Tensor) -> Tensor:
     order_BL = score_BL.masked_fill(~among_BL, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank_BL = order_BL.argsort(dim=1)
     return among_BL & (rank_BL < count_B[:, None])
-
-
-class Predictor:
-    """Answers frames: one pass of the denoiser over the rows that want one.
-
-    Args:
-        modulation: what the embeddings do to the network, computed once.
-        rows: the rows' numbers, which decide their random streams.
-    """
-
-    def __init__(self, denoiser: Denoiser, modulation: Modulation, options: Options, rows: Sequence[int]) -> None:
-        self.denoiser = denoiser
-        self.modulation = modulation
-        self.unconditional = denoiser.unconditional(1) if options.guidance else None
-        self.options = options
-        self.noise = Noise(options.seed, rows, stream=1)
-
-    @torch.inference_mode()
-    def __call__(self, frame: Frame) -> Prediction:
-        """The prediction for the positions that `frame` wants."""
-        active_B = frame.wanted.any(1).nonzero().squeeze(1)
-        ids_BL, wanted_BL = frame.ids[active_B], frame.wanted[active_B]
-        logits_RV = self._logits(ids_BL, wanted_BL, self.modulation.rows(active_B))
-        if self.unconditional is not None:
-            nothing = self.unconditional.repeat(len(active_B))
-            without_RV = self._logits(ids_BL, wanted_BL, nothing)
-            # -inf - -inf is not a number; the mask's logit stays what it is
-            logits_RV = torch.where(
-                logits_RV.isinf(), logits_RV, without_RV + (self.options.guidance + 1) * (logits_RV - without_RV)
-            )
-        chosen_R = self._choose(logits_RV, active_B, wanted_BL)
-        standing_R = ids_BL[wanted_BL]
-        scored_R = torch.where(standing_R == self.denoiser.mask_id, chosen_R, standing_R)
-        tokens_BL, confidence_BL = frame.ids.clone(), torch.zeros_like(frame.confidence)
-        where_BL = torch.zeros_like(frame.wanted)
-        where_BL[active_B] = wanted_BL
-        tokens_BL[where_BL] = chosen_R
-        confidence_BL[where_BL] = (logits_RV.gather(1, scored_R[:, None]).squeeze(1) - logits_RV.logsumexp(-1)).exp()
-        return Prediction(tokens_BL, confidence_BL)
-
-    def _logits(self, ids_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
-        reduced = self.denoiser.precision != torch.float32
-        with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=reduced):
-            return self.denoiser.logits(self.denoiser.hidden(ids_BL, modulation)[wanted_BL]).float()
-
-    def _choose(self, logits_RV: Tensor, active_B: Tensor, wanted_BL: Tensor) -> Tensor:
-        """The best token, or a sample by inverse distribution function, in float64 (arXiv 2409.02908)."""
-        if self.options.temperature == 0:
-            return logits_RV.argmax(-1)
-        exact = torch.device("cpu") if logits_RV.device.type == "mps" else logits_RV.device  # MPS has no float64
-        uniform_BL = self.noise.uniform(wanted_BL.shape[1], active_B.tolist())
-        uniform_R1 = uniform_BL[wanted_BL.cpu()][:, None].to(exact)
-        below_best_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)).to(exact).double()
-        cumulative_RV = (below_best_RV / self.options.temperature).softmax(-1).cumsum(-1)
-        index_R1 = torch.searchsorted(cumulative_RV, uniform_R1 * cumulative_RV[:, -1:], right=True)
-        return index_R1.squeeze(1).to(logits_RV.device)
-
-
-def stream(
-    denoiser: Denoiser,
-    modulation: Modulation,
-    options: Options,
-    rows: Sequence[int] | None = None,
-    start_BL: Tensor | None = None,
-) -> Iterator[Frame]:
-    """Decode a batch, one frame a pass, beginning with the frame before the first pass.
-
-    Args:
-        modulation: of B embeddings (`denoiser.condition`).
-        rows: the rows' numbers for their random streams; 0 to B - 1 where not given.
-        start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
-
-    Raises:
-        InputError: an option is impossible.
-    """
-    batch, length = len(modulation.final), denoiser.config.max_tokens
-    options.check(length)
-    rows = range(batch) if rows is None else rows
-    if start_BL is None:
-        start_BL = torch.full((batch, length), denoiser.mask_id, device=modulation.final.device)
-    predictor = Predictor(denoiser, modulation, options, rows)
-    decoding = STRATEGIES[options.strategy](Canvas(start_BL, denoiser.mask_id, options, rows))
-    frame = next(decoding)
-    yield frame
-    while not frame.done:
-        frame = decoding.send(predictor(frame))
-        yield frame
-
-
-@torch.inference_mode()
-def decode(denoiser: Denoiser, e_BD: Tensor, options: Options) -> Frame:
-    """The last frame of decoding embeddings (B, D) from all masks."""
-    *_, last = stream(denoiser, denoiser.condition(e_BD), options)
-    return last

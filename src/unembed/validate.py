@@ -6,7 +6,8 @@ import torch
 from unembed.data import Batch
 from unembed.encoder import Encoder
 from unembed.model import Denoiser
-from unembed.strategies import Options, decode
+from unembed.predictor import decode
+from unembed.strategies import Options
 
 SHARES = (0.1, 0.5, 1.0)
 PASSES = 8
@@ -35,9 +36,7 @@ def validate(denoiser: Denoiser, encoder: Encoder, batch: Batch, seed: int) -> d
         chosen_BL = masked_BL & content_BL
         best = denoiser.logits(hidden_BLH[chosen_BL]).argmax(-1)
         found[f"accuracy_{share * 100:.0f}"] = (best == batch.canvas[chosen_BL]).float().mean().item()
-    last = (encoder.tokenizer.eos_id, encoder.tokenizer.pad_id)
-    options = Options(steps=min(PASSES, batch.canvas.shape[1]), last=last)
-    ids_BL = decode(denoiser, e_BD, options).ids
+    ids_BL = decode(denoiser, e_BD, Options(steps=min(PASSES, batch.canvas.shape[1]))).ids
     found["token_accuracy"] = (ids_BL == batch.canvas)[content_BL].float().mean().item()
     texts = [encoder.tokenizer.decode(row) for row in ids_BL.tolist()]
     found["cosine"] = float(np.mean(np.sum(encoder.encode(texts) * e_BD.cpu().numpy(), axis=1)))

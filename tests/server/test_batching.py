@@ -13,11 +13,12 @@ import torch
 
 from fakes import tiny_texts
 from unembed.inverter import Inversion
+from unembed.predictor import Predictor, stream
 from unembed.server.batching import Batcher, Done, Failed, Ticket
 from unembed.server.faults import Fault
 from unembed.server.models import Models, Served
-from unembed.server.work import Embedded, Need, Pause, Recovered, SharedPredictor, Snapshot, embed, invert
-from unembed.strategies import STRATEGIES, Options, stream
+from unembed.server.work import Embedded, Need, Pause, Recovered, Snapshot, embed, invert
+from unembed.strategies import STRATEGIES, Options
 
 
 class Seen:
@@ -65,10 +66,10 @@ def endless(ticket: Ticket) -> Generator[Need, Any, None]:
         yield Pause()
 
 
-def some_options(last: tuple[int, ...]) -> list[tuple[Options, int]]:
+def some_options() -> list[tuple[Options, int]]:
     """Every strategy, sampled, guided or neither, with as many candidates."""
     return [
-        (Options(steps, strategy, temperature, guidance, steps, last), candidates)
+        (Options(steps, strategy, temperature, guidance, steps), candidates)
         for strategy in STRATEGIES
         for steps, temperature, guidance, candidates in ((3, 0.0, 0.0, 1), (7, 0.6, 0.0, 2), (5, 0.0, 1.0, 1))
     ]
@@ -80,7 +81,7 @@ def same(found: Inversion, expected: Inversion) -> bool:
 
 def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) -> None:
     """All strategies at once, over two models, must come out as `Inverter.invert` gives them one by one."""
-    cases = [(served, options, n) for served in models.all for options, n in some_options(served.inverter.last)]
+    cases = [(served, options, n) for served in models.all for options, n in some_options()]
     vectors = [
         served.inverter.encode([text]) for (served, *_), text in zip(cases, tiny_texts(len(cases), 3), strict=True)
     ]
@@ -314,14 +315,14 @@ def test_one_request_that_fails_does_not_take_others_along(served: Served, caplo
 def test_a_pass_that_fails_fails_its_requests_and_the_thread_goes_on(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: SharedPredictor, *_: Any) -> Any:
+    def fail(self: Predictor, *_: Any) -> Any:
         raise MemoryError
 
     async def run() -> None:
         e_BD = served.inverter.encode(["a child."])
         async with working() as batcher:
             with monkeypatch.context() as patch:
-                patch.setattr(SharedPredictor, "questions", fail)
+                patch.setattr(Predictor, "questions", fail)
                 with pytest.raises(Fault, match="internal error"):
                     await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=4))).result()
             assert len(await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options())).result()) == 1

@@ -73,7 +73,7 @@ def router(context: Context) -> APIRouter:
         temperature = body.temperature
         if temperature is None:
             temperature = default_temperature(body.candidates)
-        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, served.inverter.last)
+        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed)
         options.check(served.inverter.length)
         canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
         started = time.perf_counter()

@@ -5,7 +5,7 @@ whoever runs them (`batching`) answers many requests' needs at once. What they r
 recovers, row by row.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from unembed.errors import InputError
 from unembed.inverter import Inversion, Inverter
-from unembed.model import Modulation
+from unembed.predictor import Predictor, begin, compute
 from unembed.server.models import Served
-from unembed.strategies import STRATEGIES, Canvas, Frame, Options, Prediction, Predictor
+from unembed.strategies import Frame, Options, Prediction
 
 Alternatives = list[tuple[int, float]]  # token ids with their probabilities, the likeliest first
 
@@ -27,7 +27,7 @@ Alternatives = list[tuple[int, float]]  # token ids with their probabilities, th
 class Pass:
     """Needs one pass of the denoiser for `frame`; the answer is a `Prediction`."""
 
-    predictor: "SharedPredictor"
+    predictor: Predictor
     frame: Frame
 
 
@@ -77,74 +77,36 @@ class Embedded:
     ids: list[list[int]]
 
 
-class SharedPredictor(Predictor):
-    """A predictor whose logits were computed elsewhere, together with those of other requests.
+class Best:
+    """The alternatives of each row and position, as the last pass that looked at it saw them."""
 
-    `questions` are what a pass must compute for a frame; `answer` takes the logits and goes on as a predictor of
-    its own would, with its own temperature, guidance and random streams.
-    """
+    def __init__(self, rows: int, length: int, alternatives: int, device: torch.device) -> None:
+        shape = (rows, length, alternatives)
+        self.ids = torch.full(shape, -1, device=device)
+        self.chances = torch.zeros(shape, device=device)
 
-    def __init__(
-        self, inverter: Inverter, modulation: Modulation, options: Options, rows: Sequence[int], alternatives: int = 0
-    ) -> None:
-        super().__init__(inverter.denoiser, modulation, options, rows)
-        self._ready: Iterator[Tensor] = iter(())
-        self._wanted_BL = torch.empty(0)
-        self._best = alternatives
-        shape = (len(modulation.final), inverter.length, alternatives)
-        self.alternative_ids = torch.full(shape, -1, device=modulation.final.device)
-        self.alternative_chances = torch.zeros(shape, device=modulation.final.device)
+    def update(self, wanted_BL: Tensor, prediction: Prediction) -> None:
+        """Take over what a pass said about the positions that it was asked for."""
+        if prediction.alternatives is not None:
+            self.ids[wanted_BL] = prediction.alternatives.ids[wanted_BL]
+            self.chances[wanted_BL] = prediction.alternatives.chances[wanted_BL]
 
-    def questions(self, frame: Frame) -> list[tuple[Tensor, Tensor, Modulation]]:
-        """Canvas (B', L), wanted positions (B', L) and modulation of the rows that want a pass; twice if guided."""
-        active_B = frame.wanted.any(1).nonzero().squeeze(1)
-        ids_BL, wanted_BL = frame.ids[active_B], frame.wanted[active_B]
-        asked = [(ids_BL, wanted_BL, self.modulation.rows(active_B))]
-        if self.unconditional is not None:
-            asked.append((ids_BL, wanted_BL, self.unconditional.repeat(len(active_B))))
-        return asked
-
-    def answer(self, frame: Frame, logits: Sequence[Tensor]) -> Prediction:
-        """The prediction by the logits (R, V) of each question."""
-        self._ready = iter(logits)
-        self._wanted_BL = frame.wanted
-        return self(frame)
-
-    def _logits(self, ids_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
-        return next(self._ready)
-
-    def _choose(self, logits_RV: Tensor, active_B: Tensor, wanted_BL: Tensor) -> Tensor:
-        if self._best:
-            best = logits_RV.topk(self._best, dim=-1)
-            self.alternative_ids[self._wanted_BL] = best.indices
-            self.alternative_chances[self._wanted_BL] = (best.values - logits_RV.logsumexp(-1, keepdim=True)).exp()
-        return super()._choose(logits_RV, active_B, wanted_BL)
-
-    def best(self) -> list[list[Alternatives]] | None:
-        """The alternatives of each row and position so far."""
-        if not self._best:
+    def lists(self) -> list[list[Alternatives]] | None:
+        """As plain lists, one entry for each row; None where no alternatives were asked for."""
+        if not self.ids.shape[2]:
             return None
-        rows = zip(self.alternative_ids.tolist(), self.alternative_chances.tolist(), strict=True)
         return [
             [[pair for pair in zip(i, p, strict=True) if pair[0] >= 0] for i, p in zip(ids, chances, strict=True)]
-            for ids, chances in rows
+            for ids, chances in zip(self.ids.tolist(), self.chances.tolist(), strict=True)
         ]
 
 
 def predict(passes: Sequence[Pass]) -> list[Prediction]:
     """Answer several requests of one inverter with one pass of its denoiser."""
-    denoiser = passes[0].predictor.denoiser
     asked = [one.predictor.questions(one.frame) for one in passes]
-    every = [question for questions in asked for question in questions]
-    wanted_BL = torch.cat([wanted for _, wanted, _ in every])
-    modulation = Modulation(
-        torch.cat([part.blocks for _, _, part in every]), torch.cat([part.final for _, _, part in every])
-    )
-    hidden_BLH = denoiser.hidden(torch.cat([ids for ids, _, _ in every]), modulation)
-    logits_RV = denoiser.logits(hidden_BLH[wanted_BL]).float()
-    parts = iter(torch.split(logits_RV, [int(wanted.sum()) for _, wanted, _ in every]))
+    logits = iter(compute(passes[0].predictor.denoiser, [question for questions in asked for question in questions]))
     return [
-        one.predictor.answer(one.frame, [next(parts) for _ in questions])
+        one.predictor.answer(one.frame, [next(logits) for _ in questions])
         for one, questions in zip(passes, asked, strict=True)
     ]
 
@@ -176,18 +138,19 @@ def invert(
         chunk_BD = torch.tensor(e_BD[start : start + step], device=inverter.device)
         modulation = inverter.denoiser.condition(chunk_BD).repeat(candidates)
         rows = range(start * candidates, (start + len(chunk_BD)) * candidates)
-        predictor = SharedPredictor(inverter, modulation, options, rows, alternatives)
-        masks_BL = torch.full((len(rows), inverter.length), inverter.denoiser.mask_id, device=inverter.device)
-        decoding = STRATEGIES[options.strategy](Canvas(masks_BL, inverter.denoiser.mask_id, options, rows))
+        predictor = Predictor(inverter.denoiser, modulation, options, rows, alternatives)
+        best = Best(len(rows), inverter.length, alternatives, inverter.device)
+        decoding = begin(inverter.denoiser, options, rows)
         frame = next(decoding)
         while not frame.done:
             if watch is not None:
-                watch(_snapshot(frame, predictor))
+                watch(_snapshot(frame, best))
             prediction = yield Pass(predictor, frame)
+            best.update(frame.wanted, prediction)
             frame = decoding.send(prediction)
         if watch is not None:
-            watch(_snapshot(frame, predictor))
-        found += _recovered(inverter, frame, predictor, candidates)
+            watch(_snapshot(frame, best))
+        found += _recovered(inverter, frame, best, candidates)
     if cosine:
         vectors = yield Texts([one.text for several in found for one in several.inversions])
         found = _with_cosines(found, vectors, e_BD)
@@ -211,7 +174,7 @@ def embed(served: Served, texts: list[str], with_ids: bool = False) -> Generator
     return Embedded(vectors, [row[:room] for row in ids] if with_ids else [])
 
 
-def _snapshot(frame: Frame, predictor: SharedPredictor) -> Snapshot:
+def _snapshot(frame: Frame, best: Best) -> Snapshot:
     return Snapshot(
         frame.step,
         frame.total,
@@ -220,19 +183,19 @@ def _snapshot(frame: Frame, predictor: SharedPredictor) -> Snapshot:
         frame.changed.tolist(),
         frame.confidence.tolist(),
         frame.passes.tolist(),
-        predictor.best(),
+        best.lists(),
     )
 
 
-def _recovered(inverter: Inverter, frame: Frame, predictor: SharedPredictor, candidates: int) -> list[Recovered]:
+def _recovered(inverter: Inverter, frame: Frame, best: Best, candidates: int) -> list[Recovered]:
     """The candidates of each embedding in the batch, ranked as `Inverter.invert` ranks them."""
-    every = predictor.best()
+    every = best.lists()
     found = []
     for first in range(0, len(frame.ids), candidates):
         rows = range(first, first + candidates)
         several = [(inverter.inversion(frame, row), every[row] if every else None) for row in rows]
         several.sort(key=lambda pair: -pair[0].score)
-        found.append(Recovered([inversion for inversion, _ in several], [best for _, best in several]))
+        found.append(Recovered([inversion for inversion, _ in several], [likeliest for _, likeliest in several]))
     return found
 
 

@@ -1,0 +1,196 @@
+"""The predictor: passes of the denoiser for the frames of a strategy, and what to make of their logits.
+
+The logits of a pass, (rows, vocabulary), are by far the largest tensor of an inversion, and all that is done
+with them waits for memory. They are therefore computed once, in the denoiser's precision, and looked at a few rows at
+a time. Passes of several predictors may be computed as one.
+
+Shape suffixes as in model.py; C: rows looked at together; K: alternatives.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unembed.model import Denoiser, Modulation
+from unembed.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Options, Prediction
+
+CHUNK = {"cpu": 2**20}  # logits looked at together: on a CPU what its cache holds, elsewhere what memory can spare
+LARGE_CHUNK = 2**26
+
+
+class Question(NamedTuple):
+    """Logits that a pass must compute: those of the `wanted` positions of some canvases."""
+
+    ids: Tensor  # (B, L) int64
+    wanted: Tensor  # (B, L) bool
+    modulation: Modulation  # of B rows
+
+
+@torch.inference_mode()
+def compute(denoiser: Denoiser, questions: Sequence[Question]) -> list[Tensor]:
+    """Logits (R, V) of each question, R its wanted positions, by one pass of the denoiser over all of them."""
+    ids_BL, wanted_BL, modulation = questions[0]
+    if len(questions) > 1:
+        ids_BL = torch.cat([question.ids for question in questions])
+        wanted_BL = torch.cat([question.wanted for question in questions])
+        modulation = Modulation(
+            torch.cat([question.modulation.blocks for question in questions]),
+            torch.cat([question.modulation.final for question in questions]),
+        )
+    reduced = denoiser.precision != torch.float32
+    with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=reduced):
+        logits_RV = denoiser.logits(denoiser.hidden(ids_BL, modulation)[wanted_BL])
+    return list(logits_RV.split([int(question.wanted.sum()) for question in questions]))
+
+
+class Predictor:
+    """Answers frames: a pass of the denoiser over the rows that want one.
+
+    A call does all; whoever computes the passes of many predictors together puts the `questions` of all of them
+    to `compute` and has each `answer` with its own logits.
+
+    Args:
+        modulation: what the embeddings do to the network, computed once.
+        rows: the rows' numbers, which decide their random streams.
+        alternatives: K, how many of the likeliest tokens to tell for each position.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, modulation: Modulation, options: Options, rows: Sequence[int], alternatives: int = 0
+    ) -> None:
+        self.denoiser = denoiser
+        self.modulation = modulation
+        self.unconditional = denoiser.unconditional(1) if options.guidance else None
+        self.options = options
+        self.noise = Noise(options.seed, rows, stream=1)
+        self.alternatives = alternatives
+
+    def __call__(self, frame: Frame) -> Prediction:
+        """The prediction for the positions that `frame` wants."""
+        return self.answer(frame, compute(self.denoiser, self.questions(frame)))
+
+    @torch.inference_mode()
+    def questions(self, frame: Frame) -> list[Question]:
+        """What to compute for `frame`: one question, and with guidance a second one without the embeddings."""
+        active_B = frame.wanted.any(1).nonzero().squeeze(1)
+        asked = Question(frame.ids[active_B], frame.wanted[active_B], self.modulation.rows(active_B))
+        if self.unconditional is None:
+            return [asked]
+        return [asked, asked._replace(modulation=self.unconditional.repeat(len(active_B)))]
+
+    @torch.inference_mode()
+    def answer(self, frame: Frame, logits: Sequence[Tensor]) -> Prediction:
+        """The prediction for `frame` by the logits (R, V) of each of its questions.
+
+        A few rows at a time, which are still in the cache when they are read again; the result does not depend on it.
+        """
+        standing_R = frame.ids[frame.wanted]
+        uniform_R = self._uniform(frame.wanted) if self.options.temperature else None
+        chosen_R, confidence_R = standing_R.clone(), frame.confidence[frame.wanted]
+        best_RK = Alternatives(
+            standing_R.new_full((len(standing_R), self.alternatives), -1),
+            confidence_R.new_zeros(len(standing_R), self.alternatives),
+        )
+        rows = max(1, CHUNK.get(logits[0].device.type, LARGE_CHUNK) // logits[0].shape[1])
+        for start in range(0, len(standing_R), rows):
+            chunk = slice(start, start + rows)
+            logits_CV = self._guided([each_RV[chunk].float() for each_RV in logits])
+            if uniform_R is None:
+                chosen_R[chunk] = logits_CV.argmax(-1)
+            else:
+                chosen_R[chunk] = sample(logits_CV, self.options.temperature, uniform_R[chunk])
+            scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
+            total_C1 = logits_CV.logsumexp(-1, keepdim=True)
+            confidence_R[chunk] = (logits_CV.gather(1, scored_C[:, None]) - total_C1).exp().squeeze(1)
+            if self.alternatives:
+                best = logits_CV.topk(self.alternatives, dim=-1)
+                best_RK.ids[chunk], best_RK.chances[chunk] = best.indices, (best.values - total_C1).exp()
+        tokens_BL, confidence_BL = frame.ids.clone(), torch.zeros_like(frame.confidence)
+        tokens_BL[frame.wanted], confidence_BL[frame.wanted] = chosen_R, confidence_R
+        if not self.alternatives:
+            return Prediction(tokens_BL, confidence_BL)
+        shape = (*frame.ids.shape, self.alternatives)
+        best_BLK = Alternatives(tokens_BL.new_full(shape, -1), confidence_BL.new_zeros(shape))
+        best_BLK.ids[frame.wanted], best_BLK.chances[frame.wanted] = best_RK
+        return Prediction(tokens_BL, confidence_BL, best_BLK)
+
+    def _guided(self, logits: Sequence[Tensor]) -> Tensor:
+        if len(logits) == 1:
+            return logits[0]
+        with_CV, without_CV = logits
+        guided_CV = without_CV + (self.options.guidance + 1) * (with_CV - without_CV)
+        guided_CV[:, self.denoiser.mask_id] = -torch.inf  # where -inf - -inf is not a number
+        return guided_CV
+
+    def _uniform(self, wanted_BL: Tensor) -> Tensor:
+        """The next random numbers (R,) of the rows that want a pass, float64 on the CPU."""
+        wanted_BL = wanted_BL.cpu()
+        active_B = wanted_BL.any(1).nonzero().squeeze(1)
+        return self.noise.uniform(wanted_BL.shape[1], active_B.tolist())[wanted_BL[active_B]]
+
+
+def sample(logits_RV: Tensor, temperature: float, uniform_R: Tensor) -> Tensor:
+    """Tokens (R,) from softmax(logits / temperature) by inverse distribution function at `uniform` in [0, 1).
+
+    In float64: the rounding of float32 makes rare tokens rarer than they are (arXiv 2409.02908).
+    """
+    exact = torch.device("cpu") if logits_RV.device.type == "mps" else logits_RV.device  # MPS has no float64
+    table_RV = logits_RV.to(exact, torch.float64)
+    table_RV = table_RV.sub_(table_RV.amax(-1, keepdim=True)).div_(temperature).exp_().cumsum_(-1)
+    index_R1 = torch.searchsorted(table_RV, uniform_R.to(exact)[:, None] * table_RV[:, -1:], right=True)
+    return index_R1.squeeze(1).to(logits_RV.device)
+
+
+def begin(
+    denoiser: Denoiser, options: Options, rows: Sequence[int], start_BL: Tensor | None = None
+) -> Generator[Frame, Prediction, None]:
+    """The strategy of `options` at work on a canvas of its own, to be driven with `next` and `send`.
+
+    Args:
+        rows: the rows' numbers, one for each row of the canvas.
+        start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
+
+    Raises:
+        InputError: an option is impossible.
+    """
+    options.check(denoiser.config.max_tokens)
+    if start_BL is None:
+        shape = (len(rows), denoiser.config.max_tokens)
+        start_BL = torch.full(shape, denoiser.mask_id, device=denoiser.output_bias.device)
+    return STRATEGIES[options.strategy](Canvas(start_BL, denoiser.mask_id, denoiser.end_ids, options, rows))
+
+
+def stream(
+    denoiser: Denoiser,
+    modulation: Modulation,
+    options: Options,
+    rows: Sequence[int] | None = None,
+    start_BL: Tensor | None = None,
+) -> Iterator[Frame]:
+    """Decode a batch, one frame a pass, beginning with the frame before the first pass.
+
+    Args:
+        modulation: of B embeddings (`denoiser.condition`).
+        rows: the rows' numbers for their random streams; 0 to B - 1 where not given.
+        start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
+
+    Raises:
+        InputError: an option is impossible.
+    """
+    rows = range(len(modulation.final)) if rows is None else rows
+    decoding = begin(denoiser, options, rows, start_BL)
+    predictor = Predictor(denoiser, modulation, options, rows)
+    frame = next(decoding)
+    yield frame
+    while not frame.done:
+        frame = decoding.send(predictor(frame))
+        yield frame
+
+
+@torch.inference_mode()
+def decode(denoiser: Denoiser, e_BD: Tensor, options: Options) -> Frame:
+    """The last frame of decoding embeddings (B, D) from all masks."""
+    *_, last = stream(denoiser, denoiser.condition(e_BD), options)
+    return last
