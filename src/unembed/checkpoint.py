@@ -77,12 +77,15 @@ def save_inverter(
         (temporary / "README.md").write_text(model_card(config, state, results), encoding="utf-8")
 
 
-def load_inverter(path: str | Path) -> Parts:
+def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
     """Load a folder written by `save_inverter`, or a `.pt` file written by `save_pt`.
+
+    Args:
+        causal: whether an autoregressive twin is expected, whose tensors are those of an inverter; None takes either.
 
     Raises:
         CheckpointError: a file is missing or damaged, a tensor is missing, of the wrong shape or not
-            expected, or a `.pt` file wants to run code.
+            expected, a `.pt` file wants to run code, or it is a twin where an inverter is expected.
     """
     path = Path(path)
     if path.is_dir():
@@ -107,6 +110,11 @@ def load_inverter(path: str | Path) -> Parts:
         raise CheckpointError(f"{source}: is not an unembed inverter, key {error} is missing") from error
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    if causal is not None and config.model.causal != causal:
+        kinds = {False: "an inverter by masked diffusion", True: "an autoregressive twin"}
+        raise CheckpointError(
+            f"{source}: model.causal is {config.model.causal}: {kinds[config.model.causal]}, expected {kinds[causal]}"
+        )
     denoiser = build_denoiser(config, tokenizer)
     load_strictly(denoiser, state, path)
     return Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))

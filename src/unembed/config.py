@@ -67,6 +67,7 @@ class ModelConfig:
     heads: int = _doc("attention heads", 12)
     feed_forward: int = _doc("hidden width of the feed-forward layers", 1536)
     adaln_rank: int = _doc("rank of the AdaLN layer of each block; 0 means a full matrix", 128)
+    causal: bool = _doc("the autoregressive twin: each position sees only those before it; a comparison", False)
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "width", "blocks", "heads", "feed_forward"):

@@ -64,27 +64,33 @@ class AdaLN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all positions, in both directions."""
+    """Multi-head self-attention over all positions, in both directions unless `causal`."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_BLH: Tensor) -> Tensor:
+    def forward(self, x_BLH: Tensor, past: list[Tensor] | None = None) -> Tensor:
         q, k, v = self.qkv(x_BLH).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, N, L, H/N)
-        mixed: Tensor = self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        if past is not None:  # keys and values of the positions before these; takes theirs in
+            past[:] = k, v = [torch.cat(pair, dim=2) for pair in zip(past, (k, v), strict=True)] if past else [k, v]
+        mixed: Tensor = self.out(attend(q, k, v, self.causal).transpose(1, 2).flatten(2))
         return mixed
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, each argument (B, N, L, K)."""
-    if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v)
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention, each argument (B, N, L, K). The last query stands at the last key's place."""
+    if q.is_cuda and (not causal or q.shape[2] in (1, k.shape[2])):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal and q.shape[2] > 1)
     # On a CPU, at 32 positions, torch's fused kernel makes a training step 1.5 times slower than two products.
-    weights_BNLL = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float().softmax(-1)
-    return torch.matmul(weights_BNLL.to(v.dtype), v)
+    scores_BNLL = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float()
+    if causal and q.shape[2] > 1:
+        later_LL = torch.ones(scores_BNLL.shape[-2:], dtype=torch.bool, device=q.device)
+        scores_BNLL = scores_BNLL.masked_fill(later_LL.triu(1 + k.shape[2] - q.shape[2]), -torch.inf)
+    return torch.matmul(scores_BNLL.softmax(-1).to(v.dtype), v)
 
 
 class Block(nn.Module):
@@ -92,7 +98,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = Attention(config.width, config.heads)
+        self.attention = Attention(config.width, config.heads, config.causal)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, config.feed_forward),
             nn.GELU(),
@@ -100,9 +106,9 @@ class Block(nn.Module):
         )
         self.adaln = AdaLN(config.width, 6, config.adaln_rank)
 
-    def forward(self, x_BLH: Tensor, modulation_B6H: Tensor) -> Tensor:
+    def forward(self, x_BLH: Tensor, modulation_B6H: Tensor, past: list[Tensor] | None = None) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation_B6H.unsqueeze(2).unbind(1)  # each (B, 1, H)
-        x_BLH = x_BLH + (1 + gate_a) * self.attention(modulate(x_BLH, shift_a, scale_a))
+        x_BLH = x_BLH + (1 + gate_a) * self.attention(modulate(x_BLH, shift_a, scale_a), past)
         x_BLH = x_BLH + (1 + gate_f) * self.feed_forward(modulate(x_BLH, shift_f, scale_f))
         return x_BLH
 
@@ -187,11 +193,17 @@ class Denoiser(nn.Module):
         nothing_BD = self.null_embedding.new_zeros(batch, self.dimension)
         return self.condition(nothing_BD, nothing_BD.new_ones(batch, dtype=torch.bool))
 
-    def hidden(self, ids_BL: Tensor, modulation: Modulation) -> Tensor:
-        """One pass without the vocabulary: canvas (B, L) -> (B, L, H). L is at most `config.max_tokens`."""
-        x_BLH = self.embedding_norm(self.table(ids_BL) + self.positions[: ids_BL.shape[1]])
-        for block, modulation_B6H in zip(self.blocks, modulation.blocks.unbind(1), strict=True):
-            x_BLH = block(x_BLH, modulation_B6H)
+    def hidden(self, ids_BL: Tensor, modulation: Modulation, past: list[list[Tensor]] | None = None) -> Tensor:
+        """One pass without the vocabulary: canvas (B, L) -> (B, L, H). L is at most `config.max_tokens`.
+
+        A causal network may be given its tokens bit by bit: `past` holds a list for each block, empty at first, which
+        keeps the keys and values of the positions before `ids_BL` and takes in those of these.
+        """
+        before = past[0][0].shape[2] if past and past[0] else 0
+        x_BLH = self.embedding_norm(self.table(ids_BL) + self.positions[before : before + ids_BL.shape[1]])
+        pasts = past if past is not None else [None] * len(self.blocks)
+        for block, modulation_B6H, of_block in zip(self.blocks, modulation.blocks.unbind(1), pasts, strict=True):
+            x_BLH = block(x_BLH, modulation_B6H, of_block)
         shift, scale = modulation.final.unsqueeze(2).unbind(1)
         return modulate(x_BLH, shift, scale)
 

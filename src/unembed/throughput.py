@@ -32,6 +32,8 @@ def flops_per_sequence(denoiser: Denoiser, encoder: Encoder, config: Config) -> 
     masked = skew / (skew + 1)  # mean of t
     vocabulary = config.diffusion.vocabulary_sample or denoiser.table.num_embeddings
     trained = length * (masked + (1 - masked) * config.diffusion.corrupt_visible)
+    if model.causal:  # every position predicts its next token
+        trained = length
     denoising = 6 * (once + length * (each + attention) + trained * vocabulary * model.width)
     if config.data.embeddings == "stored":
         return float(denoising)
