@@ -1,7 +1,11 @@
-"""A deterministic 16-d encoder over a 69-token vocabulary: quick, offline, and with enough structure to learn from."""
+"""A deterministic 16-d encoder over a 69-token vocabulary: quick, offline, and with enough structure to learn from.
+
+Also denoisers and inverters of random weights, which nothing was learned by, but which depend on all that they see.
+"""
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -11,7 +15,9 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import Tensor, nn
 
+from unembed.checkpoint import Parts, build_denoiser, save_inverter
 from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, Recipe, TrainingConfig
+from unembed.model import Denoiser
 from unembed.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -133,3 +139,40 @@ def tiny_config() -> Config:
             validation_texts=16,
         ),
     )
+
+
+def perturbed(denoiser: Denoiser, noise: float) -> Denoiser:
+    """The same denoiser, every weight moved: AdaLN's too, which start at zero and would hide the embedding."""
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return denoiser
+
+
+def small_denoiser(
+    vocab_size: int, dimension: int, length: int, noise: float, width: int = 8, blocks: int = 1
+) -> Denoiser:
+    """A denoiser for canvases of any few tokens, the last of which is the mask; the same one each time."""
+    torch.manual_seed(0)
+    config = ModelConfig(max_tokens=length, width=width, blocks=blocks, heads=2, feed_forward=width, adaln_rank=0)
+    return perturbed(Denoiser(vocab_size, dimension, vocab_size - 1, config), noise)
+
+
+def tiny_denoiser(noise: float) -> Denoiser:
+    """A denoiser of `tiny_config` for the fake encoder; the same one each time."""
+    torch.manual_seed(0)
+    return perturbed(build_denoiser(tiny_config(), tiny_tokenizer()), noise)
+
+
+def tiny_parts() -> Parts:
+    """An untrained inverter whose guesses differ from text to text and are more than a few tokens long."""
+    denoiser = tiny_denoiser(0.25).eval().requires_grad_(False)
+    denoiser.output_bias[list(denoiser.end_ids)] = -4.0
+    return Parts(denoiser, tiny_tokenizer(), tiny_config(), {"steps": 1})
+
+
+def save_tiny_inverter(folder: Path) -> Path:
+    """Write `tiny_parts` as an inverter's folder, which is returned."""
+    parts = tiny_parts()
+    save_inverter(folder, parts.denoiser.state_dict(), parts.tokenizer, parts.config, parts.results)
+    return folder

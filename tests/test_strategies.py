@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from unembed.config import ModelConfig
+from fakes import small_denoiser
 from unembed.errors import InputError
 from unembed.model import Denoiser
-from unembed.predictor import Predictor, decode, stream
+from unembed.predictor import Predictor, compute, decode, sample, stream
 from unembed.strategies import (
     REMASKS_PER_PASS,
     STRATEGIES,
@@ -33,21 +33,11 @@ NAMES = list(STRATEGIES)
 REVISING = ("remask", "two-stage")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def make_denoiser(sharpness: float = 1.0) -> Denoiser:
     """Weights of order one: what it predicts depends on the embedding, the place and the context."""
-    torch.manual_seed(0)
-    config = ModelConfig(max_tokens=L, width=16, blocks=2, heads=2, feed_forward=16, adaln_rank=0)
-    denoiser = Denoiser(V, D, MASK, config)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-        denoiser.table.weight.mul_(sharpness)
-    return denoiser.requires_grad_(False)
+    denoiser = small_denoiser(V, D, L, noise=0.3, width=16, blocks=2).requires_grad_(False)
+    denoiser.table.weight.mul_(sharpness)
+    return denoiser
 
 
 DENOISER = make_denoiser()
@@ -271,6 +261,26 @@ def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
     torch.testing.assert_close(last.confidence.flatten(), logits.softmax(-1)[last.ids.flatten()])
 
 
+def test_logits_looked_at_in_chunks_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(4, "two-stage", temperature=0.8, guidance=1.0, seed=6)
+    whole = frames(options, start=partly_filled())[-1]
+    for rows in (1, 3):
+        monkeypatch.setattr("unembed.predictor.CHUNK", {"cpu": rows * V})
+        last = frames(options, start=partly_filled())[-1]
+        assert torch.equal(last.ids, whole.ids)
+        assert torch.equal(last.confidence, whole.confidence)
+
+
+def test_samples_are_where_the_distribution_function_passes_the_uniform_number() -> None:
+    """Every cell of a fine grid of [0, 1) gets the token whose share of the unit interval it lies in."""
+    logits = torch.tensor([-torch.inf, 0.5, -2.0, 3.0, -20.0, -torch.inf])
+    uniform = torch.arange(100_000, dtype=torch.float64) / 100_000
+    found = sample(logits.expand(len(uniform), -1), 0.7, uniform)
+    bounds = (logits.double() / 0.7).softmax(-1).cumsum(-1)
+    assert torch.equal(found, (uniform[:, None] >= bounds).sum(-1))
+    assert sample(logits[None], 0.7, torch.tensor([1 - 2.0**-53], dtype=torch.float64)) == 4  # the rarest, never beyond
+
+
 def test_a_temperature_near_zero_takes_the_best_token() -> None:
     best = decode(DENOISER, E, Options(L, "confidence")).ids
     for temperature in (1e-4, 1e-300):
@@ -332,12 +342,16 @@ def test_threshold_stops_where_it_is_sure(counter: Counter) -> None:
 # --- guidance
 
 
-def prediction(options: Options, ids: Tensor) -> Prediction:
-    """One pass over the masks of `ids`."""
-    wanted = ids == MASK
+def asking(ids: Tensor, wanted: Tensor) -> Frame:
+    """A frame that wants a pass over the positions `wanted`."""
     zero = torch.zeros(len(ids), dtype=torch.int64)
-    frame = Frame(0, 1, ids, wanted, torch.zeros(ids.shape), wanted, zero, False)
-    return Predictor(DENOISER, DENOISER.condition(E), options, range(len(E)))(frame)
+    return Frame(0, 1, ids, wanted, torch.zeros(ids.shape), wanted, zero, False)
+
+
+def prediction(options: Options, ids: Tensor, alternatives: int = 0) -> Prediction:
+    """One pass over the masks of `ids`."""
+    predictor = Predictor(DENOISER, DENOISER.condition(E), options, range(len(E)), alternatives)
+    return predictor(asking(ids, ids == MASK))
 
 
 def test_guidance_is_its_formula() -> None:
@@ -356,9 +370,7 @@ def test_guidance_is_its_formula() -> None:
 
 def test_visible_tokens_are_scored_by_the_probability_of_what_stands_there() -> None:
     ids = partly_filled()
-    everything = torch.ones_like(ids, dtype=torch.bool)
-    zero = torch.zeros(len(ids), dtype=torch.int64)
-    frame = Frame(0, 1, ids, everything, torch.zeros(ids.shape), everything, zero, False)
+    frame = asking(ids, torch.ones_like(ids, dtype=torch.bool))
     found = Predictor(DENOISER, DENOISER.condition(E), Options(), range(len(E)))(frame)
     probabilities = DENOISER(ids, E).softmax(-1)
     expected = torch.where(
@@ -367,6 +379,40 @@ def test_visible_tokens_are_scored_by_the_probability_of_what_stands_there() -> 
         probabilities.gather(2, ids.clamp(max=V - 1)[..., None]).squeeze(2),
     )
     torch.testing.assert_close(found.confidence, expected)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_alternatives_are_the_likeliest_tokens(guidance: float) -> None:
+    ids = partly_filled()
+    found = prediction(Options(guidance=guidance), ids, alternatives=3)
+    every = prediction(Options(guidance=guidance), ids, alternatives=V)
+    assert found.alternatives is not None
+    assert every.alternatives is not None
+    masked = ids == MASK
+    assert torch.equal(found.alternatives.ids[masked][:, 0], found.tokens[masked])
+    torch.testing.assert_close(found.alternatives.chances[masked][:, 0], found.confidence[masked])
+    assert torch.equal(found.alternatives.ids, every.alternatives.ids[..., :3])
+    torch.testing.assert_close(every.alternatives.chances[masked].sum(-1), torch.ones(int(masked.sum())))
+    assert (found.alternatives.ids[~masked] == -1).all()
+    assert not found.alternatives.chances[~masked].any()
+
+
+def test_passes_of_several_predictors_can_be_computed_as_one() -> None:
+    ids = partly_filled()
+    frame = asking(ids, ids == MASK)
+    cases = [Options(), Options(guidance=1.0), Options(temperature=1.0, seed=4)]
+
+    def predictors() -> list[Predictor]:
+        return [Predictor(DENOISER, DENOISER.condition(E), options, range(len(E))) for options in cases]
+
+    asked = [predictor.questions(frame) for predictor in predictors()]
+    assert [len(questions) for questions in asked] == [1, 2, 1]
+    logits = iter(compute(DENOISER, [question for questions in asked for question in questions]))
+    for one, other, questions in zip(predictors(), predictors(), asked, strict=True):
+        together = one.answer(frame, [next(logits) for _ in questions])
+        alone = other(frame)
+        assert torch.equal(together.tokens, alone.tokens)
+        torch.testing.assert_close(together.confidence, alone.confidence)
 
 
 def test_two_stage_revises_what_it_doubts() -> None:

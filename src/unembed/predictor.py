@@ -42,7 +42,7 @@ def compute(denoiser: Denoiser, questions: Sequence[Question]) -> list[Tensor]:
     reduced = denoiser.precision != torch.float32
     with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=reduced):
         logits_RV = denoiser.logits(denoiser.hidden(ids_BL, modulation)[wanted_BL])
-    return list(logits_RV.split([int(question.wanted.sum()) for question in questions]))
+    return list(torch.split(logits_RV, [int(question.wanted.sum()) for question in questions]))
 
 
 class Predictor:
@@ -102,11 +102,11 @@ class Predictor:
             else:
                 chosen_R[chunk] = sample(logits_CV, self.options.temperature, uniform_R[chunk])
             scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
-            total_C1 = logits_CV.logsumexp(-1, keepdim=True)
-            confidence_R[chunk] = (logits_CV.gather(1, scored_C[:, None]) - total_C1).exp().squeeze(1)
+            likelihood_CV = logits_CV.log_softmax(-1)
+            confidence_R[chunk] = likelihood_CV.gather(1, scored_C[:, None]).exp().squeeze(1)
             if self.alternatives:
-                best = logits_CV.topk(self.alternatives, dim=-1)
-                best_RK.ids[chunk], best_RK.chances[chunk] = best.indices, (best.values - total_C1).exp()
+                best = likelihood_CV.topk(self.alternatives, dim=-1)
+                best_RK.ids[chunk], best_RK.chances[chunk] = best.indices, best.values.exp()
         tokens_BL, confidence_BL = frame.ids.clone(), torch.zeros_like(frame.confidence)
         tokens_BL[frame.wanted], confidence_BL[frame.wanted] = chosen_R, confidence_R
         if not self.alternatives:
