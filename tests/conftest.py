@@ -30,6 +30,12 @@ def minilm() -> Encoder:
     return load_encoder("all-MiniLM-L6-v2")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Sums come out the same on every machine, and small tensors gain nothing by more threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Every test starts from the same global random state."""

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from fakes import fake_encoder, save_tiny_inverter, tiny_texts
 from unembed import bulk
 from unembed.bulk import invert_file
-from unembed.checkpoint import build_denoiser, save_inverter
 from unembed.errors import InputError, OutputError
 from unembed.inverter import Inverter
 from unembed.vectors import open_vectors, scan
@@ -26,15 +25,7 @@ ROWS, BATCH = 23, 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An inverter of random weights, so that what comes back depends on the embedding."""
-    torch.manual_seed(0)
-    config, tokenizer = tiny_config(), tiny_tokenizer()
-    denoiser = build_denoiser(config, tokenizer)
-    for parameter in denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    path = tmp_path_factory.mktemp("inverter") / "tiny"
-    save_inverter(path, denoiser.state_dict(), tokenizer, config, {})
-    return path
+    return save_tiny_inverter(tmp_path_factory.mktemp("inverter") / "tiny")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fakes import tiny_config, tiny_tokenizer
+from fakes import tiny_config, tiny_denoiser, tiny_tokenizer
 from unembed import checkpoint
 from unembed.card import model_card
 from unembed.checkpoint import (
@@ -43,19 +43,9 @@ RESULTS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def denoiser() -> Denoiser:
-    torch.manual_seed(0)
-    denoiser = build_denoiser(tiny_config(), tiny_tokenizer())
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return denoiser
+    return tiny_denoiser(0.1)
 
 
 @pytest.fixture

@@ -11,15 +11,13 @@ import warnings
 import click
 import numpy as np
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
 import unembed
-from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_texts, tiny_tokenizer
 from unembed import cli, commands
-from unembed.checkpoint import build_denoiser, save_inverter
 from unembed.config import config_to_dict
 from unembed.errors import EncoderError
 from unembed.inverter import Inverter
@@ -31,15 +29,7 @@ TEXTS = ["the old cat watched a river.", "no king paints the ship at night."]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of an inverter of random weights, so that what comes back depends on the embedding."""
-    torch.manual_seed(0)
-    config, tokenizer = tiny_config(), tiny_tokenizer()
-    denoiser = build_denoiser(config, tokenizer)
-    for parameter in denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    path = tmp_path_factory.mktemp("inverter") / "tiny"
-    save_inverter(path, denoiser.state_dict(), tokenizer, config, {})
-    return str(path)
+    return str(save_tiny_inverter(tmp_path_factory.mktemp("inverter") / "tiny"))
 
 
 @pytest.fixture

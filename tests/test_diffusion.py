@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unembed.config import DiffusionConfig, ModelConfig
+from fakes import small_denoiser
+from unembed.config import DiffusionConfig
 from unembed.diffusion import LEAST_SHARE, bound_weights, corrupt, cross_entropy, sample_times, training_loss
 from unembed.model import Denoiser
 
@@ -19,21 +20,10 @@ ROWS = 2048  # a batch; canvases and embeddings repeat in it
 CANVASES = torch.tensor([[0, 1, 2, 3], [3, 3, 4, 4], [1, 0, 1, 2], [2, 4, 4, 4]])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def denoiser() -> Denoiser:
     """All weights of order one, so that losses differ widely between masks, positions and embeddings."""
-    torch.manual_seed(0)
-    config = ModelConfig(max_tokens=L, width=8, blocks=1, heads=2, feed_forward=8, adaln_rank=0)
-    denoiser = Denoiser(V, D, MASK, config)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.4 * torch.randn_like(parameter))
-    return denoiser.requires_grad_(False)
+    return small_denoiser(V, D, L, noise=0.4).requires_grad_(False)
 
 
 def embeddings(rows: int) -> Tensor:
@@ -247,8 +237,7 @@ def test_dropped_conditions_touch_their_own_rows_only(denoiser: Denoiser) -> Non
 @pytest.fixture(scope="module")
 def wide() -> Denoiser:
     """A denoiser with 60 tokens, the last of which is the mask."""
-    torch.manual_seed(1)
-    denoiser = Denoiser(60, D, 59, ModelConfig(max_tokens=L, width=8, blocks=1, heads=2, feed_forward=8))
+    denoiser = small_denoiser(60, D, L, noise=0.0)
     with torch.no_grad():
         denoiser.table.weight.copy_(torch.randn(60, 8))
         denoiser.output_bias.copy_(torch.randn(60))

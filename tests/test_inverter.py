@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import unembed
-from fakes import FakeEncoder, fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
-from unembed.checkpoint import Parts, build_denoiser, save_pt
+from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_texts
+from unembed.checkpoint import save_pt
 from unembed.config import Recipe
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import Inversion, Inverter
@@ -24,26 +24,9 @@ TEXTS = tiny_texts(9)
 L, D = 16, 16
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def make_parts() -> Parts:
-    """An untrained inverter whose weights are large enough for its guesses to differ from text to text."""
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    denoiser = build_denoiser(tiny_config(), tokenizer)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.25 * torch.randn_like(parameter))
-        denoiser.output_bias[[tokenizer.eos_id, tokenizer.pad_id]] = -4.0  # texts of more than a few tokens
-    return Parts(denoiser.eval().requires_grad_(False), tokenizer, tiny_config(), {"steps": 1})
-
-
 @pytest.fixture(scope="module")
 def inverter(fake: FakeEncoder) -> Inverter:
-    return Inverter(make_parts(), fake)
+    return Inverter(tiny_parts(), fake)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +207,7 @@ def test_the_cosine_is_that_of_the_text(inverter: Inverter, embeddings: np.ndarr
 
 def test_blind_inversion_asks_the_encoder_for_nothing(embeddings: np.ndarray) -> None:
     encoder = fake_encoder()
-    inverter = Inverter(make_parts(), encoder)
+    inverter = Inverter(tiny_parts(), encoder)
     found = inverter.invert(embeddings, measure_cosine=False)
     assert encoder.calls == 0
     assert all(inversion.cosine is None for inversion in found)
@@ -240,11 +223,11 @@ def test_without_its_encoder_an_inverter_inverts_all_the_same(
         raise EncoderError("fake: is nowhere")
 
     monkeypatch.setattr("unembed.inverter.load_encoder", missing)
-    inverter = Inverter(make_parts())
+    inverter = Inverter(tiny_parts())
     with pytest.warns(UserWarning, match="cosines are not measured: fake: is nowhere"):
         found = inverter.invert(embeddings)
     assert all(inversion.cosine is None for inversion in found)
-    assert close(found, Inverter(make_parts(), fake_encoder()).invert(embeddings))
+    assert close(found, Inverter(tiny_parts(), fake_encoder()).invert(embeddings))
     with pytest.raises(EncoderError, match="fake: is nowhere"):
         inverter.encode(["a text"])
 
@@ -323,7 +306,7 @@ def test_an_encoder_of_another_recipe_is_refused() -> None:
     encoder = fake_encoder()
     encoder.recipe = Recipe(encoder="fake", dimension=D, max_length=64, pooling="cls")
     with pytest.raises(RecipeError, match="pooling is 'cls', expected 'mean'"):
-        Inverter(make_parts(), encoder)
+        Inverter(tiny_parts(), encoder)
 
 
 # --- files
