@@ -337,7 +337,7 @@ def test_draining_finishes_what_runs_and_refuses_what_waits(served: Served) -> N
             running = batcher.submit(served, 1, blocked(gate))
             assert await running.event() == "begun"
             waiting = batcher.submit(served, 1, blocked(gate))
-            batcher.drain()
+            batcher.drain(20.0)
             assert batcher.status == "shutting down"
             for attempt in (waiting.result, lambda: batcher.submit(served, 1, blocked(gate)).result()):
                 with pytest.raises(Fault, match="shutting down") as refused:
@@ -345,6 +345,21 @@ def test_draining_finishes_what_runs_and_refuses_what_waits(served: Served) -> N
                 assert refused.value.status == 503
             gate.set()
             assert await running.result() == "held"
+
+    asyncio.run(drain())
+
+
+def test_what_is_not_finished_when_the_draining_ends_fails(served: Served) -> None:
+    async def drain() -> None:
+        async with working() as batcher:
+            tickets = [batcher.submit(served, 1, endless) for _ in range(3)]
+            await tickets[-1].event()
+            batcher.drain(0.2)
+            batcher.drain(60.0)  # changes nothing any more
+            for ticket in tickets:
+                with pytest.raises(Fault, match="shutting down"):
+                    await asyncio.wait_for(ticket.result(), 10)
+            assert batcher.active == 0
 
     asyncio.run(drain())
 

@@ -6,8 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -21,64 +25,105 @@ from unembed.server.run import listen
 from unembed.server.settings import Settings
 
 PROGRAM = """
-import sys
+import os
+import time
 import torch
 from serving import tiny_inverter
+import unembed.server.batching as batching
 from unembed.inverter import Inverter
 torch.set_num_threads(1)
 inverter = tiny_inverter()
 Inverter.from_pretrained = classmethod(lambda cls, name, device, encoder=None: inverter)
+predict = batching.predict
+batching.predict = lambda passes: time.sleep(float(os.environ["PASS_SECONDS"])) or predict(passes)
 from unembed.server.command import main
 main()
 """
+Launch = Callable[..., tuple[subprocess.Popen[str], httpx2.Client]]
 
 
 @pytest.fixture
-def process() -> Iterator[subprocess.Popen[str]]:
-    """The server with a tiny inverter, port by environment."""
+def launch() -> Iterator[Launch]:
+    """Starts the server with a tiny inverter, port by environment; gives its process and a client."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent), *sys.path])
-    found = subprocess.Popen(
-        [
-            sys.executable,
-            "-W",
-            "error",
-            "-c",
-            PROGRAM,
-            "--model",
-            "tiny=x",
-            "--rate-limit",
-            "0",
-            "--drain-seconds",
-            "5",
-        ],
-        env=os.environ | {"PYTHONPATH": path, "UNEMBED_PORT": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with found:
-        yield found
-        found.kill()
+    options = ["--model", "tiny=x", "--rate-limit", "0"]
+    with ExitStack() as stack:
+
+        def begin(*more: str, pass_seconds: float = 0.0) -> tuple[subprocess.Popen[str], httpx2.Client]:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", PROGRAM, *options, *more],
+                env=os.environ | {"PYTHONPATH": path, "UNEMBED_PORT": "0", "PASS_SECONDS": str(pass_seconds)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            line = process.stdout.readline()
+            assert line.startswith("Serving tiny on cpu: http://127.0.0.1:"), process.stderr.read()
+            return process, stack.enter_context(httpx2.Client(base_url=line.split()[4], timeout=60))
+
+        yield begin
 
 
-def test_a_process_serves_and_stops(process: subprocess.Popen[str]) -> None:
-    """One process for all of it, since starting one takes seconds."""
-    assert process.stdout is not None
+def decode(client: httpx2.Client, begun: Callable[[], object]) -> dict[str, Any]:
+    """The last event of a stream of 16 passes; calls `begun` at the first."""
+    embedding = client.post("/encode", json={"text": "the red ship."}).json()["embedding"]
+    with client.stream("POST", "/decode", json={"embedding": embedding, "steps": 16}) as stream:
+        lines = (line for line in stream.iter_lines() if line)
+        assert json.loads(next(lines)[6:])["step"] == 0
+        begun()
+        return dict(json.loads(list(lines)[-1][6:]))
+
+
+def ended(process: subprocess.Popen[str]) -> bool:
+    """Whether the process ends as it should, without a word."""
     assert process.stderr is not None
-    line = process.stdout.readline()
-    assert line.startswith("Serving tiny on cpu: http://127.0.0.1:"), process.stderr.read()
-    address = line.split()[4]
-    with httpx2.Client(base_url=address, timeout=60) as client:
-        assert client.get("/health").json()["status"] == "ok"
-        embedding = client.post("/encode", json={"text": "the red ship."}).json()["embedding"]
-        with client.stream("POST", "/decode", json={"embedding": embedding, "steps": 16}) as stream:
-            lines = stream.iter_lines()
-            assert json.loads(next(lines)[6:])["step"] == 0
-            process.send_signal(signal.SIGTERM)
-            assert json.loads([line for line in lines if line][-1][6:])["done"] is True  # what runs is finished
-    assert process.wait(30) == 0
-    assert process.stderr.read() == ""
+    return process.wait(60) == 0 and process.stderr.read() == ""
+
+
+def test_a_process_serves_and_stops(launch: Launch) -> None:
+    process, client = launch("--drain-seconds", "20")
+    assert client.get("/health").json()["status"] == "ok"
+    last = decode(client, lambda: process.send_signal(signal.SIGTERM))
+    assert last["done"] is True  # what runs is finished
+    assert ended(process)
+
+
+def test_the_end_waits_no_longer_than_it_may(launch: Launch) -> None:
+    """Streams that would take 16 s more are told that it is over."""
+    process, client = launch("--drain-seconds", "1", "--time-limit", "900", pass_seconds=1.0)
+    last: list[dict[str, Any]] = []
+    begun = threading.Semaphore(0)
+    streams = [threading.Thread(target=lambda: last.append(decode(client, begun.release))) for _ in range(8)]
+    for stream in streams:
+        stream.start()
+    for _ in streams:
+        assert begun.acquire(timeout=30)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    for stream in streams:
+        stream.join(30)
+    assert time.monotonic() - started < 8
+    assert last == [{"error": "the server is shutting down"}] * 8
+    assert ended(process)
+
+
+def test_a_second_signal_drops_what_runs(launch: Launch) -> None:
+    process, client = launch("--drain-seconds", "60", pass_seconds=1.0)
+
+    def twice() -> None:
+        process.send_signal(signal.SIGINT)
+        while client.get("/health").status_code == 200:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+
+    with suppress(httpx2.TransportError):  # the stream is told, or cut off
+        assert decode(client, twice) == {"error": "the server is shutting down"}
+    assert ended(process)
 
 
 def test_help_tells_every_setting_and_its_variable() -> None:

@@ -61,6 +61,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.batcher = batcher
+    app.state.settings = settings
     context = Context(settings, models, batcher)
     faults.install(app)
     app.include_router(published.router(context))

@@ -10,6 +10,7 @@ The event loop talks to the thread through `submit` only, and hears from it thro
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -128,7 +129,7 @@ class Batcher:
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
         self._pace = (0.0, 0.0)  # seconds and passes of a turn, averages that forget
-        self._draining = False
+        self._end = math.inf  # when what runs must be finished, once it is known
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="unembed-torch", daemon=True)
 
@@ -149,7 +150,7 @@ class Batcher:
     @property
     def status(self) -> str:
         """ "ok", or why no request can be served."""
-        if self._draining:
+        if self._end < math.inf:
             return "shutting down"
         return "ok" if self._thread.is_alive() else "failed"
 
@@ -171,7 +172,7 @@ class Batcher:
         ticket.work = make(ticket)
         with self._changed:
             if self.status != "ok":
-                raise Fault(503, "shutting_down", "the server is shutting down", 5)
+                raise shutting_down_fault()
             # An idle thread takes the request at once, whatever its cost, so even a queue of no length serves one.
             if self.waiting or self.active:
                 self._refuse_if_full(cost)
@@ -199,22 +200,24 @@ class Batcher:
         with self._changed:
             self._changed.notify()
 
-    def drain(self) -> None:
-        """Refuse what has not begun and what comes from now on; go on with what runs."""
+    def drain(self, seconds: float) -> None:
+        """Refuse what has not begun and what comes from now on; what runs has so long to finish, then it fails.
+
+        Called again it can only shorten that.
+        """
         with self._changed:
-            self._draining = True
+            self._end = min(self._end, time.monotonic() + seconds)
             refused = [ticket for ticket in self._waiting if not ticket.started]
             self._waiting = deque(ticket for ticket in self._waiting if ticket.started)
             self._changed.notify()
         for ticket in refused:
-            ticket.emit(Failed(Fault(503, "shutting_down", "the server is shutting down", 5)))
+            ticket.emit(Failed(shutting_down_fault()))
 
     def close(self, seconds: float) -> None:
-        """`drain`, wait up to `seconds` for what runs, and end the thread."""
-        self.drain()
-        end = time.monotonic() + seconds
+        """`drain`, wait for what runs, and end the thread."""
+        self.drain(seconds)
         with self._changed:
-            while (self._running or self._waiting) and time.monotonic() < end and self._thread.is_alive():
+            while (self._running or self._waiting) and time.monotonic() < self._end and self._thread.is_alive():
                 self._changed.wait(0.05)
             self._stopped = True
             self._changed.notify()
@@ -228,7 +231,7 @@ class Batcher:
             while self._next_turn():
                 self._turn()
         for ticket in [*self._running, *self._waiting]:
-            ticket.emit(Failed(Fault(503, "shutting_down", "the server is shutting down", 5)))
+            ticket.emit(Failed(shutting_down_fault()))
             ticket.work.close()
 
     def _next_turn(self) -> bool:
@@ -259,6 +262,8 @@ class Batcher:
         for ticket in [*self._running, *self._waiting]:
             if ticket.gone:
                 dropped.append((ticket, None))
+            elif now > self._end:
+                dropped.append((ticket, shutting_down_fault()))
             elif now > ticket.deadline:
                 dropped.append((ticket, time_limit_fault(self._time_limit)))
         if dropped:
@@ -354,6 +359,11 @@ class Batcher:
 def time_limit_fault(seconds: float) -> Fault:
     """The fault of a request that took too long."""
     return Fault(504, "time_limit", f"the request took longer than {seconds:g} s")
+
+
+def shutting_down_fault() -> Fault:
+    """The fault of a request that comes too late, or is not finished, when the server ends."""
+    return Fault(503, "shutting_down", "the server is shutting down", 5)
 
 
 def _by_model(tickets: Sequence[Ticket], kind: type) -> list[tuple[Served, list[Ticket]]]:

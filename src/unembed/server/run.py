@@ -1,7 +1,9 @@
 """Running the application: its socket, its models, uvicorn, and the way it stops."""
 
 import asyncio
+import gc
 import logging
+import math
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -18,6 +20,7 @@ from unembed.server.settings import Settings
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 30  # longer than most clients keep an idle connection, so that theirs is the end
 LONGEST_HEAD = 16 * 1024  # bytes of a request's line and headers
+LAST_SECONDS = 2  # after the draining, for answers to reach their clients
 
 
 class Server(uvicorn.Server):
@@ -33,9 +36,16 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish what runs; at a second signal, drop it."""
-        self.config.app.state.batcher.drain()  # type: ignore[union-attr]
+        state = self.config.app.state  # type: ignore[union-attr]
         self.force_exit = self.should_exit
         self.should_exit = True
+        state.batcher.drain(0.0 if self.force_exit else state.settings.drain_seconds)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen, wait for what runs, and end the batcher's thread, which uvicorn leaves out if forced."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
 
 def listen(settings: Settings) -> list[socket.socket]:
@@ -67,6 +77,7 @@ def run(
     """Serve until a signal comes; `ready` is told the address. Raises ConfigError."""
     server = Server(configure(create_app(models, settings), settings))
     server.ready = ready
+    gc.freeze()  # what was imported and loaded stays: collections and the process's end need not look at it
     try:
         asyncio.run(server.serve(sockets))
     except KeyboardInterrupt:
@@ -78,6 +89,7 @@ def run(
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs the application."""
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     if settings.access_log:
         log = logging.getLogger("uvicorn.access")
         log.addHandler(logging.StreamHandler())
@@ -95,8 +107,13 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
         h11_max_incomplete_event_size=LONGEST_HEAD,
         proxy_headers=bool(settings.trusted_proxy),
         forwarded_allow_ips=list(settings.trusted_proxy),
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + LAST_SECONDS,
     )
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """A log filter: a request that was cut off at the end is no error with a traceback."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _address(taken: socket.socket) -> str:
