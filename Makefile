@@ -1,11 +1,13 @@
-# make demo    set up .venv and watch sentences come back from their embeddings
-# make test    set up .venv and run every test
-# make lint    what CI checks besides the tests: ruff and mypy
-# make format  let ruff rewrite what it can
-# make clean   remove .venv and all caches
+# make demo           set up .venv, serve the demo page, say where; Ctrl-C stops it
+# make demo-terminal  set up .venv and watch sentences come back from their embeddings in the terminal
+# make test           set up .venv and run every test
+# make lint           what CI checks besides the tests: ruff and mypy
+# make format         let ruff rewrite what it can
+# make clean          remove .venv and all caches
 #
 # Set up once, from pyproject.toml and constraints.txt; later calls start at once until one of the two changes.
-# PYTHON=... chooses the interpreter (3.11 or later) that .venv is made with.
+# PYTHON=... chooses the interpreter (3.11 or later) that .venv is made with. The server's options come from the
+# environment: UNEMBED_PORT=8081 make demo.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,12 +16,16 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: browser help demo test lint format clean
+.PHONY: browser help demo demo-terminal test lint format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(STAMP)
+	@echo "Loading the packaged inverter and its encoder; the address follows within seconds ..."
+	@exec $(BIN)/unembed serve
+
+demo-terminal: $(STAMP)
 	$(BIN)/unembed invert \
 		"The library opens at nine and closes when the last reader goes home." \
 		"Her blood pressure was high, so the doctor changed the dose." \
