@@ -1,5 +1,6 @@
 """Every metric against an independent implementation, by hand, and at its edges."""
 
+import itertools
 import math
 import random
 import re
@@ -202,3 +203,57 @@ def test_by_length_splits_and_keeps_every_text():
     assert [len(part.rows) for part in parts.values()] == [2, 2, 1, 1, 1, 1]
     assert parts["1-4"].value == 2 / 5
     assert parts["5-8"].value == 6 / 13
+
+
+def confidences(n: int, seed: int = 0) -> tuple[list[list[float]], list[list[bool]]]:
+    """Of `n` texts of 0 to 20 tokens; right more rarely than they say; some confidences equal."""
+    rng = np.random.default_rng(seed)
+    confidence = [np.round(rng.random(rng.integers(0, 21)) ** 2, 2).tolist() for _ in range(n)]
+    return confidence, [[bool(rng.random() < 0.7 * p) for p in one] for one in confidence]
+
+
+def test_calibration_error_by_a_loop_over_sorted_tokens():
+    """Bins cut by hand: the k-th bin holds what lies above the (k - 1)/bins quantile and not above the k/bins one."""
+    confidence, right = confidences(80)
+    tokens = sorted(
+        (p, hit) for ps, hits in zip(confidence, right, strict=True) for p, hit in zip(ps, hits, strict=True)
+    )
+    n = len(tokens)
+    for bins in (1, 4, 15):
+        cuts = [np.percentile([p for p, _ in tokens], 100 * k / bins) for k in range(1, bins)]
+        parts = [[] for _ in range(bins)]
+        for p, hit in tokens:
+            parts[sum(p > cut for cut in cuts)].append((p, hit))
+        expected = sum(abs(sum(p for p, _ in part) - sum(hit for _, hit in part)) for part in parts) / n
+        assert metrics.expected_calibration_error(confidence, right, bins).value == pytest.approx(expected)
+        table = metrics.reliability(confidence, right, bins)
+        assert [row.tokens for row in table] == [len(part) for part in parts if part]
+        assert all(before.high < after.low for before, after in itertools.pairwise(table))
+        assert sum(row.tokens * abs(row.confidence - row.right) for row in table) / n == pytest.approx(expected)
+    low, high = metrics.expected_calibration_error(confidence, right).interval()
+    assert 0 < low < high < 1
+
+
+def test_calibration_error_by_hand():
+    assert metrics.expected_calibration_error([[0.0, 1.0], []], [[False, True], []]).value == 0
+    assert metrics.expected_calibration_error([[0.25, 0.25], [0.25, 0.25]], [[True, False], [False] * 2]).value == 0
+    assert metrics.expected_calibration_error([[0.9] * 4], [[True, False, False, False]]).value == pytest.approx(0.65)
+    assert metrics.reliability([[0.5] * 4], [[True] * 3 + [False]]) == [(0.5, 0.5, 4, 0.5, 0.75)]
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    confidence, right = confidences(30)
+    hits = [p for ps, hs in zip(confidence, right, strict=True) for p, h in zip(ps, hs, strict=True) if h]
+    misses = [p for ps, hs in zip(confidence, right, strict=True) for p, h in zip(ps, hs, strict=True) if not h]
+    pairs_won = sum((a > b) + 0.5 * (a == b) for a in hits for b in misses)
+    assert metrics.auroc(confidence, right) == pytest.approx(pairs_won / (len(hits) * len(misses)))
+
+
+def test_confidences_without_an_answer_are_refused():
+    for metric in (metrics.expected_calibration_error, metrics.reliability, metrics.auroc):
+        with pytest.raises(InputError, match="no tokens to compare"):
+            metric([[]], [[]])
+        with pytest.raises(InputError, match="differ in number"):
+            metric([[0.5], [0.5]], [[True, True]])
+    with pytest.raises(InputError, match="2 of 2 tokens are right"):
+        metrics.auroc([[0.5, 0.4]], [[True, True]])

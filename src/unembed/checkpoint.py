@@ -1,8 +1,9 @@
 """Files of an inverter and of a training run.
 
 An inverter is a folder: `config.json` (recipe included), `tokenizer.json` with `tokenizer_ids.json`,
-`model.safetensors` (or shards of it with an index), `README.md` (its model card). A `.pt` file holds the
-same as one dictionary of tensors and text. Tensors are loaded strictly and never by running a pickle.
+`model.safetensors` (or shards of it with an index), `README.md` (its model card), and where it has been calibrated
+`calibration.json`. A `.pt` file holds the same, but for the last, as one dictionary of tensors and text. Tensors are
+loaded strictly and never by running a pickle.
 
 A training run keeps `checkpoint-<step>` folders: fp32 weights, their moving average, the optimizers'
 state and one JSON with everything else.
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unembed.calibration import FILE, Calibration
 from unembed.config import Config, config_from_dict, config_to_dict
 from unembed.errors import CheckpointError, ConfigError, OutputError
 from unembed.files import atomic_file, atomic_folder
@@ -38,6 +40,7 @@ class Parts(NamedTuple):
     tokenizer: Tokenizer
     config: Config
     results: dict[str, Any]  # how it was trained and what it reached, for the model card
+    calibration: Calibration | None = None  # of its confidences
 
 
 def build_denoiser(config: Config, tokenizer: Tokenizer) -> Denoiser:
@@ -53,6 +56,7 @@ def save_inverter(
     config: Config,
     results: dict[str, Any],
     dtype: torch.dtype = torch.float32,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write an inverter's folder, whole or not at all. Weights are stored as `dtype`.
 
@@ -74,6 +78,8 @@ def save_inverter(
         tokenizer.save(temporary)
         tree = {"format": 1, "config": config_to_dict(config), "results": results}
         (temporary / "config.json").write_text(json.dumps(tree, indent=1), encoding="utf-8")
+        if calibration is not None:
+            (temporary / FILE).write_text(json.dumps(calibration.to_dict(), indent=1), encoding="utf-8")
         (temporary / "README.md").write_text(model_card(config, state, results), encoding="utf-8")
 
 
@@ -117,7 +123,8 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
         )
     denoiser = build_denoiser(config, tokenizer)
     load_strictly(denoiser, state, path)
-    return Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))
+    calibration = Calibration.load(path) if path.is_dir() else None
+    return Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}), calibration)
 
 
 def save_pt(
