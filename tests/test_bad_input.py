@@ -222,6 +222,8 @@ def test_impossible_steps(model, steps):
         ("--strategy", "best", "strategy is 'best', expected one of confidence, sequential, "),
         ("--candidates", 0, "candidates is 0, expected at least 1"),
         ("--rounds", -1, "rounds is -1, "),
+        ("--attacker", "red", "attacker is 'red', expected one of blind, black-box, white-box"),
+        ("--max-calls", 3, "max_calls is 3, but a blind inversion makes no encoder calls"),
         ("--temperature", -0.1, "temperature is -0.1, expected 0 or more"),
         ("--temperature", "nan", "temperature is nan, expected 0 or more"),
         ("--guidance", "inf", "guidance is inf, expected -1 or more"),

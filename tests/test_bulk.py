@@ -265,6 +265,8 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
         "strategy": "confidence",
         "candidates": 1,
         "rounds": 0,
+        "attacker": None,
+        "max_calls": None,
         "guidance": 0.0,
         "temperature": None,
     }

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import unembed
+import unembed.packaged
 from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_texts, tiny_tokenizer
 from unembed import cli, commands
 from unembed.config import config_to_dict
@@ -73,7 +74,7 @@ def test_help_of_each_command(run, name):
 
 def test_help_tells_the_strategies_and_the_default_encoder():
     assert re.split(", | or ", cli.STRATEGIES) == list(STRATEGIES)
-    assert cli.ENCODER in unembed.inverter.PACKAGED
+    assert cli.ENCODER in unembed.packaged.PACKAGED
 
 
 def test_commands_are_those_of_the_design(run):
@@ -129,7 +130,7 @@ def test_round_trip_as_json(run, model, tmp_path):
     assert tree["encoder"] == "fake"
     assert tree["options"] == {
         "steps": 5, "strategy": "confidence", "candidates": 1, "rounds": 0, "guidance": 0.0, "temperature": None,
-        "seed": 7, "measure_cosine": True,
+        "attacker": None, "max_calls": None, "seed": 7, "measure_cosine": True,
     }  # fmt: skip
     assert [row["original"] for row in tree["results"]] == TEXTS
     for number, (row, inversion) in enumerate(zip(tree["results"], expected, strict=True)):

@@ -270,7 +270,6 @@ def test_streaming_takes_one_embedding(inverter: Inverter, embeddings: np.ndarra
         ({"steps": 10_000}, "steps is 10000, expected 1 to 16"),
         ({"strategy": "best"}, "strategy is 'best', expected one of confidence, sequential, euler, remask, two-stage"),
         ({"candidates": 0}, "candidates is 0, expected at least 1"),
-        ({"rounds": 1}, "rounds is 1"),
         ({"rounds": -1}, "rounds is -1"),
         ({"guidance": -2.0}, "guidance is -2.0, expected -1 or more"),
         ({"temperature": -1.0}, "temperature is -1.0, expected 0 or more"),

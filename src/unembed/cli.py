@@ -28,6 +28,7 @@ ENCODER = "all-MiniLM-L6-v2"
 STRATEGIES = "confidence, sequential, euler, remask, two-stage or threshold"
 TEXT_FILES = ".txt (one a line), .jsonl or .parquet, also .zst or .gz; or a dataset id"
 SAMPLING = "0 takes the likeliest token, more samples.  [default: 0, or 0.5 for several candidates]"
+ATTACKER = "blind, black-box (embeds texts) or white-box (gradients too).  [default: blind, with rounds white-box]"
 DEVICES = "cpu, cuda, cuda:N, mps, or auto: cuda where there is one."
 CHUNK = 1024  # texts embedded between two writes
 
@@ -50,7 +51,9 @@ def _decoding(command: Callable[..., None]) -> Callable[..., None]:
         _option("--seed", 0, "Decides everything that is random."),
         _option("--temperature", None, SAMPLING, type=float),
         _option("--guidance", 0.0, "Strength of classifier-free guidance; doubles the passes."),
-        _option("--rounds", 0, "Rounds of guided inversion; 0 is blind."),
+        _option("--max-calls", None, "Most encoder calls per embedding of a guided inversion.", type=int),
+        _option("--attacker", None, ATTACKER, metavar="NAME"),
+        _option("--rounds", 0, "Most rounds of guided inversion, which asks the encoder; 0 is blind."),
         _option("--candidates", 1, "Texts recovered per embedding, best first."),
         _option("--strategy", "confidence", f"How masks become tokens: {STRATEGIES}.", metavar="NAME"),
         _option("--steps", 8, "Most passes per candidate, from 1 to the length of the inverter's canvas."),

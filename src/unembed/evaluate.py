@@ -28,6 +28,7 @@ from torch import nn
 
 from unembed import __version__, metrics
 from unembed.errors import InputError
+from unembed.guidance import BLIND, STARTS
 from unembed.metrics import Scores
 from unembed.strategies import default_temperature
 from unembed.tokenizer import Tokenizer
@@ -173,6 +174,8 @@ def evaluate(
     strategy: str = "confidence",
     candidates: int = 1,
     rounds: int = 0,
+    attacker: str | None = None,
+    max_calls: int | None = None,
     seed: int = 0,
     guidance: float = 0.0,
     temperature: float | None = None,
@@ -186,8 +189,8 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
-        steps, strategy, candidates, rounds, seed, guidance, temperature, batch_size, show_progress_bar: as in
-            `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
+        steps, strategy, candidates, rounds, attacker, max_calls, seed, guidance, temperature, batch_size,
+            show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
         random_vectors: for the baseline of that name; 0 leaves it out.
 
     Raises:
@@ -195,10 +198,13 @@ def evaluate(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
+    guided = bool(rounds) or attacker not in (None, BLIND)
     if temperature is None:
-        temperature = default_temperature(candidates)
+        temperature = default_temperature(STARTS if guided and candidates == 1 else candidates)
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
     options |= {"guidance": guidance, "temperature": temperature}
+    if guided:  # rows of blind inversions stay what they were
+        options |= {"attacker": attacker, "max_calls": max_calls}
     length = inverter.config.model.max_tokens
     truth = truths(texts, inverter.tokenizer, tokens, length, limit)
     n = len(truth.texts)

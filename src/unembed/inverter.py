@@ -3,15 +3,14 @@
     inverter = Inverter.from_pretrained()
     inverter.invert(inverter.encode(["The cat sat on the mat."]))[0].text
 
-Inversion here is blind: the encoder is not asked while a text is being recovered. It is loaded only when
-something needs it, `encode` or the cosine that is reported beside a finished text.
+Blind inversion does not ask the encoder while a text is being recovered: it is loaded only when something needs it,
+`encode` or the cosine that is reported beside a finished text. Guided inversion (`rounds` > 0, see `guidance`) asks it.
 """
 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,17 +20,29 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from unembed.calibration import Calibration
 from unembed.checkpoint import Parts, load_inverter, save_inverter
 from unembed.config import Config, Recipe
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
-from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError
+from unembed.errors import EmbeddingError, EncoderError, InputError
+from unembed.guidance import (
+    ATTACKERS,
+    BLACK_BOX,
+    BLIND,
+    STARTS,
+    WHITE_BOX,
+    Differentiable,
+    Guide,
+    Hypothesis,
+    Row,
+    Search,
+)
 from unembed.model import Denoiser
+from unembed.packaged import DEFAULT, locate
 from unembed.predictor import stream
 from unembed.recipes import RECIPES
 from unembed.strategies import Frame, Options, default_temperature
 from unembed.tokenizer import Tokenizer
-
-PACKAGED = {"all-MiniLM-L6-v2": "minilm"}  # encoder -> folder under unembed/weights
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Inversion:
 
     text: str
     tokens: list[str]  # content tokens as display pieces
-    confidence: list[float]  # of each token: its probability when it was committed
+    confidence: list[float]  # of each token: its probability when committed; calibrated where the inverter can
     ids: list[int]  # the whole canvas, L token ids
     score: float  # mean log confidence over the canvas; ranks candidates
     passes: int  # spent on this embedding, over all candidates
@@ -65,6 +76,7 @@ class Inverter:
         self.tokenizer: Tokenizer = parts.tokenizer
         self.config: Config = parts.config
         self.results: dict[str, Any] = parts.results
+        self.calibration: Calibration | None = parts.calibration
         if encoder is not None:
             check_recipe(encoder.recipe, self.recipe)
         self._encoder = encoder
@@ -91,13 +103,14 @@ class Inverter:
         """
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"precision is {precision!r}, expected float32 or bfloat16")
-        parts = load_inverter(_locate(str(name) if name is not None else next(iter(PACKAGED))))
+        parts = load_inverter(locate(str(name) if name is not None else DEFAULT))
         parts.denoiser.precision = getattr(torch, precision)
         return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the inverter's folder, whole or not at all. Raises OutputError."""
-        save_inverter(folder, self.denoiser.state_dict(), self.tokenizer, self.config, self.results, dtype)
+        state = self.denoiser.state_dict()
+        save_inverter(folder, state, self.tokenizer, self.config, self.results, dtype, self.calibration)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the inverter's folder to the Hub; returns the address of the commit."""
@@ -150,6 +163,8 @@ class Inverter:
         *,
         guidance: float = 0.0,
         temperature: float | None = None,
+        attacker: str | None = None,
+        max_calls: int | None = None,
         seed: int = 0,
         batch_size: int = 64,
         recipe: Recipe | str | None = None,
@@ -162,9 +177,12 @@ class Inverter:
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, ranked by the denoiser's own confidence.
-            rounds: rounds of guided inversion; only 0 (blind) is there yet.
+            candidates: texts per embedding, ranked by the denoiser's own confidence, or by the attacker's cosine.
+            rounds: most rounds of guided inversion; 0 is blind, or best of `candidates` for an attacker who is not.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
+            attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
+                where the encoder gives gradients, else a black box.
+            max_calls: most encoder calls per embedding; by default as many as the rounds take, about 18 each.
             seed: decides everything that is random; a row's result does not depend on `batch_size`.
             recipe: what the embeddings were made by, where known; checked against the inverter's.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
@@ -174,17 +192,23 @@ class Inverter:
             EmbeddingError: wrong dimension or rank, not finite, zero or not normalised.
             RecipeError: `recipe` is not the inverter's.
             InputError: an option is impossible.
+            EncoderError: guided, and the encoder fails.
         """
-        options = self._options(steps, strategy, candidates, rounds, guidance, temperature, seed)
+        search = self._search(rounds, attacker, max_calls, candidates, seed)
+        starts = _starts(search, candidates)
+        options = self._options(steps, strategy, starts, guidance, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
-        at_once = max(1, batch_size // candidates)
+        at_once = max(1, batch_size // starts)
         found: list[Inversion] = []
-        starts = range(0, len(e_BD), at_once)
-        for start in tqdm(starts, desc="invert", unit="batch", disable=not show_progress_bar):
+        for start in tqdm(range(0, len(e_BD), at_once), desc="invert", unit="batch", disable=not show_progress_bar):
             chunk_BD = e_BD[start : start + at_once]
-            rows = range((first_row + start) * candidates, (first_row + start + len(chunk_BD)) * candidates)
-            found += self._invert_batch(chunk_BD, candidates, options, rows)
-        return self._with_cosines(found, e_BD) if measure_cosine and found else found
+            blind = self._invert_batch(chunk_BD, starts, options, first_row + start)
+            if search is None:
+                found += blind
+            else:
+                *_, last = self._guided(chunk_BD, blind, search, candidates, first_row + start)
+                found += last
+        return self._with_cosines(found, e_BD) if measure_cosine and search is None and found else found
 
     def stream(
         self,
@@ -203,28 +227,67 @@ class Inverter:
         Arguments and errors as for `invert`, whose one candidate for the embedding the last frame holds; options are
         checked before the first frame is asked for.
         """
-        options = self._options(steps, strategy, 1, 0, guidance, temperature, seed)
+        options = self._options(steps, strategy, 1, guidance, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
         return stream(self.denoiser, self._condition(e_BD), options, [first_row])
 
+    def search(
+        self,
+        embedding: ArrayLike | Tensor,
+        rounds: int = 20,
+        candidates: int = 1,
+        steps: int = 8,
+        strategy: str = "confidence",
+        *,
+        guidance: float = 0.0,
+        temperature: float | None = None,
+        attacker: str | None = None,
+        max_calls: int | None = None,
+        seed: int = 0,
+        recipe: Recipe | str | None = None,
+        first_row: int = 0,
+    ) -> Iterator[Inversion]:
+        """Recover the text of one embedding (d,) by guided inversion, yielding the best so far after each round.
+
+        The first is the best of the blind candidates. Arguments and errors as for `invert`, whose result for the
+        embedding is the last one; options are checked before the first is asked for.
+        """
+        search = self._search(rounds, attacker, max_calls, candidates, seed)
+        if search is None:
+            raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
+        starts = _starts(search, candidates)
+        options = self._options(steps, strategy, starts, guidance, temperature, seed)
+        e_BD = self._checked(embedding, recipe)
+        if len(e_BD) != 1:
+            raise EmbeddingError(f"search takes one embedding, found {len(e_BD)}")
+
+        def rounds_of_one() -> Iterator[Inversion]:
+            blind = self._invert_batch(e_BD, starts, options, first_row)
+            for (inversion,) in self._guided(e_BD, blind, search, candidates, first_row):
+                yield inversion
+
+        return rounds_of_one()
+
     def inversion(self, frame: Frame, row: int = 0) -> Inversion:
         """A frame's canvas as text; masks that are left are shown as nothing."""
         ids = frame.ids[row].tolist()
         content = self.tokenizer.content(ids)
-        confidence = frame.confidence[row].tolist()
+        raw = frame.confidence[row].tolist()
+        confidence = raw[: len(content)]
         return Inversion(
             text=self.tokenizer.decode(content),
             tokens=[self.tokenizer.token(i) for i in content],
-            confidence=confidence[: len(content)],
+            confidence=self.calibration.apply(confidence) if self.calibration else confidence,
             ids=ids,
-            score=sum(math.log(max(c, 1e-9)) for c in confidence) / len(confidence),
+            score=sum(math.log(max(c, 1e-9)) for c in raw) / len(raw),
             passes=int(frame.passes[row]),
             encoder_calls=0,
         )
 
-    def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, rows: range) -> list[Inversion]:
+    def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, first_row: int) -> list[Inversion]:
+        rows = range(first_row * candidates, (first_row + len(e_BD)) * candidates)
         modulation = self._condition(e_BD).repeat(candidates)
         *_, last = stream(self.denoiser, modulation, options, rows)
         found = []
@@ -241,6 +304,34 @@ class Inverter:
             )  # fmt: skip
         return found
 
+    def _guided(
+        self, e_BD: Tensor, blind: Sequence[Inversion], search: Search, candidates: int, first_row: int
+    ) -> Iterator[list[Inversion]]:
+        """What a search from blind candidates has found for each row, after each round."""
+        starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
+        guide = Guide(self.denoiser, self.tokenizer, self.encoder, e_BD.cpu().numpy(), starts, search, first_row)
+        for rows in guide.run():
+            yield [self._best(row, one, candidates) for row, one in zip(rows, blind, strict=True)]
+
+    def _best(self, row: Row, blind: Inversion, candidates: int) -> Inversion:
+        """The best of a search as an inversion; of what the blind candidates cost, the passes are added."""
+        several = [self._hypothesis(h, blind.passes + row.passes, row.calls) for h in row.beam[:candidates]]
+        if not several:  # no start held a word
+            return replace(blind, encoder_calls=row.calls, candidates=[])
+        return replace(several[0], candidates=several if candidates > 1 else [])
+
+    def _hypothesis(self, found: Hypothesis, passes: int, calls: int) -> Inversion:
+        return Inversion(
+            text=found.text,
+            tokens=[self.tokenizer.token(i) for i in found.ids],
+            confidence=(1 - found.doubts).tolist(),
+            ids=self.tokenizer.canvas(found.ids, self.length),
+            score=found.score,
+            passes=passes,
+            encoder_calls=calls,
+            cosine=found.cosine,
+        )
+
     @torch.inference_mode()
     def _condition(self, e_BD: Tensor) -> Any:
         return self.denoiser.condition(e_BD)
@@ -255,20 +346,37 @@ class Inverter:
         steps: int,
         strategy: str,
         candidates: int,
-        rounds: int,
         guidance: float,
         temperature: float | None,
         seed: int,
     ) -> Options:
-        if candidates < 1:
-            raise InputError(f"candidates is {candidates}, expected at least 1")
-        if rounds != 0:
-            raise InputError(f"rounds is {rounds}, but this version inverts blind only: expected 0")
         if temperature is None:
             temperature = default_temperature(candidates)
         options = Options(steps, strategy, temperature, guidance, seed)
         options.check(self.length)
         return options
+
+    def _search(
+        self, rounds: int, attacker: str | None, max_calls: int | None, candidates: int, seed: int
+    ) -> Search | None:
+        """How to search, or None for a blind inversion. Raises InputError."""
+        if candidates < 1:
+            raise InputError(f"candidates is {candidates}, expected at least 1")
+        if rounds < 0:
+            raise InputError(f"rounds is {rounds}, expected 0 or more")
+        if attacker not in (None, *ATTACKERS):
+            raise InputError(f"attacker is {attacker!r}, expected one of {', '.join(ATTACKERS)}")
+        if attacker == BLIND and rounds:
+            raise InputError(f"rounds is {rounds}, but a blind attacker has no encoder to ask: expected 0")
+        if attacker == BLIND or (attacker is None and rounds == 0):
+            if max_calls is not None:
+                raise InputError(f"max_calls is {max_calls}, but a blind inversion makes no encoder calls")
+            return None
+        if attacker is None:
+            attacker = WHITE_BOX if isinstance(self.encoder, Differentiable) else BLACK_BOX
+        search = Search(rounds, attacker, max_calls, beam=max(Search.beam, candidates), seed=seed)
+        search.check()
+        return search
 
     def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
         """The same inversions with the cosine of each text, candidates included."""
@@ -290,32 +398,17 @@ class Inverter:
         return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD.cpu().numpy(), strict=True)]
 
 
+def _starts(search: Search | None, candidates: int) -> int:
+    """Blind candidates per embedding: those asked for, or some for a search to begin with."""
+    if search is None:
+        return candidates
+    starts = candidates if candidates > 1 else STARTS
+    return starts if search.max_calls is None else min(starts, search.max_calls)
+
+
 def _known(recipe: Recipe | str) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if recipe in RECIPES:
         return RECIPES[recipe]
     raise InputError(f"encoder {recipe!r} is not known by name, expected one of {', '.join(RECIPES)}, or a recipe")
-
-
-def _locate(name: str) -> Path:
-    """The folder or file of an inverter, fetched from the Hub where the name is neither."""
-    short = name.removeprefix("sentence-transformers/")
-    if short in PACKAGED:
-        return Path(str(files("unembed") / "weights" / PACKAGED[short]))
-    path = Path(name)
-    if path.exists() or path.suffix == ".pt" or name.count("/") != 1:
-        if not path.exists():
-            raise CheckpointError(
-                f"{name}: there is no such inverter (expected {', '.join(PACKAGED)}, a folder, a .pt file or a Hub id)"
-            )
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"], etag_timeout=5))
-    except HFValidationError as error:
-        raise CheckpointError(f"{name}: there is no such inverter here, and it is no Hub id") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{name}: is not here and cannot be had from the Hub") from error

@@ -8,6 +8,7 @@ Colours, width and whether there is a terminal at all are rich's to decide (NO_C
 import sys
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -99,7 +101,8 @@ def show_denoising(
 ) -> "tuple[Inversion, float]":
     """Invert one embedding (d,), printing a line a pass as it comes.
 
-    Several candidates are decoded side by side, so of them there is nothing to see but the result.
+    Several candidates are decoded side by side, so of them there is nothing to see but the result; of a guided
+    inversion, a line for each round that found something better.
 
     Args:
         options: of `Inverter.invert`.
@@ -109,6 +112,9 @@ def show_denoising(
         What came back, and the seconds that recovering it took, without pauses for the eye.
     """
     started = time.perf_counter()
+    if options["rounds"] > 0:
+        inversion = show_search(out, inverter, embedding, options, row)
+        return inversion, time.perf_counter() - started
     if options["candidates"] > 1:
         with working("inverting"):
             several = inverter.invert(embedding, **options, first_row=row)
@@ -132,6 +138,29 @@ def show_denoising(
     return inversion, seconds
 
 
+def show_search(
+    out: Console, inverter: "Inverter", embedding: NDArray[np.float32], options: Mapping[str, Any], row: int
+) -> "Inversion":
+    """Search for one embedding's text, printing the best so far whenever it changes, words that are new highlighted."""
+    asked = {name: value for name, value in options.items() if name != "measure_cosine"}
+    before: list[str] = []
+    with Live(console=out, transient=True, auto_refresh=False) as live:
+        for number, inversion in enumerate(inverter.search(embedding, **asked, first_row=row)):
+            words = printable(inversion.text).split(" ")
+            if words != before:
+                line = Text(f"{_cosine(inversion)}  ", style="dim")
+                fresh = {word: count - before.count(word) for word, count in Counter(words).items()}
+                for word in words:
+                    line.append(word, style="bold green" if before and fresh[word] > 0 else "not dim")
+                    line.append(" ")
+                    fresh[word] -= 1
+                live.console.print(_row("blind" if number == 0 else f"round {number}", line))
+                before = words
+            calls = f"round {number} of {options['rounds']}, {inversion.encoder_calls} encoder calls"
+            live.update(_row("", Text(calls, style="dim")), refresh=True)
+    return inversion
+
+
 def show_round_trip(
     out: Console, tokenizer: "Tokenizer", original: str, inversion: "Inversion", truth: Sequence[int], seconds: float
 ) -> None:
@@ -147,7 +176,8 @@ def show_round_trip(
     figures = [f"{hits} of {len(truth)} tokens in place ({hits / len(truth):.0%})"]
     if inversion.cosine is not None:
         figures.insert(0, f"cosine {inversion.cosine:.3f}")
-    figures.append(f"{inversion.passes} passes, {seconds:.2f} s")
+    calls = f"{inversion.encoder_calls} encoder calls, " if inversion.encoder_calls else ""
+    figures.append(f"{calls}{inversion.passes} passes, {seconds:.2f} s")
     out.print(_row("", Text(" · ".join(figures), style="dim")))
     for other in inversion.candidates[1:]:
         out.print(_row(_cosine(other), Text(printable(other.text), style="dim")))

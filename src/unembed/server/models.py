@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from unembed.errors import InputError
-from unembed.inverter import PACKAGED, Inverter
+from unembed.inverter import Inverter
 from unembed.model import count_parameters
+from unembed.packaged import DEFAULT, PACKAGED
 from unembed.server.faults import Fault
 
 # What the published demo's page sends, and a part of the encoder's id that the name means.
@@ -101,7 +102,7 @@ def load_models(names: Sequence[str], device: str, warm: bool = True) -> Models:
         InputError: two have the same name.
     """
     served = []
-    for given in names or [next(iter(PACKAGED))]:
+    for given in names or [DEFAULT]:
         name, found, place = given.partition("=")
         source = place if found else given
         inverter = Inverter.from_pretrained(source, device)

@@ -1,0 +1,375 @@
+"""Guided inversion: the denoiser proposes, the encoder judges.
+
+One search per embedding. It starts from blind candidates. Each round changes the best hypotheses so far (`moves`),
+lets the denoiser refill what was masked in the light of the embedding, embeds the new texts, and keeps the best. Blind
+inversion finds words before places; the cosine tells one order from another.
+
+Three attackers, by what they may ask:
+
+    blind       the embedding alone (no search; see `strategies`)
+    black box   the embedding of any text: each is an encoder call
+    white box   also the encoder's weights, hence the gradient of the cosine by each input token, which bends refills
+                towards tokens that would raise it (first-order estimate of HotFlip, arXiv 1712.06751); a gradient
+                counts as one call
+
+Unusual here: a hypothesis is a text, not a canvas: its tokens are those that the text tokenises to, since that is
+what the encoder sees, and no text is embedded twice for one embedding. What hypotheses are ranked by is the cosine plus
+a small share of the denoiser's log-likelihood: by the cosine alone the search ends in unreadable text of high cosine.
+Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
+
+Shape suffixes as in model.py; P: drafts; R: masked positions of a batch; K: tokens considered for one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unembed.encoder import Encoder
+from unembed.errors import EncoderError, InputError
+from unembed.model import Denoiser, Modulation
+from unembed.moves import MASK, Draft, draw
+from unembed.predictor import Question, compute, sample
+from unembed.tokenizer import Tokenizer
+
+BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
+STARTS = 8  # blind candidates to start from, where no other number is asked for
+EXACT = (
+    1 - 1e-6
+)  # cosine from which a text is the very one: float noise is 2e-7, the nearest other text ten thousand times that
+CONSIDERED = 64  # tokens K from which a masked position is drawn
+REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
+ROWS = 128  # canvases in one pass
+
+Floats = NDArray[np.float32]
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What a white box offers beside `Encoder`."""
+
+    @property
+    def token_table(self) -> Tensor:
+        """Input vectors (V, h) of the vocabulary."""
+        ...
+
+    def cosine_gradient(self, ids: Tensor, lengths: Tensor, e: Tensor) -> Tensor:
+        """See `TransformerEncoder.cosine_gradient`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search.
+
+    Attributes:
+        rounds: most rounds per embedding.
+        attacker: "black-box" or "white-box".
+        max_calls: most encoder calls per embedding, those of the starts included; None for no limit but the rounds.
+        proposals: texts embedded per round and embedding, at most.
+        drafts: texts made per round and embedding, of which the likeliest are embedded.
+        beam: hypotheses kept.
+        temperature: of the refills.
+        pull: what a refill's logits gain per unit of cosine that the gradient promises.
+        prior: what a hypothesis gains per nat of the denoiser's log-likelihood, in units of cosine.
+        seed: decides everything that is random.
+    """
+
+    rounds: int = 20
+    attacker: str = WHITE_BOX
+    max_calls: int | None = None
+    proposals: int = 16
+    drafts: int = 64
+    beam: int = 4
+    temperature: float = 1.0
+    pull: float = 50.0
+    prior: float = 0.002
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise InputError where an option is impossible."""
+        if self.rounds < 0:
+            raise InputError(f"rounds is {self.rounds}, expected 0 or more")
+        if self.attacker not in (BLACK_BOX, WHITE_BOX):
+            raise InputError(
+                f"attacker is {self.attacker!r}, expected {BLACK_BOX} or {WHITE_BOX} for a guided inversion"
+            )
+        if self.max_calls is not None and self.max_calls < 1:
+            raise InputError(f"max_calls is {self.max_calls}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text that was embedded."""
+
+    text: str
+    ids: tuple[int, ...]  # content tokens, as the text tokenises
+    cosine: float
+    doubts: NDArray[np.float64]  # of each token: 1 - its probability, all others given
+    score: float  # what the beam is ranked by
+
+
+@dataclass
+class Row:
+    """The search for one embedding's text, as far as it has come."""
+
+    e: Floats  # (D,)
+    noise: np.random.Generator
+    beam: list[Hypothesis] = field(default_factory=list)  # best first
+    calls: int = 0  # encoder calls
+    passes: int = 0
+    rounds: int = 0
+    seen: set[str] = field(default_factory=set)
+    gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the very text is found."""
+        return bool(self.beam) and self.beam[0].cosine >= EXACT
+
+    def left(self, search: Search) -> int:
+        """Encoder calls that may still be made."""
+        return search.proposals if search.max_calls is None else search.max_calls - self.calls
+
+
+class Proposal(NamedTuple):
+    """A draft of one row, made from the hypothesis at `parent` of its beam."""
+
+    row: int
+    parent: int
+    draft: Draft
+
+
+class Judged(NamedTuple):
+    """A text that the denoiser has judged and the encoder has not."""
+
+    row: int
+    text: str
+    ids: list[int]
+    chances: NDArray[np.float64]  # (tokens + 1,), of each token and of the end
+    likelihood: float  # their log, summed
+
+
+class Guide:
+    """A denoiser and an encoder at work on the rows of a batch.
+
+    Args:
+        e_BD: the embeddings, (B, D) float32.
+        starts: texts to begin with, some for each row.
+        first_row: the first row's number, which decides its random numbers.
+
+    Raises:
+        InputError: an option is impossible, or a white box is asked for of an encoder that gives no gradient.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        e_BD: Floats,
+        starts: Sequence[Sequence[str]],
+        search: Search,
+        first_row: int = 0,
+    ) -> None:
+        search.check()
+        self.white_box: Differentiable | None = None
+        if search.attacker == WHITE_BOX:
+            if not isinstance(encoder, Differentiable):
+                raise InputError(f"attacker is {WHITE_BOX}, but this encoder gives no gradient: expected {BLACK_BOX}")
+            self.white_box = encoder
+        self.denoiser = denoiser
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.search = search
+        self.starts = starts
+        self.length = denoiser.config.max_tokens
+        self.device = denoiser.output_bias.device
+        self.rows = [Row(e_D, np.random.default_rng([search.seed, first_row + i])) for i, e_D in enumerate(e_BD)]
+        with torch.inference_mode():
+            self.modulation: Modulation = denoiser.condition(torch.from_numpy(e_BD).to(self.device))
+
+    def run(self) -> Iterator[list[Row]]:
+        """The rows after the starts were judged, and after each round. Rows that are done wait for the others.
+
+        Raises:
+            EncoderError: the encoder fails, or answers with something else than one finite vector (D,) per text.
+        """
+        self._judge([(number, text) for number, texts in enumerate(self.starts) for text in texts])
+        yield self.rows
+        for _ in range(self.search.rounds):
+            active = [
+                number for number, row in enumerate(self.rows)
+                if row.beam and not row.exact and row.left(self.search) > 0
+            ]  # fmt: skip
+            if not active:
+                return
+            if self.white_box is not None:
+                self._differentiate(self.white_box, active)
+            proposals = [proposal for number in active for proposal in self._propose(number)]
+            texts = self._refill(proposals)
+            self._judge([(proposal.row, text) for proposal, text in zip(proposals, texts, strict=True)])
+            for number in active:
+                self.rows[number].rounds += 1
+            yield self.rows
+
+    def _propose(self, number: int) -> list[Proposal]:
+        """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
+        row = self.rows[number]
+        chances = 0.5 ** np.arange(len(row.beam))
+        found = []
+        for _ in range(self.search.drafts):
+            parent = int(row.noise.choice(len(row.beam), p=chances / chances.sum()))
+            hypothesis = row.beam[parent]
+            _, draft = draw(hypothesis.ids, hypothesis.doubts, self.tokenizer.starts_word, row.noise, self.length)
+            found.append(Proposal(number, parent, draft))
+        return found
+
+    def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
+        """The gradient of each new hypothesis, as far as calls are left."""
+        new = []
+        for number in active:
+            row = self.rows[number]
+            row.gradients = {h.text: row.gradients[h.text] for h in row.beam if h.text in row.gradients}
+            missing = [h for h in row.beam if h.text not in row.gradients]
+            # A gradient is no use without a text to embed after it.
+            affordable = len(missing) if self.search.max_calls is None else max(0, row.left(self.search) - 1)
+            new += [(row, hypothesis) for hypothesis in missing[:affordable]]
+        for start in range(0, len(new), ROWS):
+            part = new[start : start + ROWS]
+            lengths_B = torch.tensor([len(hypothesis.ids) for _, hypothesis in part])
+            ids_BT = torch.nn.utils.rnn.pad_sequence([torch.tensor(h.ids) for _, h in part], batch_first=True)
+            e_BD = torch.from_numpy(np.stack([row.e for row, _ in part]))
+            gradient_BTH = encoder.cosine_gradient(ids_BT, lengths_B, e_BD)
+            for (row, hypothesis), gradient_TH in zip(part, gradient_BTH, strict=True):
+                row.calls += 1
+                row.gradients[hypothesis.text] = gradient_TH[: len(hypothesis.ids)]
+
+    @torch.inference_mode()
+    def _refill(self, proposals: Sequence[Proposal]) -> list[str]:
+        """The texts of the drafts, their masks filled by sampling."""
+        mask_id = self.denoiser.mask_id
+        rows = [[mask_id if token == MASK else token for token in p.draft.ids] for p in proposals]
+        canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
+        index_P = torch.tensor([proposal.row for proposal in proposals], device=self.device)
+        uniform_PL = torch.from_numpy(np.stack([self.rows[p.row].noise.random(self.length) for p in proposals]))
+        for left in range(REFILLS, 0, -1):
+            masked_P = (canvas_PL == mask_id).any(1).nonzero().squeeze(1)
+            for part_B in torch.split(masked_P, ROWS):
+                canvas_BL = canvas_PL[part_B]
+                wanted_BL = canvas_BL == mask_id
+                (logits_RV,) = compute(
+                    self.denoiser, [Question(canvas_BL, wanted_BL, self.modulation.rows(index_P[part_B]))]
+                )
+                chosen = [proposals[number] for number in part_B.tolist()]
+                tokens_R, chances_R = self._choose(
+                    logits_RV.float(), self._gradients(chosen, wanted_BL), uniform_PL[part_B.cpu()][wanted_BL.cpu()]
+                )
+                canvas_BL[wanted_BL] = tokens_R
+                if left > 1:  # the less sure ones again, with the others in sight
+                    sure_BL = torch.full(wanted_BL.shape, -1.0, device=self.device)
+                    sure_BL[wanted_BL] = chances_R
+                    rank_BL = sure_BL.argsort(1, descending=True).argsort(1)
+                    canvas_BL[wanted_BL & (rank_BL >= -(-wanted_BL.sum(1, keepdim=True) // left))] = mask_id
+                canvas_PL[part_B] = canvas_BL
+                for proposal in chosen:
+                    self.rows[proposal.row].passes += 1
+        return [self.tokenizer.decode(row) for row in canvas_PL.tolist()]
+
+    def _gradients(self, proposals: Sequence[Proposal], wanted_BL: Tensor) -> Tensor | None:
+        """The gradient (R, h) for each masked position; 0 where there is none. None for a black box."""
+        if self.white_box is None:
+            return None
+        table_VH = self.white_box.token_table
+        nothing_H = table_VH.new_zeros(table_VH.shape[1], dtype=torch.float32)
+        found = []
+        for proposal, wanted_L in zip(proposals, wanted_BL, strict=True):
+            row = self.rows[proposal.row]
+            gradient_TH = row.gradients.get(row.beam[proposal.parent].text)
+            for place in wanted_L.nonzero().squeeze(1).tolist():
+                origin = proposal.draft.origin[place]
+                found.append(nothing_H if gradient_TH is None or origin < 0 else gradient_TH[origin])
+        return torch.stack(found)
+
+    def _choose(self, logits_RV: Tensor, gradients_RH: Tensor | None, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+        """A sample (R,) of the K best tokens and its chance (R,). Nothing ends a text here: moves decide the length."""
+        if gradients_RH is not None and self.white_box is not None:
+            table_VH = self.white_box.token_table.to(gradients_RH)
+            gain_RV = (gradients_RH @ table_VH.T).to(logits_RV.device)[:, : logits_RV.shape[1]]
+            logits_RV[:, : gain_RV.shape[1]] += self.search.pull * (gain_RV - gain_RV.mean(1, keepdim=True))
+        logits_RV[:, [*self.denoiser.end_ids, self.denoiser.mask_id]] = -torch.inf
+        best = logits_RV.topk(min(CONSIDERED, logits_RV.shape[1]), dim=-1)
+        index_R1 = sample(best.values, self.search.temperature, uniform_R)[:, None]
+        chances_RK = best.values.softmax(-1)
+        return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)
+
+    def _judge(self, found: Sequence[tuple[int, str]]) -> None:
+        """Of the texts that are new to their rows, embed the likeliest and keep the best."""
+        texts = {(number, text): None for number, text in found if text not in self.rows[number].seen}
+        ids = self.tokenizer.encode_batch([text for _, text in texts])
+        new = [
+            (number, text, content)
+            for (number, text), content in zip(texts, ids, strict=True)
+            if 0 < len(content) <= self.length
+        ]
+        chances = self._chances([(number, content) for number, _, content in new])
+        likely: dict[int, list[Judged]] = {}
+        for (number, text, content), chances_T in zip(new, chances, strict=True):
+            likelihood = float(np.log(chances_T.clip(1e-6)).sum())
+            likely.setdefault(number, []).append(Judged(number, text, content, chances_T, likelihood))
+            self.rows[number].passes += 1
+        chosen: list[Judged] = []
+        for number, several in likely.items():
+            row = self.rows[number]
+            several.sort(key=lambda judged: -judged.likelihood)
+            chosen += several[: max(0, min(self.search.proposals, row.left(self.search)))]
+        if not chosen:
+            return
+        vectors = self._embed([judged.text for judged in chosen])
+        for judged, vector in zip(chosen, vectors, strict=True):
+            row = self.rows[judged.row]
+            row.seen.add(judged.text)
+            row.calls += 1
+            cosine = float(vector @ row.e / (np.linalg.norm(vector) * np.linalg.norm(row.e)))
+            score = cosine + self.search.prior * judged.likelihood
+            doubts = 1 - judged.chances[: len(judged.ids)]
+            row.beam.append(Hypothesis(judged.text, tuple(judged.ids), cosine, doubts, score))
+        for number in likely:
+            row = self.rows[number]
+            row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
+            del row.beam[self.search.beam :]
+
+    def _embed(self, texts: list[str]) -> Floats:
+        vectors = np.asarray(self.encoder.encode(texts), np.float32)
+        expected = (len(texts), len(self.rows[0].e))
+        if vectors.shape != expected:
+            raise EncoderError(
+                f"the encoder answered {len(texts)} texts with shape {vectors.shape}, expected {expected}"
+            )
+        if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+            raise EncoderError("the encoder answered with an embedding that is zero or not finite")
+        return vectors
+
+    @torch.inference_mode()
+    def _chances(self, found: Sequence[tuple[int, list[int]]]) -> list[NDArray[np.float64]]:
+        """The probability of each token of some texts and of their ends, all others in sight: one pass for each text.
+
+        The tokens are not masked for it: the denoiser has learned to doubt what it sees (`diffusion.corrupt_visible`).
+        """
+        chances: list[NDArray[np.float64]] = []
+        for start in range(0, len(found), ROWS):
+            part = found[start : start + ROWS]
+            canvas_BL = torch.tensor([self.tokenizer.canvas(ids, self.length) for _, ids in part], device=self.device)
+            ends_B1 = torch.tensor([[len(ids) + 1] for _, ids in part], device=self.device)
+            wanted_BL = torch.arange(self.length, device=self.device) < ends_B1
+            modulation = self.modulation.rows(torch.tensor([number for number, _ in part], device=self.device))
+            (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation)])
+            # In its own precision and without a copy of the table: the largest tensor here by far.
+            best_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()
+            chances_R = (best_R - logits_RV.logsumexp(-1).float()).exp().double().cpu()
+            chances += [part_T.numpy() for part_T in torch.split(chances_R, wanted_BL.sum(1).tolist())]
+        return chances
