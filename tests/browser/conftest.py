@@ -39,7 +39,7 @@ class RealServer:
 @pytest.fixture(scope="package")
 def real_process() -> Iterator[RealServer]:
     """unembed's own server with tiny inverters, on a free port."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
+    path = os.pathsep.join(str(folder) for folder in (TESTS, TESTS / "server", TESTS.parent / "src"))
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("real_server.py"))],
         stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path},

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import httpx2
 import torch
 
-from fakes import fake_encoder, tiny_config
+from fakes import fake_encoder, perturbed, tiny_config
 from unembed.checkpoint import Parts, build_denoiser
 from unembed.inverter import Inverter
 from unembed.server.app import create_app
@@ -28,14 +28,11 @@ class Start(Protocol):
         ...
 
 
-def tiny_inverter(seed: int = 0) -> Inverter:
+def tiny_inverter(seed: int = 0, **results: Any) -> Inverter:
     """Random weights, AdaLN's included, so that the embedding matters; as good as useless, and quick."""
     torch.manual_seed(seed)
     encoder = fake_encoder()
-    denoiser = build_denoiser(tiny_config(), encoder.tokenizer).eval().requires_grad_(False)
-    for parameter in denoiser.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    results = {"test": {"token_accuracy": 0.0}}
+    denoiser = perturbed(build_denoiser(tiny_config(), encoder.tokenizer), 0.2).eval().requires_grad_(False)
     return Inverter(Parts(denoiser, encoder.tokenizer, tiny_config(), results), encoder)
 
 

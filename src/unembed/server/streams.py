@@ -37,34 +37,29 @@ class EventStream(StreamingResponse):
         failure: Callable[[Fault], dict[str, Any]],
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(_events(ticket, frame, end, failure), headers=HEADERS | (headers or {}))
+        super().__init__(self._events(), headers=HEADERS | (headers or {}))
         self._ticket = ticket
+        self._frame, self._end, self._failure = frame, end, failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._ticket:
             await super().__call__(scope, receive, send)
 
-
-async def _events(
-    ticket: Ticket,
-    frame: Callable[[Snapshot], Event | None],
-    end: Callable[[Any], Event],
-    failure: Callable[[Fault], dict[str, Any]],
-) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(PING_SECONDS):
-                event = await ticket.event()
-        except TimeoutError:
-            yield b": waiting\n\n"
-            continue
-        match event:
-            case Failed(fault):
-                yield sse(failure(fault))
-                return
-            case Done(value):
-                yield sse(*end(value))
-                return
-            case snapshot:
-                if (written := frame(snapshot)) is not None:
-                    yield sse(*written)
+    async def _events(self) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    event = await self._ticket.event()
+            except TimeoutError:
+                yield b": waiting\n\n"
+                continue
+            match event:
+                case Failed(fault):
+                    yield sse(self._failure(fault))
+                    return
+                case Done(value):
+                    yield sse(*self._end(value))
+                    return
+                case snapshot:
+                    if (written := self._frame(snapshot)) is not None:
+                        yield sse(*written)
