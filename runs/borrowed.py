@@ -6,7 +6,7 @@
              borrowed.py start WORK --minutes 18                                 returns at once; the training runs on
              borrowed.py poll WORK --wait 540                                    how it goes; 1 if it died
              borrowed.py collect WORK OUT                                        the inverter in pieces, at any time
-    here     borrowed.py join OUT -o FOLDER                                      FOLDER/inverter and its figures
+    here     borrowed.py join OUT/run-inverter -o FOLDER                         FOLDER/inverter and its figures
 
 `start` trains in a session of its own, which outlives the command, then measures from all masks on held-out texts.
 Where the process was killed, the same `start` goes on from the newest checkpoint. Several runs in one WORK have a
@@ -61,7 +61,10 @@ def main() -> None:
 @click.option("--from", "start_from", type=FOLDER, help="Inverter or stable-* checkpoint to start from, sent along.")
 @click.option("--wheels", type=FOLDER, help="Folder of wheels that the other machine lacks, made by `pip download`.")
 @click.option("--load-mib", default=60, show_default=True, help="Size of a load: what one transfer takes.")
-def pack(config: Path, data: Path, output: Path, start_from: Path | None, wheels: Path | None, load_mib: int) -> None:
+@click.option("--preset", default=6, show_default=True, type=click.IntRange(0, 9), help="Of xz: 0 is fast, 9 small.")
+def pack(
+    config: Path, data: Path, output: Path, start_from: Path | None, wheels: Path | None, load_mib: int, preset: int
+) -> None:
     """Put source, shards, encoder and configuration into loads of pieces with SHA-256 each."""
     from unembed.data import Shards
     from unembed.recipes import locate, verify
@@ -91,7 +94,7 @@ def pack(config: Path, data: Path, output: Path, start_from: Path | None, wheels
     if start_from is not None and (start_from / "state.json").exists():  # only its weights are needed
         keep(start_from, output.with_name(output.name + ".start"), "float32")
         start_from = output.with_name(output.name + ".start")
-    manifest = write_pieces(members(), output, load_mib=load_mib, piece_mib=min(15, load_mib // 2))
+    manifest = write_pieces(members(), output, load_mib=load_mib, piece_mib=min(15, load_mib // 2), preset=preset)
     if start_from is not None and start_from.name == output.name + ".start":
         shutil.rmtree(start_from)
     _tell(manifest, output)
@@ -222,9 +225,9 @@ def poll(work: Path, name: str, wait: float, lines: int) -> None:
 @NAME
 @click.option("--what", default="inverter", show_default=True, type=click.Choice(["inverter", "stable", "checkpoint"]))
 @click.option("--dtype", default="bfloat16", show_default=True, type=click.Choice(["bfloat16", "float32"]))
-@click.option("--load", default=1, show_default=True, help="Which load to put into OUTPUT; 1 takes the latest weights.")
+@click.option("--load", default=1, show_default=True, help="Which load to put there; 1 takes the latest weights.")
 def collect(work: Path, output: Path, name: str, what: str, dtype: str, load: int) -> None:
-    """Put the weights so far into OUTPUT, with the run's log and figures, as at most 8 files of at most 16 MiB.
+    """Put the weights so far below OUTPUT, with the run's log and figures, as at most 8 files of at most 16 MiB.
 
     `inverter` is the moving average, which is what is used; `stable` the weights before the rate fell, from which a
     later run starts; `checkpoint` all that a resumed run needs, the optimizers' state included. What does not fit into
@@ -240,6 +243,7 @@ def collect(work: Path, output: Path, name: str, what: str, dtype: str, load: in
     source = outbox / f"load-{load:02d}"
     if not source.is_dir():
         raise InputError(f"{source}: there is no such load, expected 1 to {len(list(outbox.glob('load-*')))}")
+    output = output / f"{name}-{what}"  # what is fetched of several runs or kinds must not mix
     shutil.copytree(source, output / source.name, dirs_exist_ok=True)
     _tell(json.loads((source / "pieces.json").read_text(encoding="utf-8")), output, load)
 

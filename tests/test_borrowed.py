@@ -1,6 +1,7 @@
 """A borrowed machine, rehearsed: pieces, a training that is killed and goes on, weights back, tries."""
 
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -213,7 +214,7 @@ def test_a_training_survives_its_machine(here: Path, tmp_path: Path, monkeypatch
     said = borrowed("collect", work, tmp_path / "out")
     assert "load 1 of 1" in said
     assert len(list((tmp_path / "out").rglob("*.*"))) <= 8
-    borrowed("join", tmp_path / "out", "-o", tmp_path / "back")
+    borrowed("join", tmp_path / "out" / "run-inverter", "-o", tmp_path / "back")
     assert {"log.jsonl", "log.txt", "table.md", "table.jsonl", "job.json"} <= set(
         os.listdir(tmp_path / "back" / "notes")
     )
@@ -226,8 +227,8 @@ def test_a_training_survives_its_machine(here: Path, tmp_path: Path, monkeypatch
     assert row["n"] >= 1
 
     # the next run can start from the weights before the rate fell
-    borrowed("collect", work, tmp_path / "stable", "--what", "stable", "--dtype", "float32")
-    borrowed("join", tmp_path / "stable", "-o", tmp_path / "start")
+    borrowed("collect", work, tmp_path / "out", "--what", "stable", "--dtype", "float32")
+    borrowed("join", tmp_path / "out" / "run-stable", "-o", tmp_path / "start")
     stable = load_training(training_checkpoints(run / "training", "stable")[0]).weights
     found = load_inverter(tmp_path / "start" / "stable").denoiser.state_dict()
     assert all(torch.equal(found[name], stable[name]) for name in stable)
@@ -247,6 +248,8 @@ def test_what_cannot_be_packed_or_started(here: Path, tmp_path: Path, monkeypatc
     assert "unknown key training.lerning_rate" in said
     said = borrowed("pack", "config.yaml", "--data", "nothing", "-o", "x", exit_code=2)
     assert "no manifest.json" in said
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("rapidfuzz", "tqdm") else name)
+    assert "packages are missing here: tqdm, rapidfuzz; put their wheels in" in borrowed(*start, exit_code=2)
     assert not (tmp_path / "run").exists()
 
 
@@ -319,3 +322,35 @@ def test_overrides() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             borrowed_job.overridden(tree, wrong)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_evaluation_calls_a_script_that_understands_it(
+    job: borrowed_job.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    calls: list[list[str]] = []
+
+    def call(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="| a table |")
+
+    monkeypatch.setattr(subprocess, "run", call)
+    config = dataclasses.replace(tiny_config(), model=dataclasses.replace(tiny_config().model, causal=causal))
+    borrowed_job.evaluate(tmp_path, job, config)
+    ((_, path, *arguments),) = calls
+    command = importlib.import_module(Path(path).stem).main
+    options = command.make_context("script", list(arguments)).params
+    assert str(options["twin" if causal else "model"]) == str(tmp_path / "inverter")
+    assert (options["tokens"], options["limit"]) == ("natural", 5)
+    assert causal or options["all_steps"] == (2,)
+    assert (tmp_path / "table.md").read_text() == "| a table |"
+
+
+def test_a_failure_is_told(job: borrowed_job.Job, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    dataclasses.replace(job, minutes=1.0, data=str(tmp_path / "nothing")).save(run)
+    with pytest.raises(DataError):
+        borrowed_job.main(run)
+    said = borrowed("poll", tmp_path, exit_code=1)
+    assert "died  failed  DataError: " in said
+    assert "nothing: no manifest.json" in said
