@@ -50,7 +50,7 @@ def guide(encoder: Any, texts: Sequence[str] = TEXTS, first_row: int = 0, **opti
     """A search for texts, from starts that have nothing to do with them."""
     e_BD = FakeEncoder().encode(texts)
     starts = [["the cat", "a dog watches every river", "x y z"]] * len(texts)
-    search = Search(**{"attacker": BLACK_BOX, "rounds": 5, **options})
+    search = Search(**{"attacker": BLACK_BOX, "rounds": 5, "pull": 20.0, **options})
     return Guide(PARTS.denoiser, PARTS.tokenizer, encoder, e_BD, starts, search, first_row)
 
 
@@ -73,7 +73,7 @@ def test_the_best_gets_better_and_every_call_is_counted(attacker: str) -> None:
         assert calls[-1] == len(encoder.asked) + encoder.gradients
     assert len(best) == 9
     assert (np.diff(best, axis=0) >= 0).all()
-    assert np.mean(best[-1]) > np.mean(best[0]) + 0.2
+    assert np.mean(best[-1]) > np.mean(best[0]) + 0.15
     assert calls[0] == 3 * len(TEXTS)  # the starts
     assert (encoder.gradients > 0) == (attacker == WHITE_BOX)
     for row in rows:
@@ -95,7 +95,7 @@ def test_the_very_text_is_found_and_ends_the_search() -> None:
     texts = ["the old cat", "a bird"]
     encoder = OpenEncoder()
     indifferent = tiny_denoiser(0.0)  # finds every token about as likely, so that the encoder alone decides
-    search = Search(rounds=60, attacker=WHITE_BOX, prior=0.0)
+    search = Search(rounds=60, attacker=WHITE_BOX, prior=0.0, pull=20.0)
     *_, rows = Guide(indifferent, PARTS.tokenizer, encoder, encoder.encode(texts), [["the cat"]] * 2, search).run()
     assert best_texts(rows) == texts
     assert all(row.exact and row.beam[0].cosine >= EXACT for row in rows)

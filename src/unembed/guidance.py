@@ -20,6 +20,7 @@ Rows share batches, but each has random numbers of its own, so that a row's resu
 Shape suffixes as in model.py; P: drafts; R: masked positions of a batch; K: tokens considered for one.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -44,6 +45,7 @@ EXACT = (
 CONSIDERED = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
 ROWS = 128  # canvases in one pass
+LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
 
 Floats = NDArray[np.float32]
 
@@ -71,10 +73,12 @@ class Search:
         attacker: "black-box" or "white-box".
         max_calls: most encoder calls per embedding, those of the starts included; None for no limit but the rounds.
         proposals: texts embedded per round and embedding, at most.
-        drafts: texts made per round and embedding, of which the likeliest are embedded.
+        drafts: texts made per round and embedding; where more than `proposals`, the likeliest of them are embedded,
+            which saves encoder calls and costs passes.
         beam: hypotheses kept.
         temperature: of the refills.
-        pull: what a refill's logits gain per unit of cosine that the gradient promises.
+        pull: what a refill's logits gain at most per unit of cosine that the gradient promises; each draft draws its
+            own share of it, since the promise is of first order and sometimes wrong.
         prior: what a hypothesis gains per nat of the denoiser's log-likelihood, in units of cosine.
         seed: decides everything that is random.
     """
@@ -83,10 +87,10 @@ class Search:
     attacker: str = WHITE_BOX
     max_calls: int | None = None
     proposals: int = 16
-    drafts: int = 64
+    drafts: int = 16
     beam: int = 4
     temperature: float = 1.0
-    pull: float = 50.0
+    pull: float = 200.0
     prior: float = 0.002
     seed: int = 0
 
@@ -142,16 +146,15 @@ class Proposal(NamedTuple):
     row: int
     parent: int
     draft: Draft
+    pull: float
 
 
-class Judged(NamedTuple):
-    """A text that the denoiser has judged and the encoder has not."""
+class Text(NamedTuple):
+    """A text that may become a hypothesis of one row."""
 
     row: int
     text: str
-    ids: list[int]
-    chances: NDArray[np.float64]  # (tokens + 1,), of each token and of the end
-    likelihood: float  # their log, summed
+    ids: tuple[int, ...]
 
 
 class Guide:
@@ -226,7 +229,7 @@ class Guide:
             parent = int(row.noise.choice(len(row.beam), p=chances / chances.sum()))
             hypothesis = row.beam[parent]
             _, draft = draw(hypothesis.ids, hypothesis.doubts, self.tokenizer.starts_word, row.noise, self.length)
-            found.append(Proposal(number, parent, draft))
+            found.append(Proposal(number, parent, draft, self.search.pull * row.noise.random()))
         return found
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
@@ -281,7 +284,7 @@ class Guide:
         return [self.tokenizer.decode(row) for row in canvas_PL.tolist()]
 
     def _gradients(self, proposals: Sequence[Proposal], wanted_BL: Tensor) -> Tensor | None:
-        """The gradient (R, h) for each masked position; 0 where there is none. None for a black box."""
+        """What a masked position's logits gain per input vector, (R, h): its gradient, times the draft's pull."""
         if self.white_box is None:
             return None
         table_VH = self.white_box.token_table
@@ -292,7 +295,10 @@ class Guide:
             gradient_TH = row.gradients.get(row.beam[proposal.parent].text)
             for place in wanted_L.nonzero().squeeze(1).tolist():
                 origin = proposal.draft.origin[place]
-                found.append(nothing_H if gradient_TH is None or origin < 0 else gradient_TH[origin])
+                if gradient_TH is None or origin < 0:
+                    found.append(nothing_H)
+                else:
+                    found.append(proposal.pull * gradient_TH[origin])
         return torch.stack(found)
 
     def _choose(self, logits_RV: Tensor, gradients_RH: Tensor | None, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,7 +306,7 @@ class Guide:
         if gradients_RH is not None and self.white_box is not None:
             table_VH = self.white_box.token_table.to(gradients_RH)
             gain_RV = (gradients_RH @ table_VH.T).to(logits_RV.device)[:, : logits_RV.shape[1]]
-            logits_RV[:, : gain_RV.shape[1]] += self.search.pull * (gain_RV - gain_RV.mean(1, keepdim=True))
+            logits_RV[:, : gain_RV.shape[1]] += gain_RV - gain_RV.mean(1, keepdim=True)
         logits_RV[:, [*self.denoiser.end_ids, self.denoiser.mask_id]] = -torch.inf
         best = logits_RV.topk(min(CONSIDERED, logits_RV.shape[1]), dim=-1)
         index_R1 = sample(best.values, self.search.temperature, uniform_R)[:, None]
@@ -309,67 +315,77 @@ class Guide:
 
     def _judge(self, found: Sequence[tuple[int, str]]) -> None:
         """Of the texts that are new to their rows, embed the likeliest and keep the best."""
-        texts = {(number, text): None for number, text in found if text not in self.rows[number].seen}
+        texts = dict.fromkeys((number, text) for number, text in found if text not in self.rows[number].seen)
         ids = self.tokenizer.encode_batch([text for _, text in texts])
         new = [
-            (number, text, content)
+            Text(number, text, tuple(content))
             for (number, text), content in zip(texts, ids, strict=True)
             if 0 < len(content) <= self.length
         ]
-        chances = self._chances([(number, content) for number, _, content in new])
-        likely: dict[int, list[Judged]] = {}
-        for (number, text, content), chances_T in zip(new, chances, strict=True):
-            likelihood = float(np.log(chances_T.clip(1e-6)).sum())
-            likely.setdefault(number, []).append(Judged(number, text, content, chances_T, likelihood))
-            self.rows[number].passes += 1
-        chosen: list[Judged] = []
-        for number, several in likely.items():
-            row = self.rows[number]
-            several.sort(key=lambda judged: -judged.likelihood)
-            chosen += several[: max(0, min(self.search.proposals, row.left(self.search)))]
-        if not chosen:
-            return
-        vectors = self._embed([judged.text for judged in chosen])
-        for judged, vector in zip(chosen, vectors, strict=True):
-            row = self.rows[judged.row]
-            row.seen.add(judged.text)
-            row.calls += 1
-            cosine = float(vector @ row.e / (np.linalg.norm(vector) * np.linalg.norm(row.e)))
-            score = cosine + self.search.prior * judged.likelihood
-            doubts = 1 - judged.chances[: len(judged.ids)]
-            row.beam.append(Hypothesis(judged.text, tuple(judged.ids), cosine, doubts, score))
-        for number in likely:
+        chances: dict[Text, NDArray[np.float64]] = {}
+        if self.search.drafts > self.search.proposals:
+            chances = self._chances(new)
+            new.sort(key=lambda text: -np.log(chances[text]).sum())
+        chosen: list[Text] = []
+        asked = Counter[int]()
+        for text in new:
+            row = self.rows[text.row]
+            if asked[text.row] < self.search.proposals and row.left(self.search) > 0:
+                asked[text.row] += 1
+                row.calls += 1
+                row.seen.add(text.text)
+                chosen.append(text)
+        cosines = self._cosines(chosen)
+        # No likelihood raises a score above the cosine, so most texts need no pass.
+        hopeful = {text: cosine for text, cosine in cosines.items() if self._hopeful(self.rows[text.row], cosine)}
+        chances |= self._chances([text for text in hopeful if text not in chances])
+        for text, cosine in hopeful.items():
+            row, chances_T = self.rows[text.row], chances[text]
+            score = cosine + self.search.prior * float(np.log(chances_T).sum())
+            row.beam.append(Hypothesis(text.text, text.ids, cosine, 1 - chances_T[: len(text.ids)], score))
+        for number in {text.row for text in hopeful}:
             row = self.rows[number]
             row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
             del row.beam[self.search.beam :]
 
-    def _embed(self, texts: list[str]) -> Floats:
-        vectors = np.asarray(self.encoder.encode(texts), np.float32)
+    def _hopeful(self, row: Row, cosine: float) -> bool:
+        return len(row.beam) < self.search.beam or cosine > row.beam[-1].score
+
+    def _cosines(self, texts: Sequence[Text]) -> dict[Text, float]:
+        """The cosine of each text to its row's embedding."""
+        if not texts:
+            return {}
+        vectors = np.asarray(self.encoder.encode([text.text for text in texts]), np.float32)
         expected = (len(texts), len(self.rows[0].e))
         if vectors.shape != expected:
-            raise EncoderError(
-                f"the encoder answered {len(texts)} texts with shape {vectors.shape}, expected {expected}"
-            )
+            raise EncoderError(f"the encoder answered with embeddings of shape {vectors.shape}, expected {expected}")
         if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
             raise EncoderError("the encoder answered with an embedding that is zero or not finite")
-        return vectors
+        wanted = np.stack([self.rows[text.row].e for text in texts])
+        sizes = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
+        return dict(zip(texts, ((vectors * wanted).sum(1) / sizes).tolist(), strict=True))
 
     @torch.inference_mode()
-    def _chances(self, found: Sequence[tuple[int, list[int]]]) -> list[NDArray[np.float64]]:
-        """The probability of each token of some texts and of their ends, all others in sight: one pass for each text.
+    def _chances(self, texts: Sequence[Text]) -> dict[Text, NDArray[np.float64]]:
+        """The probability (tokens + 1,) of each token of some texts and of their ends, all others in sight.
 
-        The tokens are not masked for it: the denoiser has learned to doubt what it sees (`diffusion.corrupt_visible`).
+        One pass for each. The tokens are not masked for it: the denoiser has learned to doubt what it sees
+        (`diffusion.corrupt_visible`).
         """
-        chances: list[NDArray[np.float64]] = []
-        for start in range(0, len(found), ROWS):
-            part = found[start : start + ROWS]
-            canvas_BL = torch.tensor([self.tokenizer.canvas(ids, self.length) for _, ids in part], device=self.device)
-            ends_B1 = torch.tensor([[len(ids) + 1] for _, ids in part], device=self.device)
+        chances: dict[Text, NDArray[np.float64]] = {}
+        for start in range(0, len(texts), ROWS):
+            part = texts[start : start + ROWS]
+            canvas_BL = torch.tensor(
+                [self.tokenizer.canvas(text.ids, self.length) for text in part], device=self.device
+            )
+            ends_B1 = torch.tensor([[len(text.ids) + 1] for text in part], device=self.device)
             wanted_BL = torch.arange(self.length, device=self.device) < ends_B1
-            modulation = self.modulation.rows(torch.tensor([number for number, _ in part], device=self.device))
+            modulation = self.modulation.rows(torch.tensor([text.row for text in part], device=self.device))
             (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation)])
             # In its own precision and without a copy of the table: the largest tensor here by far.
-            best_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()
-            chances_R = (best_R - logits_RV.logsumexp(-1).float()).exp().double().cpu()
-            chances += [part_T.numpy() for part_T in torch.split(chances_R, wanted_BL.sum(1).tolist())]
+            standing_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()
+            chances_R = (standing_R - logits_RV.logsumexp(-1).float()).exp().clamp(min=LEAST).double().cpu()
+            for text, chances_T in zip(part, torch.split(chances_R, wanted_BL.sum(1).tolist()), strict=True):
+                chances[text] = chances_T.numpy()
+                self.rows[text.row].passes += 1
         return chances
