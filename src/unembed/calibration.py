@@ -3,11 +3,12 @@
 The raw confidence is the denoiser's probability of a token when it was committed, in a context of its own earlier
 guesses: of a whole text recovered from masks it is far too high. A logistic map (Platt 1999) corrects it,
 
-    log-odds P(right) = intercept + weights . (log-odds of the confidence, their mean over the text, log(1 + place))
+    log-odds P(right) = intercept + weights . (log-odds of the confidence, their mean over the text, 1 / (1 + place))
 
 fitted on texts that were recovered and whose truth is known. The mean tells how well the text went as a whole, the
-place that one token too many shifts all that follow. All three come from the confidences of the finished text, so that
-calibrating costs no pass. The mean of the calibrated confidences is the expected share of right tokens in a text.
+place that one token too many shifts all that follow: the first tokens are right far more often than all the others.
+All three come from the confidences of the finished text, so that calibrating costs no pass. The mean of the
+calibrated confidences is the expected share of right tokens in a text.
 
 A map holds for the inverter, and roughly for the options, that it was fitted with: it stands in the inverter's folder.
 """
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from unembed.errors import CheckpointError, InputError
 
 FILE = "calibration.json"  # beside config.json
-FEATURES = ("log_odds", "mean_log_odds", "log_place")
+FEATURES = ("log_odds", "mean_log_odds", "start")
 LEAST = 1e-6  # a confidence is taken to be at least so far from 0 and 1
 RIDGE = 1e-3  # keeps the weights finite where the fitting texts can be told apart without error
 ITERATIONS = 100
@@ -86,7 +87,7 @@ def features(confidence: Sequence[float]) -> Floats:
     """(T, 3): what the map sees of one text's T raw confidences, `FEATURES` in order."""
     clipped = np.clip(np.asarray(confidence, np.float64), LEAST, 1 - LEAST)
     log_odds = np.log(clipped / (1 - clipped))
-    return np.stack([log_odds, np.full_like(log_odds, log_odds.mean()), np.log1p(np.arange(len(log_odds)))], axis=1)
+    return np.stack([log_odds, np.full_like(log_odds, log_odds.mean()), 1 / (1 + np.arange(len(log_odds)))], axis=1)
 
 
 def fit(confidence: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> Calibration:
