@@ -179,14 +179,23 @@ def test_a_batch_of_times_has_one_in_each_stratum(skew: float) -> None:
 # --- corruption
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.2])
 @pytest.mark.parametrize("visible", [0.0, 0.3])
-def test_corruption_has_its_rates(visible: float) -> None:
+def test_corruption_has_its_rates(visible: float, keep: float) -> None:
     n = 40_000
     canvas = torch.arange(n).repeat(3, 1) % 4
     t = torch.tensor([0.1, 0.5, 0.9])
     corrupted = corrupt(canvas, t, MASK, visible, seeded())
     masked = corrupted.ids == MASK
     replaced = corrupted.targets & ~masked
+    if keep:  # the same tokens are replaced, and others trained on as they are
+        without, corrupted = corrupted, corrupt(canvas, t, MASK, visible, seeded(), keep)
+        assert torch.equal(corrupted.ids, without.ids)
+        kept = corrupted.targets & ~without.targets
+        torch.testing.assert_close(kept.float().mean(1), keep * (1 - t), atol=4 * math.sqrt(0.25 / n), rtol=0)
+        assert torch.equal(corrupted.targets & ~kept, without.targets)
+        assert torch.equal(corrupted.ids[kept], canvas[kept])
+        corrupted = without
     error = 4 * math.sqrt(0.25 / n)
     torch.testing.assert_close(masked.float().mean(1), t, atol=error, rtol=0)
     torch.testing.assert_close(replaced.float().mean(1), visible * (1 - t), atol=error, rtol=0)

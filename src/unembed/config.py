@@ -88,6 +88,7 @@ class DiffusionConfig:
     time_skew: float = _doc("density of the mask probability is k t^(k-1); 1 is uniform, more favours t near 1", 1.0)
     condition_dropout: float = _doc("share of embeddings replaced by the learned null embedding", 0.1)
     corrupt_visible: float = _doc("share of visible tokens replaced by random ones and trained on", 0.0)
+    keep_visible: float = _doc("share of visible tokens left right and trained on, so that they are not all doubted", 0.0)
     vocabulary_sample: int = _doc(
         "tokens drawn to estimate the softmax's normaliser besides the batch's own targets; 0: all of them", 0
     )
@@ -98,12 +99,15 @@ class DiffusionConfig:
             f"diffusion.weighting is {self.weighting!r}, expected one of {', '.join(WEIGHTINGS)}",
         )
         _require(self.time_skew > 0, f"diffusion.time_skew is {self.time_skew}, expected more than 0")
-        for name in ("condition_dropout", "corrupt_visible"):
+        for name in ("condition_dropout", "corrupt_visible", "keep_visible"):
             value = getattr(self, name)
             _require(0.0 <= value < 1.0, f"diffusion.{name} is {value}, expected 0 <= {name} < 1")
+        trained = self.corrupt_visible + self.keep_visible
+        _require(trained <= 1.0, f"diffusion.corrupt_visible and keep_visible add up to {trained}, expected at most 1")
         _require(
-            not (self.weighting == "elbo" and self.corrupt_visible > 0),
-            "diffusion.corrupt_visible must be 0 with diffusion.weighting elbo: the bound knows masks only",
+            not (self.weighting == "elbo" and trained > 0),
+            "diffusion.corrupt_visible and keep_visible must be 0 with diffusion.weighting elbo: the bound knows masks "
+            "only",
         )
         _require(
             self.vocabulary_sample >= 0,

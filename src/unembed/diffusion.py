@@ -28,7 +28,7 @@ class Corrupted(NamedTuple):
     """A canvas after the forward process."""
 
     ids: Tensor  # (B, L) what the denoiser sees
-    targets: Tensor  # (B, L) bool: positions that are masked or were replaced, so trained on
+    targets: Tensor  # (B, L) bool: positions that are masked, were replaced, or were kept to be trained on
 
 
 class Loss(NamedTuple):
@@ -61,24 +61,32 @@ def bound_weights(t_B: Tensor, skew: float) -> Tensor:
 
 
 def corrupt(
-    canvas_BL: Tensor, t_B: Tensor, mask_id: int, corrupt_visible: float, generator: torch.Generator
+    canvas_BL: Tensor,
+    t_B: Tensor,
+    mask_id: int,
+    corrupt_visible: float,
+    generator: torch.Generator,
+    keep_visible: float = 0.0,
 ) -> Corrupted:
     """Mask each position of the canvas with its row's probability t.
 
     `corrupt_visible` of the positions that stay are replaced by tokens drawn from the batch and
-    trained on as well, so that the denoiser learns to doubt what it sees (arXiv 2503.04482).
+    trained on as well, so that the denoiser learns to doubt what it sees (arXiv 2503.04482). A share
+    `keep_visible` stays as it is and is trained on too: without it every visible token that counts is
+    wrong, and the denoiser's probability of what stands there means nothing.
     """
     draw_BL = torch.rand(canvas_BL.shape, generator=generator).to(canvas_BL.device)
     t_B1 = t_B.to(canvas_BL.device)[:, None]
     masked_BL = draw_BL < t_B1
     ids_BL = canvas_BL.masked_fill(masked_BL, mask_id)
-    if not corrupt_visible:
+    if not corrupt_visible + keep_visible:
         return Corrupted(ids_BL, masked_BL)
     # The same draw, rescaled over the visible positions, is uniform there.
     replaced_BL = ~masked_BL & ((draw_BL - t_B1) < corrupt_visible * (1 - t_B1))
+    trained_BL = masked_BL | ((draw_BL - t_B1) < (corrupt_visible + keep_visible) * (1 - t_B1))
     other = torch.randint(canvas_BL.numel(), canvas_BL.shape, generator=generator).to(canvas_BL.device)
     ids_BL = torch.where(replaced_BL, canvas_BL.flatten()[other], ids_BL)
-    return Corrupted(ids_BL, masked_BL | replaced_BL)
+    return Corrupted(ids_BL, trained_BL)
 
 
 def training_loss(
@@ -93,7 +101,7 @@ def training_loss(
     batch, length = canvas_BL.shape
     t_B = sample_times(batch, config.time_skew, generator)
     drop_B = (torch.rand(batch, generator=generator) < config.condition_dropout).to(canvas_BL.device)
-    corrupted = corrupt(canvas_BL, t_B, denoiser.mask_id, config.corrupt_visible, generator)
+    corrupted = corrupt(canvas_BL, t_B, denoiser.mask_id, config.corrupt_visible, generator, config.keep_visible)
 
     hidden_BLH = denoiser.hidden(corrupted.ids, denoiser.condition(e_BD, drop_B))
     targets_M = canvas_BL[corrupted.targets]
