@@ -32,11 +32,11 @@ CODE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CODE / "src"))  # a bare checkout, where unembed is not installed
 
 import click  # noqa: E402
-from borrowed_job import Job, keep, log_rows, overridden, read_json, write_json  # noqa: E402
+from borrowed_job import Job, keep, log_rows, read_json, write_json  # noqa: E402
 from pieces import MIB, Member, read_pieces, tree, write_pieces  # noqa: E402
 
 from unembed.commands import Commands  # noqa: E402
-from unembed.config import config_to_dict, load_config  # noqa: E402
+from unembed.config import config_to_dict, load_config, overridden  # noqa: E402
 from unembed.errors import CheckpointError, InputError  # noqa: E402
 from unembed.files import atomic_folder  # noqa: E402
 

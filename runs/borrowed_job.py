@@ -23,10 +23,8 @@ from typing import Any, Self
 CODE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CODE / "src"))  # a bare checkout, where unembed is not installed
 
-import yaml  # noqa: E402
-
-from unembed.config import Config, config_from_dict, config_to_dict  # noqa: E402
-from unembed.errors import ConfigError, UnembedError  # noqa: E402
+from unembed.config import Config, config_from_dict, overridden  # noqa: E402
+from unembed.errors import UnembedError  # noqa: E402
 from unembed.files import atomic_file  # noqa: E402
 
 SHARE_OF_TIME = (1 / 3, 2 / 3, 1.0)  # where losses of the tries are compared
@@ -68,25 +66,6 @@ def write_json(path: Path, tree: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read JSON; nothing where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
-    """A configuration's tree with "section.key=value,section.key=value" put in; values are YAML.
-
-    Raises:
-        ConfigError: not of that form, an unknown key, or an impossible value.
-    """
-    changed: dict[str, Any] = json.loads(json.dumps(tree))
-    for override in filter(None, overrides.split(",")):
-        name, equals, value = override.partition("=")
-        *sections, key = name.strip().split(".")
-        place = changed
-        for section in sections:
-            place = place.setdefault(section, {}) if isinstance(place, dict) else {}
-        if not equals or not sections or not isinstance(place, dict):
-            raise ConfigError(f"{override!r}: expected section.key=value, such as training.learning_rate=1e-3")
-        place[key] = yaml.safe_load(value)
-    return config_to_dict(config_from_dict(changed))
 
 
 def log_rows(training: Path) -> list[dict[str, Any]]:

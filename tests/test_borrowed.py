@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from fakes import fake_encoder, tiny_config, tiny_texts
 from test_encoder import bert
 from unembed.checkpoint import load_inverter, load_training, training_checkpoints
-from unembed.config import Config, config_to_dict
+from unembed.config import Config, config_from_dict, config_to_dict, overridden
 from unembed.encoder import load_encoder
 from unembed.errors import ConfigError, DataError, InputError, UnembedError
 from unembed.inverter import Inverter
@@ -295,7 +295,7 @@ def test_the_best_try_goes_on(job: borrowed_job.Job, tmp_path: Path, monkeypatch
     table = (run / "tries.md").read_text()
     assert "| as configured |" in table
     assert table.strip().endswith(f"Chosen by loss: {kept['chosen'] or 'as configured'}")
-    assert configs[-1] == borrowed_job.config_from_dict(borrowed_job.overridden(job.config, kept["chosen"]))
+    assert configs[-1] == config_from_dict(overridden(job.config, kept["chosen"]))
     assert load_inverter(run / "inverter").config == configs[-1]
     borrowed_job.work(run, job)  # started again, it tries nothing twice
     assert len(configs) == len(tries) + 2
@@ -308,11 +308,11 @@ def test_a_figure_that_no_try_has(job: borrowed_job.Job, tmp_path: Path) -> None
 
 def test_overrides() -> None:
     tree = config_to_dict(tiny_config())
-    found = borrowed_job.overridden(tree, "training.learning_rate=1e-2,model.causal=true,data.weights.dialogue=2")
+    found = overridden(tree, "training.learning_rate=1e-2,model.causal=true,data.weights.dialogue=2")
     assert found["training"]["learning_rate"] == 0.01
     assert found["model"]["causal"] is True
     assert found["data"]["weights"] == {"dialogue": 2.0}
-    assert borrowed_job.overridden(tree, "") == tree
+    assert overridden(tree, "") == tree
     for wrong, message in (
         ("training.learning_rate", "expected section.key=value"),
         ("causal=true", "expected section.key=value"),
@@ -321,7 +321,7 @@ def test_overrides() -> None:
         ("nothing.x=1", "unknown key nothing"),
     ):
         with pytest.raises(ConfigError, match=message):
-            borrowed_job.overridden(tree, wrong)
+            overridden(tree, wrong)
 
 
 @pytest.mark.parametrize("causal", [False, True])

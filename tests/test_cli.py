@@ -7,6 +7,8 @@ import resource
 import subprocess
 import sys
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import click
 import numpy as np
@@ -263,6 +265,57 @@ def test_pieces_join_as_in_writing():
     ).plain.isascii()
 
 
+@pytest.fixture
+def endpoint():
+    """The address of an encoder in the OpenAI shape, and the texts it was asked for."""
+    asked, encoder = [], fake_encoder()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+            asked.extend(texts)
+            data = [{"index": i, "embedding": row.tolist()} for i, row in enumerate(encoder.encode(texts))]
+            body = json.dumps({"data": data}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/embeddings", asked
+        server.shutdown()
+
+
+def test_guided_inversion_asks_a_remote_encoder(run, model, endpoint, tmp_path):
+    url, asked = endpoint
+    np.save(tmp_path / "e.npy", fake_encoder().encode(TEXTS))
+    call = ["invert", "--model", model, "--embeddings", tmp_path / "e.npy", "--encoder-url", url, "--json"]
+    tree = json.loads(run(*call, "--rounds", 2, "--max-calls", 20).stdout)
+    calls = [row["encoder_calls"] for row in tree["results"]]
+    assert max(calls) <= 20
+    assert sum(calls) >= len(asked) == len(set(asked)) > 10  # what both rows found is asked for once
+    refused = run(*call, "--rounds", 1, "--attacker", "white-box", code=2)
+    assert refused.stderr == (
+        "unembed: attacker is white-box, but this encoder gives no gradient: expected black-box\n"
+    )
+    gone = run(*call[:-2], "nowhere", "--rounds", 1, code=2)
+    assert gone.stderr == "unembed: encoder URL is 'nowhere', expected http:// or https://\n"
+
+
+def test_a_terminal_shows_the_search(run, model, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = run("invert", "--model", model, TEXTS[0], "--rounds", 3).stdout
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert re.search(r"\n? *blind +-?0\.\d{3} ", plain)
+    assert re.search(r"round 3 of 3, \d+ encoder calls", plain)
+    assert re.search(r"\d+ encoder calls, \d+ passes", plain)
+
+
 def test_prepare_train_evaluate(run, tmp_path):
     """The whole chain on the fake encoder, each command as the documentation writes it."""
     for name in ("one", "two"):
@@ -280,20 +333,13 @@ def test_prepare_train_evaluate(run, tmp_path):
     again = run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, code=2)
     assert again.stderr == f"unembed: {out}: holds a run already; continue it with --resume or choose another folder\n"
     run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, "--resume")
-    config["training"]["seed"] = 1
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
-    run(
-        "train",
-        tmp_path / "other.yaml",
-        "--data",
-        data,
-        "-o",
-        tmp_path / "o2",
-        "--from",
-        out / "inverter",
-        "--minutes",
-        1,
-    )
+    changed = ["--set", "training.seed=1", "--set", "training.steps=3"]
+    more = ["--data", data, "-o", tmp_path / "o2", "--from", out / "inverter", "--minutes", 1]
+    run("train", tmp_path / "tiny.yaml", *more, *changed)
+    kept = Inverter.from_pretrained(tmp_path / "o2" / "inverter")
+    assert (kept.config.training.seed, kept.results["steps"]) == (1, 3)
+    wrong = run("train", tmp_path / "tiny.yaml", *more, "--set", "training.sed=1", code=2)
+    assert "sed" in wrong.stderr
 
     call = ["evaluate", "--model", out / "inverter", "--texts", data / "test.txt", "--tokens", "natural", "--limit", 9]
     call += ["--steps", 3]

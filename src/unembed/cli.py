@@ -29,6 +29,7 @@ STRATEGIES = "confidence, sequential, euler, remask, two-stage or threshold"
 TEXT_FILES = ".txt (one a line), .jsonl or .parquet, also .zst or .gz; or a dataset id"
 SAMPLING = "0 takes the likeliest token, more samples.  [default: 0, or 0.5 for several candidates]"
 ATTACKER = "blind, black-box (embeds texts) or white-box (gradients too).  [default: blind, with rounds white-box]"
+REMOTE = "Ask the encoder behind this address, in the OpenAI shape, not a local one: a black box."
 DEVICES = "cpu, cuda, cuda:N, mps, or auto: cuda where there is one."
 CHUNK = 1024  # texts embedded between two writes
 
@@ -52,6 +53,7 @@ def _decoding(command: Callable[..., None]) -> Callable[..., None]:
         _option("--temperature", None, SAMPLING, type=float),
         _option("--guidance", 0.0, "Strength of classifier-free guidance; doubles the passes."),
         _option("--max-calls", None, "Most encoder calls per embedding of a guided inversion.", type=int),
+        _option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
         _option("--attacker", None, ATTACKER, metavar="NAME"),
         _option("--rounds", 0, "Most rounds of guided inversion, which asks the encoder; 0 is blind."),
         _option("--candidates", 1, "Texts recovered per embedding, best first."),
@@ -154,8 +156,8 @@ def encode(
 @click.pass_context
 def invert(
     ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str, encoder: str | None,
-    model: str | None, batch_size: int, device: str, output: str | None, overwrite: bool, no_cosine: bool,
-    as_json: bool, **options: Any,
+    model: str | None, encoder_url: str | None, batch_size: int, device: str, output: str | None, overwrite: bool,
+    no_cosine: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Recover text from embeddings.
 
@@ -174,7 +176,7 @@ def invert(
         from unembed.vectors import open_vectors, scan
 
         vectors = None if embeddings is None else open_vectors(embeddings, column)
-        inverter = _inverter(model, device)
+        inverter = _inverter(model, device, encoder_url)
         _check_options(inverter, options, encoder)
     options["measure_cosine"] = not no_cosine
     if vectors is None:
@@ -230,6 +232,9 @@ def prepare(ctx: click.Context, config: str, texts: tuple[str, ...], output: str
 @_option("-o --output", None, "Folder of the run: checkpoints, logs, the inverter.", metavar="DIR", required=True)
 @_option("--from", None, "Start from the weights of an inverter or of a stable-* checkpoint.", metavar="DIR")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the run's folder.")
+@_option(
+    "--set", None, "Change a key of CONFIG, such as training.learning_rate=1e-3.", metavar="KEY=VALUE", multiple=True
+)
 @_option("--minutes", None, "Time box, over all sessions of the run.", type=click.FloatRange(min=0, min_open=True))
 @click.pass_context
 def train(
@@ -240,9 +245,11 @@ def train(
     The inverter so far is `inverter` in the run's folder, renewed at every checkpoint. With --minutes the learning rate
     falls to zero at the end of that time, else at the end of the configuration's steps.
     """  # fmt: skip
-    from unembed.config import load_config
+    from unembed.config import config_from_dict, config_to_dict, load_config, overridden
 
     settings = load_config(config)
+    for override in more["set"]:
+        settings = config_from_dict(overridden(config_to_dict(settings), override))
     from unembed.terminal import working
 
     with working("loading"):
@@ -263,8 +270,8 @@ def train(
 @_decoding
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    texts: str, tokens: str, limit: int | None, model: str | None, batch_size: int, device: str, as_json: bool,
-    **options: Any,
+    texts: str, tokens: str, limit: int | None, model: str | None, encoder_url: str | None, batch_size: int,
+    device: str, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure how much of held-out texts comes back, with intervals and the level of chance.
 
@@ -279,7 +286,7 @@ def evaluate(
     with working("loading"):
         from unembed.evaluate import evaluate as measure
 
-        inverter = _inverter(model, device)
+        inverter = _inverter(model, device, encoder_url)
     _check_options(inverter, options)
     report = measure(
         inverter, read_texts(texts), tokens=int(tokens) if tokens.isdecimal() else tokens, limit=limit,
@@ -291,10 +298,15 @@ def evaluate(
         show_report(console(), report)
 
 
-def _inverter(model: str | None, device: str) -> "Inverter":
+def _inverter(model: str | None, device: str, encoder_url: str | None) -> "Inverter":
     from unembed.inverter import Inverter
 
-    return Inverter.from_pretrained(model, _device(device))
+    inverter = Inverter.from_pretrained(model, _device(device))
+    if encoder_url is None:
+        return inverter
+    from unembed.remote import RemoteEncoder
+
+    return inverter.asking(RemoteEncoder(encoder_url, inverter.recipe, inverter.tokenizer))
 
 
 def _device(name: str) -> str:

@@ -5,6 +5,7 @@ key. The text in each field's metadata is what the documentation shows for it.
 """
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ class DiffusionConfig:
     time_skew: float = _doc("density of the mask probability is k t^(k-1); 1 is uniform, more favours t near 1", 1.0)
     condition_dropout: float = _doc("share of embeddings replaced by the learned null embedding", 0.1)
     corrupt_visible: float = _doc("share of visible tokens replaced by random ones and trained on", 0.0)
-    keep_visible: float = _doc("share of visible tokens left right and trained on, so that they are not all doubted", 0.0)
+    keep_visible: float = _doc("share of visible tokens left right and trained on, so that not all are doubted", 0.0)
     vocabulary_sample: int = _doc(
         "tokens drawn to estimate the softmax's normaliser besides the batch's own targets; 0: all of them", 0
     )
@@ -239,6 +240,25 @@ def load_config(path: str | Path) -> Config:
 def config_from_dict(tree: Any) -> Config:
     """Build a `Config` from nested mappings, as YAML or JSON give them. Raises ConfigError."""
     return typing.cast(Config, _build(Config, tree, ""))
+
+
+def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
+    """A configuration's tree with "section.key=value,section.key=value" put in; values are YAML.
+
+    Raises:
+        ConfigError: not of that form, an unknown key, or an impossible value.
+    """
+    changed: dict[str, Any] = json.loads(json.dumps(tree))
+    for override in filter(None, overrides.split(",")):
+        name, equals, value = override.partition("=")
+        *sections, key = name.strip().split(".")
+        place = changed
+        for section in sections:
+            place = place.setdefault(section, {}) if isinstance(place, dict) else {}
+        if not equals or not sections or not isinstance(place, dict):
+            raise ConfigError(f"{override!r}: expected section.key=value, such as training.learning_rate=1e-3")
+        place[key] = yaml.safe_load(value)
+    return config_to_dict(config_from_dict(changed))
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -107,6 +107,11 @@ class Inverter:
         parts.denoiser.precision = getattr(torch, precision)
         return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
 
+    def asking(self, encoder: Encoder) -> "Inverter":
+        """The same inverter, sharing its weights, with another encoder to ask. Raises RecipeError."""
+        parts = Parts(self.denoiser, self.tokenizer, self.config, self.results, self.calibration)
+        return Inverter(parts, encoder)
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the inverter's folder, whole or not at all. Raises OutputError."""
         state = self.denoiser.state_dict()
