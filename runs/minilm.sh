@@ -1,17 +1,32 @@
 #!/usr/bin/env bash
-# Makes the released all-MiniLM-L6-v2 inverter and its table in docs/results.md.
+# Makes the released all-MiniLM-L6-v2 inverter and its tables in docs/results.md: on two cores about four hours.
 #
-#   runs/minilm.sh CORPUS OUT [MINUTES]
+#   runs/minilm.sh CORPUS OUT
 #
-# CORPUS holds the 14 parts named on the model card, as <part>.txt.zst; OUT gets shards, run and table.
+# CORPUS holds the 14 parts named on the model card, as <part>.txt.zst; OUT gets shards, runs and tables.
 # Killed at any moment, the same command goes on where it was.
+#
+# The released weights came from these three stages, with the deviations that experiments/LOG.md tells (2026-11-22).
 set -euo pipefail
-corpus=$1 out=$2 minutes=${3:-70}
+corpus=$1 out=$2
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
+stage() { # NAME MINUTES OPTION...
+    unembed train configs/minilm.yaml --data "$out/shards" -o "$out/$1" --minutes "$2" --resume "${@:3}"
+}
+newest() { # the last checkpoint of a stage
+    ls -d "$out/$1"/checkpoint-*[0-9] | tail -1
+}
+
 unembed prepare configs/minilm.yaml --texts "$corpus"/*.txt.zst -o "$out/shards"
-unembed train configs/minilm.yaml --data "$out/shards" -o "$out/run" --minutes "$minutes" --resume
-python runs/package.py "$out/run/inverter" src/unembed/weights/minilm
-python runs/evaluate_table.py --precision bfloat16 --texts "$out/shards/test.txt" --limit 500 -o "$out/table.jsonl"
-python runs/package.py src/unembed/weights/minilm src/unembed/weights/minilm --table "$out/table.jsonl"
+stage long 49 --set data.short_share=0 --set training.batch_size=192 --set training.decay_share=0
+stage short 40 --from "$(newest long)" --set data.short_share=1 --set training.batch_size=384 \
+    --set training.decay_share=0 --set training.seed=1
+stage mixed 65 --from "$(newest short)" --set training.seed=2
+
+weights=src/unembed/weights/minilm texts="$out/shards/test.txt"
+python runs/package.py "$out/mixed/inverter" $weights
+python runs/evaluate_table.py --precision bfloat16 --texts "$texts" --limit 500 -o "$out/table.jsonl"
+python runs/package.py $weights $weights --table "$out/table.jsonl"
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 48 -o "$out/guided.jsonl" --plot docs/guided.svg
