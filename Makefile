@@ -30,6 +30,7 @@ demo-terminal: $(STAMP)
 		"The library opens at nine and closes when the last reader goes home." \
 		"Her blood pressure was high, so the doctor changed the dose." \
 		"Please send the signed contract to our office before Friday."
+	$(BIN)/unembed invert --rounds 20 "The library opens at nine and closes when the last reader goes home."
 
 test: $(STAMP) browser
 	$(BIN)/pytest
