@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import FakeEncoder, tiny_denoiser, tiny_parts, tiny_texts
+from fakes import FakeEncoder, small_denoiser, tiny_denoiser, tiny_parts, tiny_texts
 from unembed.encoder import load_encoder
 from unembed.errors import EncoderError, InputError
 from unembed.guidance import BLACK_BOX, EXACT, WHITE_BOX, Differentiable, Guide, Row, Search
@@ -138,6 +138,17 @@ def test_a_vector_that_no_text_has_ends_at_its_budget() -> None:
     search = Search(rounds=6, attacker=BLACK_BOX)
     *_, rows = Guide(PARTS.denoiser, PARTS.tokenizer, OpenEncoder(), e_BD, [["the cat"]] * 2, search).run()
     assert all(row.rounds == 6 and row.beam[0].cosine < 0.99 for row in rows)
+
+
+def test_a_search_that_finds_nothing_new_ends() -> None:
+    """Every text of one token is soon known, where moves make no longer ones."""
+    narrow = small_denoiser(PARTS.tokenizer.vocab_size, 16, length=1, noise=0.0)
+    narrow.mask_id, narrow.end_ids = PARTS.tokenizer.mask_id, PARTS.denoiser.end_ids
+    e_BD = FakeEncoder().encode(TEXTS[:1])
+    search = Search(rounds=10_000, attacker=BLACK_BOX, temperature=5.0)
+    *_, (row,) = Guide(narrow, PARTS.tokenizer, OpenEncoder(), e_BD, [["cat"]], search).run()
+    assert row.rounds < 500
+    assert 20 < row.calls <= PARTS.tokenizer.vocab_size
 
 
 class Wrong(FakeEncoder):

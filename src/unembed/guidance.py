@@ -45,6 +45,7 @@ EXACT = (
 CONSIDERED = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
 ROWS = 128  # canvases in one pass
+IDLE = 30  # rounds without a new text after which there is none to be expected
 LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
 
 Floats = NDArray[np.float32]
@@ -127,6 +128,7 @@ class Row:
     calls: int = 0  # encoder calls
     passes: int = 0
     rounds: int = 0
+    idle: int = 0  # rounds since a new text was embedded
     seen: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
 
@@ -207,7 +209,7 @@ class Guide:
         for _ in range(self.search.rounds):
             active = [
                 number for number, row in enumerate(self.rows)
-                if row.beam and not row.exact and row.left(self.search) > 0
+                if row.beam and not row.exact and row.left(self.search) > 0 and row.idle < IDLE
             ]  # fmt: skip
             if not active:
                 return
@@ -218,6 +220,7 @@ class Guide:
             self._judge([(proposal.row, text) for proposal, text in zip(proposals, texts, strict=True)])
             for number in active:
                 self.rows[number].rounds += 1
+                self.rows[number].idle += 1
             yield self.rows
 
     def _propose(self, number: int) -> list[Proposal]:
@@ -333,6 +336,7 @@ class Guide:
             if asked[text.row] < self.search.proposals and row.left(self.search) > 0:
                 asked[text.row] += 1
                 row.calls += 1
+                row.idle = -1  # this round is counted when it ends
                 row.seen.add(text.text)
                 chosen.append(text)
         cosines = self._cosines(chosen)
