@@ -385,6 +385,12 @@ def test_a_run_can_start_from_the_stable_point_of_another(whole: Path, data: Pat
         run(settings(steps=2), data, out, start_from=stable)
     assert all(torch.equal(first[0][name], tensor) for name, tensor in weights.items())
     assert [row["step"] for row in rows(out) if "loss" in row] == [1, 2]
+    # The card says what the weights have cost over all runs: here, and after a third that starts from the second.
+    config, steps = settings(steps=2), int(stable.name.removeprefix("stable-"))
+    found = load_inverter(out / "inverter").results
+    assert (found["steps"], found["sequences"]) == (steps + 2, (steps + 2) * config.training.batch_size)
+    run(config, data, tmp_path / "third", start_from=out / "inverter")
+    assert load_inverter(tmp_path / "third" / "inverter").results["steps"] == steps + 4
 
 
 def test_a_run_can_start_from_an_inverter(whole: Path, data: Path, tmp_path: Path) -> None:

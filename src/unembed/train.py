@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,8 @@ from unembed.model import Denoiser
 from unembed.throughput import flops_per_sequence, peak_flops
 from unembed.trainlog import TrainingLog
 from unembed.validate import validate
+
+TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
 
 
 @dataclass
@@ -110,14 +112,16 @@ def train(
     torch.manual_seed(settings.seed)
     denoiser = build_denoiser(config, encoder.tokenizer)
     progress = Progress()
+    before = dict.fromkeys(TOTALS, 0)  # what the weights that this run starts from had cost
     saved: TrainingCheckpoint | None = None
     if checkpoints:
         saved = load_training(checkpoints[-1])
         _same_run(config, saved.state["config"], out)
         load_strictly(denoiser, saved.weights, checkpoints[-1])
         progress = Progress(**saved.state["progress"])
+        before |= saved.state.get("before", {})
     elif start_from is not None:
-        _load_start(denoiser, Path(start_from))
+        before |= _load_start(denoiser, Path(start_from))
     else:
         start_from_encoder(denoiser, encoder, settings.start_from_encoder)
         start_from_frequencies(denoiser, windows)
@@ -143,6 +147,7 @@ def train(
     def checkpoint(prefix: str = "checkpoint") -> None:
         if accelerator.is_main_process:
             state = {"step": progress.step, "progress": dataclasses.asdict(progress), "config": config_to_dict(config)}
+            state["before"] = before
             states = [optimizer.state_dict() for optimizer in optimizers]
             save_training(out, TrainingCheckpoint(denoiser.state_dict(), average, states, state), prefix)
 
@@ -194,7 +199,8 @@ def train(
                     raise TrainingError(f"{out}: the loss or its gradient is not finite at step {progress.step}")
                 # The inverter first: a run killed between the two then still has steps to do, and writes it again.
                 if accelerator.is_main_process:
-                    save_inverter(out / "inverter", average, encoder.tokenizer, config, results(progress, shards, log))
+                    found = results(progress, before, shards, log)
+                    save_inverter(out / "inverter", average, encoder.tokenizer, config, found)
                 checkpoint()
                 last_checkpoint = time.monotonic()
     return out / "inverter"
@@ -304,12 +310,16 @@ def averaged(denoiser: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
         denoiser.load_state_dict(weights)
 
 
-def results(progress: Progress, shards: Shards, log: TrainingLog) -> dict[str, Any]:
+def totals(progress: Progress, before: Mapping[str, int]) -> dict[str, int]:
+    """What the weights have cost, over this run and those that it went on from."""
+    spent = zip(TOTALS, (progress.step, progress.sequences, round(progress.seconds)), strict=True)
+    return {name: before[name] + value for name, value in spent}
+
+
+def results(progress: Progress, before: Mapping[str, int], shards: Shards, log: TrainingLog) -> dict[str, Any]:
     """What the model card says of the run."""
     return {
-        "steps": progress.step,
-        "sequences": progress.sequences,
-        "training_seconds": round(progress.seconds),
+        **totals(progress, before),
         "parts": {part.name: part.passages["train"] for part in shards.manifest.parts},
         "validation": log.last_validation,
     }
@@ -319,14 +329,18 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
-def _load_start(denoiser: Denoiser, source: Path) -> None:
+def _load_start(denoiser: Denoiser, source: Path) -> dict[str, int]:
+    """Take over the weights; returns what they had cost, as far as it is known."""
     if (source / "state.json").exists():
         saved = load_training(source)
         if config_from_dict(saved.state["config"]).model.causal != denoiser.config.causal:
             raise ConfigError(f"{source}: is from a run with model.causal {not denoiser.config.causal}")
         load_strictly(denoiser, saved.weights, source)
-    else:
-        load_strictly(denoiser, load_inverter(source, denoiser.config.causal).denoiser.state_dict(), source)
+        nothing = dict.fromkeys(TOTALS, 0)
+        return totals(Progress(**saved.state["progress"]), nothing | saved.state.get("before", {}))
+    parts = load_inverter(source, denoiser.config.causal)
+    load_strictly(denoiser, parts.denoiser.state_dict(), source)
+    return {name: parts.results.get(name, 0) for name in TOTALS}
 
 
 def _same_run(config: Config, saved: dict[str, Any], out: Path) -> None:
