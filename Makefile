@@ -25,12 +25,13 @@ demo: $(STAMP)
 	@echo "Loading the packaged inverter and its encoder; the address follows within seconds ..."
 	@exec $(BIN)/unembed serve
 
+SENTENCES := "Her blood pressure was high, so the doctor changed the dose." \
+	"Please send the signed contract to our office before Friday." \
+	"The library opens at nine and closes when the last reader goes home."
+
 demo-terminal: $(STAMP)
-	$(BIN)/unembed invert \
-		"The library opens at nine and closes when the last reader goes home." \
-		"Her blood pressure was high, so the doctor changed the dose." \
-		"Please send the signed contract to our office before Friday."
-	$(BIN)/unembed invert --rounds 20 "The library opens at nine and closes when the last reader goes home."
+	$(BIN)/unembed invert $(SENTENCES)
+	$(BIN)/unembed invert --rounds 20 $(SENTENCES)
 
 test: $(STAMP) browser
 	$(BIN)/pytest
