@@ -422,6 +422,23 @@ def card(config: Config, denoiser: Denoiser, results: dict[str, Any]) -> tuple[d
     return yaml.safe_load(front), body
 
 
+def test_the_card_shows_an_evaluation_that_was_handed_in(denoiser: Denoiser) -> None:
+    found = {
+        "n": 1000, "tokens": 32, "strategy": "confidence", "steps": 8, "encoder_calls": 0.0, "seed": 0,
+        "token_accuracy": 0.049, "bleu": 3.14, "exact_match": 0.0,
+        "intervals": {"token_accuracy": [0.046, 0.052], "bleu": [2.7, 3.4], "exact_match": [0.0, 0.0]},
+        "baselines": {"random_vector": {"token_accuracy": 0.01}, "shuffled_pairs": None},
+    }  # fmt: skip
+    _, body = card(tiny_config(), denoiser, RESULTS | {"evaluation": found})
+    section = body.partition("## Evaluation")[2].partition("## Validation")[0]
+    assert (
+        "1,000 held-out texts of 32 tokens, from all masks, the length not given, `confidence` in 8 passes" in section
+    )
+    assert "| token accuracy | 0.049 | 0.046 to 0.052 | 0.010 |" in section
+    assert "| bleu | 3.1 | 2.7 to 3.4 |  |" in section
+    assert "## Evaluation" not in card(tiny_config(), denoiser, RESULTS)[1]
+
+
 def test_the_card_says_what_the_files_know(folder: Path, denoiser: Denoiser) -> None:
     front, body = card(tiny_config(), denoiser, RESULTS)
     assert (folder / "README.md").read_text().endswith(body)

@@ -1,7 +1,7 @@
 """The model card that fills itself in: what an inverter's own files know of it, as Markdown with YAML metadata.
 
-Nothing is claimed here that was not handed in. The figures are those of the training run's validation and are
-called so; a card never shows them as the evaluation.
+Nothing is claimed here that was not handed in. The training run's validation figures are called so; what
+`unembed evaluate` measured stands in a section of its own, where it was handed in.
 """
 
 import re
@@ -38,11 +38,12 @@ def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]
         f"# unembed: texts from embeddings of {encoder}\n\n"
         f"A conditional masked diffusion language model that recovers text from embeddings of **{encoder}**. Given an "
         f"embedding it starts from a row of {config.model.max_tokens} masks and fills them in over a few passes. "
-        "Inversion is blind: the encoder is not asked while a text is being recovered.",
+        "Inversion is blind unless rounds are asked for: the encoder is not needed to recover a text.",
         "## Recipe\n\nEmbeddings must have been made exactly so; others are refused, or invert to nonsense.\n\n"
         + _table(("", "value"), _recipe_rows(config.encoder)),
         _network(config, state),
         _training(results),
+        _evaluation(results),
         _validation(results),
         _USE.format(encoder=encoder),
         _limits(config),
@@ -145,6 +146,25 @@ def _validation(results: dict[str, Any]) -> str:
         "## Validation\n\nMeasured by the training run itself, on a few hundred held-out windows of its own corpus. "
         "These are validation figures: `unembed evaluate` measures an inverter, with intervals and baselines.\n\n"
         + _table(("validation figure", "value"), rows)
+    )
+
+
+def _evaluation(results: dict[str, Any]) -> str:
+    """The row of `Report.to_dict` that was handed in: every rate with its interval, and the level of chance."""
+    found = results.get("evaluation")
+    if not found:
+        return ""
+    chance = found["baselines"].get("random_vector") or {}
+    rows = []
+    for name, (low, high) in found["intervals"].items():
+        digits = 1 if name == "bleu" else 3
+        value, interval = f"{found[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+        rows.append((name.replace("_", " "), value, interval, f"{chance[name]:.{digits}f}" if name in chance else ""))
+    texts = "whole texts" if found["tokens"] == "natural" else f"texts of {found['tokens']} tokens"
+    return (
+        f"## Evaluation\n\n{found['n']:,} held-out {texts}, from all masks, the length not given, "
+        f"`{found['strategy']}` in {found['steps']} passes, {found['encoder_calls']:.0f} encoder calls, "
+        f"seed {found['seed']}.\n\n" + _table(("metric", "value", "95 % interval", "random vectors"), rows)
     )
 
 
