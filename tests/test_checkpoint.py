@@ -439,6 +439,10 @@ def test_the_card_shows_an_evaluation_that_was_handed_in(denoiser: Denoiser) -> 
     assert "## Evaluation" not in card(tiny_config(), denoiser, RESULTS)[1]
 
 
+def test_weights_are_as_readable_as_the_rest(folder: Path) -> None:
+    assert len({path.stat().st_mode for path in folder.iterdir() if path.is_file()}) == 1
+
+
 def test_the_card_says_what_the_files_know(folder: Path, denoiser: Denoiser) -> None:
     front, body = card(tiny_config(), denoiser, RESULTS)
     assert (folder / "README.md").read_text().endswith(body)

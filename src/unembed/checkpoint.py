@@ -224,8 +224,11 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(mode)  # as of any new file; safetensors keeps others from reading it
     except SafetensorError as error:  # a full disk is no OSError to safetensors
         raise OutputError(f"{path.name}: cannot be written ({error})") from error
 
