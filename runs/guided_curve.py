@@ -103,7 +103,9 @@ def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: in
             denoiser.table.weight.zero_()  # all logits equal
             denoiser.output_bias.zero_()
     started = time.perf_counter()
-    for first in tqdm(range(0, len(embeddings), batch_size), desc=attacker, unit="batch"):
+    for first in tqdm(
+        range(0, len(embeddings), batch_size), desc=attacker, unit="batch", disable=not sys.stderr.isatty()
+    ):
         part = embeddings[first : first + batch_size]
         if attacker == NO_PRIOR:
             starts = random_texts(inverter, len(part), [seed, first])

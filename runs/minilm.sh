@@ -27,6 +27,12 @@ stage mixed 65 --from "$(newest short)" --set training.seed=2
 
 weights=src/unembed/weights/minilm texts="$out/shards/test.txt"
 python runs/package.py "$out/mixed/inverter" $weights
-python runs/evaluate_table.py --precision bfloat16 --texts "$texts" --limit 500 -o "$out/table.jsonl"
-python runs/package.py $weights $weights --table "$out/table.jsonl"
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 48 -o "$out/guided.jsonl" --plot docs/guided.svg
+evaluate() { # FILE OPTION...
+    python runs/evaluate_table.py --precision bfloat16 --texts "$texts" -o "$out/$1" "${@:2}"
+}
+evaluate default.jsonl --limit 1000 --strategy confidence --steps 8
+python runs/package.py $weights $weights --table "$out/default.jsonl"
+evaluate table.jsonl --limit 500
+evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 12 -o "$out/guided.jsonl" \
+    --plot docs/guided.svg
