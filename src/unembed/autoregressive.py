@@ -24,6 +24,7 @@ from unembed.diffusion import Loss, cross_entropy
 from unembed.encoder import Encoder
 from unembed.errors import ConfigError, InputError
 from unembed.model import Denoiser
+from unembed.predictor import sample
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,9 @@ def generate(
             logits_BV = denoiser.logits(Denoiser.hidden(denoiser, last_B1, modulation, past)[:, 0]).float()
         if temperature == 0:
             chosen_B = logits_BV.argmax(-1)
-        else:  # by inverse distribution function in float64 (arXiv 2409.02908), from each row's own numbers
-            uniform_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in noise]).to(device)
-            cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
-            chosen_B = torch.searchsorted(cumulative_BV, uniform_B1 * cumulative_BV[:, -1:], right=True).squeeze(1)
+        else:  # from each row's own numbers
+            uniform_B = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in noise])
+            chosen_B = sample(logits_BV, temperature, uniform_B)
         chance_B = (logits_BV.gather(1, chosen_B[:, None]).squeeze(1) - logits_BV.logsumexp(-1)).exp()
         ids_BL[:, place] = torch.where(writing_B, chosen_B, pad_id)
         confidence_BL[:, place] = torch.where(writing_B, chance_B, 1.0)

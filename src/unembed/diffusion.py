@@ -73,7 +73,7 @@ def corrupt(
     `corrupt_visible` of the positions that stay are replaced by tokens drawn from the batch and
     trained on as well, so that the denoiser learns to doubt what it sees (arXiv 2503.04482). A share
     `keep_visible` stays as it is and is trained on too: without it every visible token that counts is
-    wrong, and the denoiser's probability of what stands there means nothing.
+    wrong, and nothing teaches the denoiser to leave a right one.
     """
     draw_BL = torch.rand(canvas_BL.shape, generator=generator).to(canvas_BL.device)
     t_B1 = t_B.to(canvas_BL.device)[:, None]
