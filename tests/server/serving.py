@@ -1,11 +1,12 @@
-"""A tiny inverter with random weights, and a real server around it."""
+"""A tiny inverter with random weights, a real server around it, and a batcher without one."""
 
+import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import httpx2
@@ -15,6 +16,7 @@ from fakes import fake_encoder, perturbed, tiny_config
 from unembed.checkpoint import Parts, build_denoiser
 from unembed.inverter import Inverter
 from unembed.server.app import create_app
+from unembed.server.batching import Batcher
 from unembed.server.models import Models
 from unembed.server.run import Server, configure, listen
 from unembed.server.settings import Settings
@@ -102,3 +104,36 @@ def post(path: str, body: bytes, length: int | None = None, kind: str = "applica
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
     ).encode() + body
+
+
+class Seen:
+    """Keeps what a batcher tells."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[str, int, int]] = []
+        self.embedded: list[int] = []
+        self.rounds: list[tuple[int, int]] = []
+
+    def merged_pass(self, model: str, requests: int, rows: int, seconds: float) -> None:
+        """Note it."""
+        self.passes.append((model, requests, rows))
+
+    def texts(self, model: str, texts: int, seconds: float) -> None:
+        """Note it."""
+        self.embedded.append(texts)
+
+    def round(self, model: str, passes: int, calls: int, seconds: float) -> None:
+        """Note it."""
+        self.rounds.append((passes, calls))
+
+
+@asynccontextmanager
+async def working(seen: Seen | None = None, **options: Any) -> AsyncIterator[Batcher]:
+    """A batcher at work, closed at the end."""
+    settings = {"max_batch": 32, "max_waiting": 64, "time_limit": 30.0, "threads": 1} | options
+    batcher = Batcher(seen or Seen(), **settings)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await asyncio.to_thread(batcher.close, 5.0)

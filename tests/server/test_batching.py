@@ -3,13 +3,13 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from serving import Seen, working
 
 from fakes import tiny_texts
 from unembed.inverter import Inversion
@@ -19,31 +19,6 @@ from unembed.server.faults import Fault
 from unembed.server.models import Models, Served
 from unembed.server.work import Embedded, Need, Pause, Recovered, Snapshot, embed, invert
 from unembed.strategies import STRATEGIES, Options
-
-
-class Seen:
-    """Keeps what the batcher tells."""
-
-    def __init__(self) -> None:
-        self.passes: list[tuple[str, int, int]] = []
-        self.embedded: list[int] = []
-
-    def merged_pass(self, model: str, requests: int, rows: int, seconds: float) -> None:
-        self.passes.append((model, requests, rows))
-
-    def texts(self, model: str, texts: int, seconds: float) -> None:
-        self.embedded.append(texts)
-
-
-@asynccontextmanager
-async def working(seen: Seen | None = None, **options: Any) -> AsyncIterator[Batcher]:
-    settings = {"max_batch": 32, "max_waiting": 64, "time_limit": 30.0, "threads": 1} | options
-    batcher = Batcher(seen or Seen(), **settings)
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        await asyncio.to_thread(batcher.close, 5.0)
 
 
 def blocked(gate: threading.Event) -> Any:

@@ -1,8 +1,12 @@
 """Continuous batching: one thread owns torch and turns what all requests need into merged passes.
 
 A turn goes: take in requests as long as canvases are free; collect what each running request needs next; one pass
-for each inverter that is asked for one, one batch of texts for each encoder; hand out the answers. So requests
-join and leave between passes, and one whose client has gone is dropped before the next.
+for each inverter that is asked for one, one batch of texts for each encoder, at most one round of a guided inversion;
+hand out the answers. So requests join and leave between passes, and one whose client has gone is dropped before the
+next.
+
+A round takes as long as many passes. After one, those who need passes or texts get as much time as it took before there
+is another, so that searches, however many and long, take half of the thread at most.
 
 The event loop talks to the thread through `submit` only, and hears from it through its `Ticket`.
 """
@@ -23,7 +27,7 @@ import torch
 
 from unembed.server.faults import Fault, fault_of
 from unembed.server.models import Served
-from unembed.server.work import Pass, Pause, Texts, Work, predict
+from unembed.server.work import Need, Pass, Pause, Round, Texts, Work, predict
 
 log = logging.getLogger("unembed.server")
 
@@ -58,7 +62,7 @@ class Ticket:
         self.gone = False  # written by the event loop, read by the thread
         self.started = False
         self.finished = False
-        self.need: Pass | Texts | Pause | None = None
+        self.need: Need | None = None
         self.vectors: list[Any] = []  # of a `Texts` need, as far as answered
         self.work: Work
         self._batcher = batcher
@@ -106,6 +110,9 @@ class Observer(Protocol):
     def texts(self, model: str, texts: int, seconds: float) -> None:
         """Texts were embedded."""
 
+    def round(self, model: str, passes: int, calls: int, seconds: float) -> None:
+        """A round of a guided inversion was run, with so many passes and encoder calls."""
+
 
 class Batcher:
     """The thread and its queue.
@@ -129,6 +136,7 @@ class Batcher:
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
         self._pace = (0.0, 0.0)  # seconds and passes of a turn, averages that forget
+        self._owed = 0.0  # seconds of passes and texts before the next round, where there are any
         self._end = math.inf  # when what runs must be finished, once it is known
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="unembed-torch", daemon=True)
@@ -282,6 +290,8 @@ class Batcher:
             self._passes(served, tickets)
         for served, tickets in _by_model(self._running, Texts):
             self._texts(served, tickets)
+        self._owed -= time.perf_counter() - started
+        self._round()
         if done := before - sum(ticket.cost for ticket in self._running):
             seconds, passes = self._pace
             spent = time.perf_counter() - started
@@ -333,6 +343,28 @@ class Batcher:
             if len(ticket.vectors) == len(ticket.need.texts):
                 found, ticket.vectors = np.stack(ticket.vectors), []
                 self._advance(ticket, found)
+
+    def _round(self) -> None:
+        """The next round of the search that has waited longest, unless others come first."""
+        searching = next((ticket for ticket in self._running if isinstance(ticket.need, Round)), None)
+        others = any(isinstance(ticket.need, Pass | Texts) for ticket in self._running)
+        if searching is None or (others and self._owed > 0):
+            return
+        assert isinstance(searching.need, Round)
+        before, started = searching.need.before, time.perf_counter()
+        try:
+            with torch.inference_mode(False):  # a white box takes gradients
+                found = next(searching.need.search, None)
+        except Exception as error:
+            self._fail([searching], error)
+            return
+        self._owed = time.perf_counter() - started
+        if found is not None:
+            passes = found.passes - (before.passes if before else 0)
+            calls = found.encoder_calls - (before.encoder_calls if before else 0)
+            self._observer.round(searching.served.id, passes, calls, self._owed)
+            searching.cost = max(0, searching.cost - passes - calls)
+        self._advance(searching, found)
 
     def _advance(self, ticket: Ticket, answer: Any) -> None:
         """Answer a request's need, and note the next."""

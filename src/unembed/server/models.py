@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unembed.errors import InputError
+from unembed.guidance import ATTACKERS, WHITE_BOX, Differentiable
 from unembed.inverter import Inverter
 from unembed.model import count_parameters
 from unembed.packaged import DEFAULT, PACKAGED
@@ -39,12 +40,19 @@ class Served:
         """Parameters of the denoiser without its token table."""
         return count_parameters(self.inverter.denoiser)
 
+    @cached_property
+    def attackers(self) -> list[str]:
+        """Who can be played: a white box only where the encoder gives gradients."""
+        open_to_all = isinstance(self.inverter.encoder, Differentiable)
+        return [attacker for attacker in ATTACKERS if attacker != WHITE_BOX or open_to_all]
+
     def warm(self) -> None:
         """Make the first request as quick as the next: load the encoder, run each kind of work once."""
         e_BD = self.inverter.encode(["Every kind of work is done once."])
         self.inverter.invert(e_BD, steps=1)
         self.inverter.invert(np.repeat(e_BD, 8, axis=0), steps=1, measure_cosine=False)
         len(self.pieces)
+        len(self.attackers)
 
 
 class Models:
@@ -135,8 +143,9 @@ def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, An
         "normalize": inverter.recipe.normalize,
         "parameters": one.parameters,
         "strategies": list(STRATEGIES),
+        "attackers": one.attackers,
         "default": default,
-        "defaults": {"steps": min(8, inverter.length), "strategy": "confidence", "candidates": 1},
+        "defaults": {"steps": min(8, inverter.length), "strategy": "confidence", "candidates": 1, "rounds": 0},
         "limits": {"steps": inverter.length} | limits,
         "results": inverter.results,
     }

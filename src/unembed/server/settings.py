@@ -35,6 +35,7 @@ class Settings:
     max_texts: int = _setting(64, "Texts to embed in one request.", 1)
     max_embeddings: int = _setting(64, "Embeddings to invert in one request.", 1)
     max_candidates: int = _setting(8, "Candidates for each embedding.", 1)
+    max_rounds: int = _setting(50, "Rounds of a guided inversion; 0 allows none.", 0)
     allow_origin: tuple[str, ...] = _setting(
         (), "Origin whose pages may call this server besides its own, such as https://example.org."
     )

@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 from unembed.server.batching import Done, Failed, Ticket
 from unembed.server.faults import Fault
 from unembed.server.wire import sse
-from unembed.server.work import Snapshot
 
 PING_SECONDS = 10.0  # a comment now and then, so that a proxy does not take a waiting stream for dead
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -22,7 +21,7 @@ class EventStream(StreamingResponse):
     """The events of a ticket. The ticket is left when the answer ends, however it ends.
 
     Args:
-        frame: writes a frame; None sends nothing.
+        frame: writes what the work emits; None sends nothing.
         end: writes what the work returned.
         failure: writes a fault.
     """
@@ -32,7 +31,7 @@ class EventStream(StreamingResponse):
     def __init__(
         self,
         ticket: Ticket,
-        frame: Callable[[Snapshot], Event | None],
+        frame: Callable[[Any], Event | None],
         end: Callable[[Any], Event],
         failure: Callable[[Fault], dict[str, Any]],
         headers: dict[str, str] | None = None,
@@ -60,6 +59,6 @@ class EventStream(StreamingResponse):
                 case Done(value):
                     yield sse(*self._end(value))
                     return
-                case snapshot:
-                    if (written := self._frame(snapshot)) is not None:
+                case emitted:
+                    if (written := self._frame(emitted)) is not None:
                         yield sse(*written)

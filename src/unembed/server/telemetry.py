@@ -37,6 +37,10 @@ class Telemetry:
         )
         self._texts = Counter("unembed_texts", "Texts embedded.", ["model"], registry=here)
         self._encoding = Counter("unembed_encoder_seconds", "Seconds spent embedding texts.", ["model"], registry=here)
+        self._rounds = Histogram(
+            "unembed_round_seconds", "Seconds of a guided round.", ["model"], buckets=SECONDS, registry=here
+        )
+        self._calls = Counter("unembed_encoder_calls", "Encoder calls of guided inversions.", ["model"], registry=here)
 
     def merged_pass(self, model: str, requests: int, rows: int, seconds: float) -> None:
         """One pass was run for `rows` canvases of `requests` requests."""
@@ -50,6 +54,12 @@ class Telemetry:
         """Texts were embedded."""
         self._texts.labels(model).inc(texts)
         self._encoding.labels(model).inc(seconds)
+
+    def round(self, model: str, passes: int, calls: int, seconds: float) -> None:
+        """A round of a guided inversion was run, with so many passes and encoder calls."""
+        self._passes.labels(model).inc(passes)
+        self._calls.labels(model).inc(calls)
+        self._rounds.labels(model).observe(seconds)
 
     def watch(self, batcher: "Batcher", max_batch: int) -> None:
         """Report the queue as it is when asked."""

@@ -4,17 +4,20 @@ import contextlib
 import time
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from unembed.errors import InputError
-from unembed.server import wire
+from unembed.server import guided, wire
+from unembed.server.batching import Ticket
 from unembed.server.context import Context
 from unembed.server.faults import Fault, detail, documented
-from unembed.server.models import describe
+from unembed.server.models import Served, describe
 from unembed.server.streams import EventStream
-from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
+from unembed.server.work import Embedded, Recovered, Snapshot, Work, embed, invert
 from unembed.strategies import Options, default_temperature
 
 FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
@@ -44,8 +47,65 @@ def router(context: Context) -> APIRouter:
         "candidates": settings.max_candidates,
         "embeddings": settings.max_embeddings,
         "alternatives": wire.MAX_ALTERNATIVES,
+        "rounds": settings.max_rounds,
         "text_characters": settings.max_text,
     }
+
+    def blind_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
+        if body.max_calls is not None:
+            raise InputError(f"max_calls is {body.max_calls}, but a blind inversion makes no encoder calls")
+        temperature = body.temperature
+        if temperature is None:
+            temperature = default_temperature(body.candidates)
+        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed)
+        options.check(served.inverter.length)
+        canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
+        return batcher.submit(
+            served,
+            canvases * (2 if body.guidance else 1),
+            lambda ticket: invert(
+                served,
+                e_BD,
+                options,
+                body.candidates,
+                body.alternatives,
+                body.cosine,
+                batcher.at_once,
+                ticket.emit if body.stream else None,
+            ),
+            cost=len(e_BD) * body.candidates * options.steps,
+        )
+
+    def guided_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
+        if body.rounds > settings.max_rounds:
+            raise InputError(f"rounds is {body.rounds}, expected 0 to {settings.max_rounds}")
+        if body.alternatives:
+            raise InputError(f"alternatives is {body.alternatives}, but a guided inversion has none: expected 0")
+        if body.attacker not in (None, *served.attackers):
+            expected = ", ".join(served.attackers)
+            raise InputError(f"attacker is {body.attacker!r}, but {served.id} gives no gradients: expected {expected}")
+        searches = [
+            served.inverter.search(
+                e_D,
+                body.rounds,
+                body.candidates,
+                body.steps,
+                body.strategy,
+                guidance=body.guidance,
+                temperature=body.temperature,
+                attacker=body.attacker,
+                max_calls=body.max_calls,
+                seed=body.seed,
+                first_row=row,
+            )
+            for row, e_D in enumerate(e_BD)
+        ]
+
+        def work(ticket: Ticket) -> Work:
+            return guided.search(searches, body.rounds, ticket.emit if body.stream else None)
+
+        cost = guided.cost(body.rounds, body.candidates, body.steps, body.max_calls)
+        return batcher.submit(served, 1, work, cost=len(e_BD) * cost)
 
     @api.post(
         "/invert",
@@ -63,37 +123,17 @@ def router(context: Context) -> APIRouter:
     async def inversions(
         body: wire.InvertRequest, last_event_id: Annotated[str | None, Header(include_in_schema=False)] = None
     ) -> Response:
-        """Recover the texts of embeddings, as one answer or, for one embedding, as a stream of passes."""
+        """Recover the texts of embeddings, as one answer or, for one embedding, as a stream of passes or rounds."""
         served = context.models.find(body.model)
         e_BD = wire.read_embeddings(body.embeddings, served, body.normalize, settings.max_embeddings)
         if body.candidates > settings.max_candidates:
             raise InputError(f"candidates is {body.candidates}, expected 1 to {settings.max_candidates}")
         if body.stream and len(e_BD) != 1:
             raise InputError(f"a stream takes one embedding, found {len(e_BD)}")
-        temperature = body.temperature
-        if temperature is None:
-            temperature = default_temperature(body.candidates)
-        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed)
-        options.check(served.inverter.length)
-        canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
         started = time.perf_counter()
-        ticket = batcher.submit(
-            served,
-            canvases * (2 if body.guidance else 1),
-            lambda ticket: invert(
-                served,
-                e_BD,
-                options,
-                body.candidates,
-                body.alternatives,
-                body.cosine,
-                batcher.at_once,
-                ticket.emit if body.stream else None,
-            ),
-            cost=len(e_BD) * body.candidates * options.steps,
-        )
+        ticket = (guided_ticket if body.guided else blind_ticket)(body, served, e_BD)
         if body.stream:
-            return _stream(ticket, served, options.steps, last_event_id)
+            return _stream(ticket, served, body.rounds if body.guided else body.steps, last_event_id)
         with ticket:
             found: list[Recovered] = await ticket.result()
         data = [wire.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
@@ -139,13 +179,17 @@ def router(context: Context) -> APIRouter:
     return api
 
 
-def _stream(ticket: Any, served: Any, total: int, last_event_id: str | None) -> EventStream:
+def _stream(ticket: Ticket, served: Served, total: int, last_event_id: str | None) -> EventStream:
     seen = -1
     with contextlib.suppress(ValueError):
         seen = int(last_event_id or -1)
 
-    def frame(snapshot: Snapshot) -> tuple[dict[str, Any], int] | None:
-        return (wire.frame_event(served, snapshot), snapshot.step) if snapshot.step > seen else None
+    def frame(reached: Snapshot | guided.Reached) -> tuple[dict[str, Any], int] | None:
+        if reached.step <= seen:
+            return None
+        if isinstance(reached, Snapshot):
+            return wire.frame_event(served, reached), reached.step
+        return wire.round_event(served, reached), reached.step
 
     def end(found: list[Recovered]) -> tuple[dict[str, Any], int]:
         result = wire.inversion_object(served, found[0], 0)

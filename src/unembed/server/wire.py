@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from unembed.encoder import check_embeddings
 from unembed.errors import EmbeddingError
+from unembed.guidance import BLACK_BOX, WHITE_BOX
 from unembed.inverter import Inversion
+from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
 
@@ -119,7 +121,19 @@ class InvertRequest(Request):
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
     cosine: bool = Field(True, description="Embed each recovered text and report its cosine.")
     alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Likeliest tokens to report for each position.")
-    stream: bool = Field(False, description="Answer with server-sent events, one for each pass; for one embedding.")
+    rounds: int = Field(0, ge=0, description="Most rounds of guided inversion, which asks the encoder; 0 is blind.")
+    attacker: Literal["blind", "black-box", "white-box"] | None = Field(
+        None, description="What it may ask; null is blind without rounds, with them the strongest of the model's."
+    )
+    max_calls: int | None = Field(None, ge=1, description="Most encoder calls for each embedding; null is no limit.")
+    stream: bool = Field(
+        False, description="Answer with server-sent events, one for each pass or round; for one embedding."
+    )
+
+    @property
+    def guided(self) -> bool:
+        """Whether the encoder is asked; without rounds that is best of several."""
+        return self.rounds > 0 or self.attacker in (BLACK_BOX, WHITE_BOX)
 
 
 class EmbeddingsRequest(Request):
@@ -234,6 +248,33 @@ def frame_event(served: Served, frame: Snapshot) -> dict[str, Any]:
     }
 
 
+def round_event(served: Served, reached: Reached) -> dict[str, Any]:
+    """The event of `/v1/invert` after a round of a guided inversion, all candidates, best first."""
+    best = reached.several[0]
+    return {
+        "type": "round",
+        "step": reached.step,
+        "total": reached.total,
+        "progress": reached.step / reached.total if reached.total else 1.0,
+        "done": False,
+        "passes": best.passes,
+        "encoder_calls": best.encoder_calls,
+        "candidates": [
+            {"text": one.text, "cosine": _rounded(one.cosine), "tokens": _round_tokens(served, one, changed)}
+            for one, changed in zip(reached.several, reached.changed, strict=True)
+        ],
+    }
+
+
+def _round_tokens(served: Served, inversion: Inversion, changed: list[bool]) -> list[dict[str, Any]]:
+    """As in a frame, but that nothing is known of how sure the text's end is."""
+    content = [
+        {"t": served.pieces[i], "s": "c" if new else "u", "id": i, "p": _rounded(p)}
+        for i, new, p in zip(inversion.ids, changed, inversion.confidence, strict=False)
+    ]
+    return content + [{"t": "", "s": "u", "id": i, "p": None, "end": True} for i in inversion.ids[len(content) :]]
+
+
 def inversion_object(served: Served, recovered: Recovered, index: int) -> dict[str, Any]:
     """What came back from one embedding, as `/v1/invert` tells it."""
     several = [
@@ -241,7 +282,8 @@ def inversion_object(served: Served, recovered: Recovered, index: int) -> dict[s
         for inversion, best in zip(recovered.inversions, recovered.alternatives, strict=True)
     ]
     found = {"index": index} | several[0]
-    found["passes"] = sum(one["passes"] for one in several)
+    found["passes"] = recovered.passes
+    found["rounds"] = recovered.rounds
     found["candidates"] = several if len(several) > 1 else []
     return found
 

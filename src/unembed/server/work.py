@@ -2,11 +2,11 @@
 
 Unusual here: the generators neither call the denoiser nor the encoder. They yield a `Pass` or `Texts`, and
 whoever runs them (`batching`) answers many requests' needs at once. What they recover is what `Inverter.invert`
-recovers, row by row.
+recovers, row by row. Guided inversion's generator is in `guided`.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,19 @@ class Texts:
 
 
 @dataclass
+class Round:
+    """Needs the next round of a guided inversion; the answer is the best so far, or None where the search has ended."""
+
+    search: Iterator[Inversion]
+    before: Inversion | None  # the best before it
+
+
+@dataclass
 class Pause:
     """Needs nothing, and lets requests that wait go first."""
 
 
-Need = Pass | Texts | Pause
+Need = Pass | Texts | Round | Pause
 Work = Generator[Need, Any, Any]
 
 
@@ -67,6 +75,8 @@ class Recovered:
 
     inversions: list[Inversion]
     alternatives: list[list[Alternatives] | None]
+    passes: int  # over all candidates
+    rounds: int = 0  # of a guided inversion
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,9 @@ def _recovered(inverter: Inverter, frame: Frame, best: Best, candidates: int) ->
         rows = range(first, first + candidates)
         several = [(inverter.inversion(frame, row), every[row] if every else None) for row in rows]
         several.sort(key=lambda pair: -pair[0].score)
-        found.append(Recovered([inversion for inversion, _ in several], [likeliest for _, likeliest in several]))
+        inversions = [inversion for inversion, _ in several]
+        passes = sum(inversion.passes for inversion in inversions)
+        found.append(Recovered(inversions, [likeliest for _, likeliest in several], passes))
     return found
 
 
@@ -205,9 +217,9 @@ def _with_cosines(found: list[Recovered], vectors: NDArray[np.float32], e_BD: ND
     def measured(inversion: Inversion, e_D: NDArray[np.float32]) -> Inversion:
         vector = next(left)
         value = float(vector @ e_D / (np.linalg.norm(vector) * np.linalg.norm(e_D)))
-        return Inversion(**{**vars(inversion), "cosine": value})
+        return replace(inversion, cosine=value)
 
     return [
-        Recovered([measured(inversion, e_D) for inversion in several.inversions], several.alternatives)
+        replace(several, inversions=[measured(inversion, e_D) for inversion in several.inversions])
         for several, e_D in zip(found, e_BD, strict=True)
     ]
