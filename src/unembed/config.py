@@ -69,6 +69,7 @@ class ModelConfig:
     feed_forward: int = _doc("hidden width of the feed-forward layers", 1536)
     adaln_rank: int = _doc("rank of the AdaLN layer of each block; 0 means a full matrix", 128)
     causal: bool = _doc("the autoregressive twin: each position sees only those before it; a comparison", False)
+    feedback: bool = _doc("whether a hypothesis's own embedding can enter beside the embedding to invert", False)
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "width", "blocks", "heads", "feed_forward"):
@@ -79,6 +80,7 @@ class ModelConfig:
             f"model.width is {self.width}, expected a multiple of model.heads ({self.heads})",
         )
         _require(self.adaln_rank >= 0, f"model.adaln_rank is {self.adaln_rank}, expected 0 or more")
+        _require(not (self.causal and self.feedback), "model.feedback needs a network that sees all of a hypothesis")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class DiffusionConfig:
     condition_dropout: float = _doc("share of embeddings replaced by the learned null embedding", 0.1)
     corrupt_visible: float = _doc("share of visible tokens replaced by random ones and trained on", 0.0)
     keep_visible: float = _doc("share of visible tokens left right and trained on, so that not all are doubted", 0.0)
+    feedback_share: float = _doc("share of rows that are trained on a hypothesis and its embedding", 0.0)
     vocabulary_sample: int = _doc(
         "tokens drawn to estimate the softmax's normaliser besides the batch's own targets; 0: all of them", 0
     )
@@ -100,15 +103,15 @@ class DiffusionConfig:
             f"diffusion.weighting is {self.weighting!r}, expected one of {', '.join(WEIGHTINGS)}",
         )
         _require(self.time_skew > 0, f"diffusion.time_skew is {self.time_skew}, expected more than 0")
-        for name in ("condition_dropout", "corrupt_visible", "keep_visible"):
+        for name in ("condition_dropout", "corrupt_visible", "keep_visible", "feedback_share"):
             value = getattr(self, name)
             _require(0.0 <= value < 1.0, f"diffusion.{name} is {value}, expected 0 <= {name} < 1")
         trained = self.corrupt_visible + self.keep_visible
         _require(trained <= 1.0, f"diffusion.corrupt_visible and keep_visible add up to {trained}, expected at most 1")
         _require(
-            not (self.weighting == "elbo" and trained > 0),
-            "diffusion.corrupt_visible and keep_visible must be 0 with diffusion.weighting elbo: the bound knows masks "
-            "only",
+            not (self.weighting == "elbo" and trained + self.feedback_share > 0),
+            "diffusion.corrupt_visible, keep_visible and feedback_share must be 0 with diffusion.weighting elbo: the "
+            "bound knows masks only",
         )
         _require(
             self.vocabulary_sample >= 0,
@@ -210,6 +213,10 @@ class Config:
         _require(
             self.data.min_tokens <= self.model.max_tokens,
             f"data.min_tokens is {self.data.min_tokens}, expected at most model.max_tokens ({self.model.max_tokens})",
+        )
+        _require(
+            self.model.feedback or not self.diffusion.feedback_share,
+            f"diffusion.feedback_share is {self.diffusion.feedback_share}, which needs model.feedback",
         )
         _require(
             self.data.short_share == 0.0 or self.data.min_tokens <= self.data.short_canvas <= self.model.max_tokens,

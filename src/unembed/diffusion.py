@@ -31,6 +31,13 @@ class Corrupted(NamedTuple):
     targets: Tensor  # (B, L) bool: positions that are masked, were replaced, or were kept to be trained on
 
 
+class Hypotheses(NamedTuple):
+    """Guesses at the texts of a batch's first F rows, to train feedback on (see `feedback`)."""
+
+    ids: Tensor  # (F, L) what the denoiser sees: the guess, with masks
+    e_hat: Tensor  # (F, D) embeddings of the guesses, without the masks
+
+
 class Loss(NamedTuple):
     """The loss to minimise, and what the log shows of it."""
 
@@ -90,20 +97,34 @@ def corrupt(
 
 
 def training_loss(
-    denoiser: Denoiser, canvas_BL: Tensor, e_BD: Tensor, config: DiffusionConfig, generator: torch.Generator
+    denoiser: Denoiser,
+    canvas_BL: Tensor,
+    e_BD: Tensor,
+    config: DiffusionConfig,
+    generator: torch.Generator,
+    hypotheses: Hypotheses | None = None,
 ) -> Loss:
     """The loss of one batch. All randomness comes from `generator` (on the CPU), so a step can be repeated.
 
     Args:
         canvas_BL: true tokens (B, L), padded with EOS and PAD.
         e_BD: their embeddings (B, D).
+        hypotheses: what to show of the first rows instead of corrupting them; every position of theirs is a target.
     """
     batch, length = canvas_BL.shape
-    t_B = sample_times(batch, config.time_skew, generator)
+    guessed = len(hypotheses.ids) if hypotheses is not None else 0
+    t_B = sample_times(batch - guessed, config.time_skew, generator)
     drop_B = (torch.rand(batch, generator=generator) < config.condition_dropout).to(canvas_BL.device)
-    corrupted = corrupt(canvas_BL, t_B, denoiser.mask_id, config.corrupt_visible, generator, config.keep_visible)
+    corrupted = corrupt(
+        canvas_BL[guessed:], t_B, denoiser.mask_id, config.corrupt_visible, generator, config.keep_visible
+    )
+    e_hat_BD: Tensor | None = None
+    if hypotheses is not None:
+        everywhere_FL = torch.ones_like(hypotheses.ids, dtype=torch.bool)
+        corrupted = Corrupted(torch.cat([hypotheses.ids, corrupted.ids]), torch.cat([everywhere_FL, corrupted.targets]))
+        e_hat_BD = torch.cat([hypotheses.e_hat, torch.zeros_like(e_BD[guessed:])])
 
-    hidden_BLH = denoiser.hidden(corrupted.ids, denoiser.condition(e_BD, drop_B))
+    hidden_BLH = denoiser.hidden(corrupted.ids, denoiser.condition(e_BD, drop_B, e_hat_BD))
     targets_M = canvas_BL[corrupted.targets]
     losses_M, right_M = cross_entropy(
         denoiser, hidden_BLH[corrupted.targets], targets_M, config.vocabulary_sample, generator

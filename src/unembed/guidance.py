@@ -15,13 +15,15 @@ Three attackers, by what they may ask:
 Unusual here: a hypothesis is a text, not a canvas: its tokens are those that the text tokenises to, since that is
 what the encoder sees, and no text is embedded twice for one embedding. What hypotheses are ranked by is the cosine plus
 a small share of the denoiser's log-likelihood: by the cosine alone the search ends in unreadable text of high cosine.
+A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts. It sees what
+that still lacks, and may choose tokens anew that are not even masked (`REVISE`).
 Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
 
 Shape suffixes as in model.py; P: drafts; R: masked positions of a batch; K: tokens considered for one.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -45,6 +47,7 @@ EXACT = (
 CONSIDERED = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
 ROWS = 128  # canvases in one pass
+REVISE = 0.3  # share of drafts in which tokens are not masked but chosen anew in sight of the old, with feedback only
 IDLE = 30  # rounds without a new text after which there is none to be expected
 LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
 
@@ -116,6 +119,7 @@ class Hypothesis:
     cosine: float
     doubts: NDArray[np.float64]  # of each token: 1 - its probability, all others given
     score: float  # what the beam is ranked by
+    e_hat: Floats  # (D,) the text's embedding
 
 
 @dataclass
@@ -149,6 +153,7 @@ class Proposal(NamedTuple):
     parent: int
     draft: Draft
     pull: float
+    revised: NDArray[np.bool_]  # (tokens,) to be chosen anew beside those that are masked
 
 
 class Text(NamedTuple):
@@ -192,11 +197,10 @@ class Guide:
         self.encoder = encoder
         self.search = search
         self.starts = starts
+        self.e_BD = torch.from_numpy(e_BD)
         self.length = denoiser.config.max_tokens
         self.device = denoiser.output_bias.device
         self.rows = [Row(e_D, np.random.default_rng([search.seed, first_row + i])) for i, e_D in enumerate(e_BD)]
-        with torch.inference_mode():
-            self.modulation: Modulation = denoiser.condition(torch.from_numpy(e_BD).to(self.device))
 
     def run(self) -> Iterator[list[Row]]:
         """The rows after the starts were judged, and after each round. Rows that are done wait for the others.
@@ -230,10 +234,22 @@ class Guide:
         found = []
         for _ in range(self.search.drafts):
             parent = int(row.noise.choice(len(row.beam), p=chances / chances.sum()))
-            hypothesis = row.beam[parent]
-            _, draft = draw(hypothesis.ids, hypothesis.doubts, self.tokenizer.starts_word, row.noise, self.length)
-            found.append(Proposal(number, parent, draft, self.search.pull * row.noise.random()))
+            ids, doubts = row.beam[parent].ids, row.beam[parent].doubts
+            if self.denoiser.feedback is not None and row.noise.random() < REVISE:
+                draft = Draft(list(ids), list(range(len(ids))))
+                revised = row.noise.random(len(ids)) < row.noise.random()
+            else:
+                _, draft = draw(ids, doubts, self.tokenizer.starts_word, row.noise, self.length)
+                revised = np.zeros(len(draft.ids), dtype=bool)
+            found.append(Proposal(number, parent, draft, self.search.pull * row.noise.random(), revised))
         return found
+
+    def _modulation(self, rows: Sequence[int], e_hats: Sequence[Floats] | None) -> Modulation:
+        """Of some rows' embeddings, with the embeddings of hypotheses where they are known."""
+        e_PD = self.e_BD[list(rows)].to(self.device)
+        if e_hats is None or self.denoiser.feedback is None:
+            return self.denoiser.condition(e_PD)
+        return self.denoiser.condition(e_PD, hypothesis_BD=torch.from_numpy(np.stack(e_hats)).to(self.device))
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
         """The gradient of each new hypothesis, as far as calls are left."""
@@ -261,16 +277,16 @@ class Guide:
         mask_id = self.denoiser.mask_id
         rows = [[mask_id if token == MASK else token for token in p.draft.ids] for p in proposals]
         canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
-        index_P = torch.tensor([proposal.row for proposal in proposals], device=self.device)
+        parents = [self.rows[proposal.row].beam[proposal.parent] for proposal in proposals]
+        modulation = self._modulation([proposal.row for proposal in proposals], [parent.e_hat for parent in parents])
+        wanted_PL = canvas_PL == mask_id
+        for wanted_L, proposal in zip(wanted_PL, proposals, strict=True):
+            wanted_L[: len(proposal.revised)] |= torch.from_numpy(proposal.revised).to(self.device)
         uniform_PL = torch.from_numpy(np.stack([self.rows[p.row].noise.random(self.length) for p in proposals]))
         for left in range(REFILLS, 0, -1):
-            masked_P = (canvas_PL == mask_id).any(1).nonzero().squeeze(1)
-            for part_B in torch.split(masked_P, ROWS):
-                canvas_BL = canvas_PL[part_B]
-                wanted_BL = canvas_BL == mask_id
-                (logits_RV,) = compute(
-                    self.denoiser, [Question(canvas_BL, wanted_BL, self.modulation.rows(index_P[part_B]))]
-                )
+            for part_B in torch.split(wanted_PL.any(1).nonzero().squeeze(1), ROWS):
+                canvas_BL, wanted_BL = canvas_PL[part_B], wanted_PL[part_B]
+                (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
                 chosen = [proposals[number] for number in part_B.tolist()]
                 tokens_R, chances_R = self._choose(
                     logits_RV.float(), self._gradients(chosen, wanted_BL), uniform_PL[part_B.cpu()][wanted_BL.cpu()]
@@ -281,7 +297,7 @@ class Guide:
                     sure_BL[wanted_BL] = chances_R
                     rank_BL = sure_BL.argsort(1, descending=True).argsort(1)
                     canvas_BL[wanted_BL & (rank_BL >= -(-wanted_BL.sum(1, keepdim=True) // left))] = mask_id
-                canvas_PL[part_B] = canvas_BL
+                canvas_PL[part_B], wanted_PL[part_B] = canvas_BL, canvas_BL == mask_id
                 for proposal in chosen:
                     self.rows[proposal.row].passes += 1
         return [self.tokenizer.decode(row) for row in canvas_PL.tolist()]
@@ -339,14 +355,18 @@ class Guide:
                 row.idle = -1  # this round is counted when it ends
                 row.seen.add(text.text)
                 chosen.append(text)
-        cosines = self._cosines(chosen)
+        e_hats, cosines = self._embed(chosen)
         # No likelihood raises a score above the cosine, so most texts need no pass.
-        hopeful = {text: cosine for text, cosine in cosines.items() if self._hopeful(self.rows[text.row], cosine)}
+        hopeful = [text for text in chosen if self._hopeful(self.rows[text.row], cosines[text])]
         chances |= self._chances([text for text in hopeful if text not in chances])
-        for text, cosine in hopeful.items():
-            row, chances_T = self.rows[text.row], chances[text]
-            score = cosine + self.search.prior * float(np.log(chances_T).sum())
-            row.beam.append(Hypothesis(text.text, text.ids, cosine, 1 - chances_T[: len(text.ids)], score))
+        told = chances
+        if self.denoiser.feedback is not None:  # what is likely, and what is wrong
+            told = self._chances(hopeful, e_hats)
+        for text in hopeful:
+            row, cosine = self.rows[text.row], cosines[text]
+            score = cosine + self.search.prior * float(np.log(chances[text]).sum())
+            doubts = 1 - told[text][: len(text.ids)]
+            row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text]))
         for number in {text.row for text in hopeful}:
             row = self.rows[number]
             row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
@@ -355,10 +375,10 @@ class Guide:
     def _hopeful(self, row: Row, cosine: float) -> bool:
         return len(row.beam) < self.search.beam or cosine > row.beam[-1].score
 
-    def _cosines(self, texts: Sequence[Text]) -> dict[Text, float]:
-        """The cosine of each text to its row's embedding."""
+    def _embed(self, texts: Sequence[Text]) -> tuple[dict[Text, Floats], dict[Text, float]]:
+        """The embedding (D,) of each text, and its cosine to its row's."""
         if not texts:
-            return {}
+            return {}, {}
         vectors = np.asarray(self.encoder.encode([text.text for text in texts]), np.float32)
         expected = (len(texts), len(self.rows[0].e))
         if vectors.shape != expected:
@@ -367,14 +387,17 @@ class Guide:
             raise EncoderError("the encoder answered with an embedding that is zero or not finite")
         wanted = np.stack([self.rows[text.row].e for text in texts])
         sizes = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
-        return dict(zip(texts, ((vectors * wanted).sum(1) / sizes).tolist(), strict=True))
+        cosines = (vectors * wanted).sum(1) / sizes
+        return dict(zip(texts, vectors, strict=True)), dict(zip(texts, cosines.tolist(), strict=True))
 
     @torch.inference_mode()
-    def _chances(self, texts: Sequence[Text]) -> dict[Text, NDArray[np.float64]]:
+    def _chances(
+        self, texts: Sequence[Text], e_hats: Mapping[Text, Floats] | None = None
+    ) -> dict[Text, NDArray[np.float64]]:
         """The probability (tokens + 1,) of each token of some texts and of their ends, all others in sight.
 
-        One pass for each. The tokens are not masked for it: the denoiser has learned to doubt what it sees
-        (`diffusion.corrupt_visible`).
+        One pass for each, blind or in sight of the texts' embeddings. The tokens are not masked for it: the denoiser
+        has learned to doubt what it sees (`diffusion.corrupt_visible`).
         """
         chances: dict[Text, NDArray[np.float64]] = {}
         for start in range(0, len(texts), ROWS):
@@ -384,7 +407,8 @@ class Guide:
             )
             ends_B1 = torch.tensor([[len(text.ids) + 1] for text in part], device=self.device)
             wanted_BL = torch.arange(self.length, device=self.device) < ends_B1
-            modulation = self.modulation.rows(torch.tensor([text.row for text in part], device=self.device))
+            known = None if e_hats is None else [e_hats[text] for text in part]
+            modulation = self._modulation([text.row for text in part], known)
             (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation)])
             # In its own precision and without a copy of the table: the largest tensor here by far.
             standing_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()

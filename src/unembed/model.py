@@ -14,6 +14,8 @@ What is unusual here:
   as a vanilla pre-norm transformer, whatever the embedding. (DiT's zero gates, arXiv 2212.09748,
   would start it as the identity.)
 - Layer norms carry no weights of their own: the bias of the AdaLN layer is their shift and scale.
+- A denoiser with feedback (`ModelConfig.feedback`) may be told the embedding of a hypothesis, e_hat, beside e: AdaLN
+  then also depends on e_hat and on the direction of e - e_hat. Both are zero when blind, which changes nothing.
 - Input and output share the token table. The logit of [MASK] is -inf (arXiv 2406.07524, section 3.2.3).
 """
 
@@ -25,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unembed.config import ModelConfig
+
+LEAST_MISSING = 0.05  # length of e - e_hat (a cosine of .9987) below which it is no longer scaled up
 
 
 class Modulation(NamedTuple):
@@ -146,6 +150,7 @@ class Denoiser(nn.Module):
         self.projection = nn.Sequential(
             nn.Linear(dimension, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
+        self.feedback = nn.Linear(2 * dimension, config.width, bias=False) if config.feedback else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_adaln = AdaLN(config.width, 2, config.adaln_rank)
         self.reset_parameters()
@@ -164,6 +169,8 @@ class Denoiser(nn.Module):
         for module in self.projection:
             if isinstance(module, nn.Linear):  # c of order one from the start: it is all that tells texts apart
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if self.feedback is not None:  # so that weights trained without it stay what they are
+            nn.init.zeros_(self.feedback.weight)
         for name, parameter in self.blocks.named_parameters():
             if name.endswith(("attention.out.weight", "feed_forward.2.weight")):
                 parameter.div_(math.sqrt(2 * self.config.blocks))
@@ -174,16 +181,27 @@ class Denoiser(nn.Module):
                 nn.init.zeros_(module.up.weight)
                 nn.init.zeros_(module.up.bias)
 
-    def condition(self, e_BD: Tensor, drop_B: Tensor | None = None) -> Modulation:
+    def condition(self, e_BD: Tensor, drop_B: Tensor | None = None, hypothesis_BD: Tensor | None = None) -> Modulation:
         """The modulation by embeddings e (B, D), to be computed once per inversion.
 
         Only the direction of an embedding is used, scaled to coordinates of order one. Rows where the
-        boolean `drop_B` holds get the learned null embedding instead.
+        boolean `drop_B` holds get the learned null embedding instead. A denoiser with feedback may be given the
+        embeddings of hypotheses (B, D); a row of zeros stands for none.
         """
-        x_BD = F.normalize(e_BD.float(), dim=-1) * math.sqrt(self.dimension)
+        scale, dtype = math.sqrt(self.dimension), self.output_bias.dtype
+        x_BD = F.normalize(e_BD.float(), dim=-1) * scale
         if drop_B is not None:
             x_BD = torch.where(drop_B[:, None], self.null_embedding.float(), x_BD)
-        c_BH = self.projection(x_BD.to(self.output_bias.dtype))
+        inner_BH = self.projection[0](x_BD.to(dtype))
+        if hypothesis_BD is not None and self.feedback is not None:
+            known_B1 = hypothesis_BD.any(-1, keepdim=True)
+            if drop_B is not None:  # what is missing would tell e
+                known_B1 = known_B1 & ~drop_B[:, None]
+            guess_BD = F.normalize(hypothesis_BD.float(), dim=-1)
+            # Its direction, however little is missing, down to what training in bfloat16 can tell from nothing.
+            missing_BD = F.normalize(F.normalize(e_BD.float(), dim=-1) - guess_BD, dim=-1, eps=LEAST_MISSING)
+            inner_BH = inner_BH + self.feedback((torch.cat([guess_BD, missing_BD], -1) * known_B1 * scale).to(dtype))
+        c_BH = self.projection[2](self.projection[1](inner_BH))
         return Modulation(
             torch.stack([block.adaln(c_BH) for block in cast(list[Block], self.blocks)], 1), self.final_adaln(c_BH)
         )

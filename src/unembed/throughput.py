@@ -25,7 +25,8 @@ def flops_per_sequence(denoiser: Denoiser, encoder: Encoder, config: Config) -> 
     position, the token table at each position trained on. The frozen encoder counts 2 N per token, where it runs.
     """
     model, length = config.model, config.model.max_tokens
-    once = sum(p.numel() for name, p in denoiser.named_parameters() if "adaln" in name or "projection" in name)
+    by_text = ("adaln", "projection", "feedback")
+    once = sum(p.numel() for name, p in denoiser.named_parameters() if any(part in name for part in by_text))
     each = count_parameters(denoiser) - once
     attention = 2 * model.blocks * length * model.width  # two products of L x L x H per block
     skew = config.diffusion.time_skew
@@ -34,9 +35,12 @@ def flops_per_sequence(denoiser: Denoiser, encoder: Encoder, config: Config) -> 
     trained = length * (masked + (1 - masked) * config.diffusion.corrupt_visible)
     if model.causal:  # every position predicts its next token
         trained = length
+    # A hypothesis is made by one more pass over a canvas of which half is masked, embedded, and trained on everywhere.
+    guessed = config.diffusion.feedback_share
+    trained = (1 - guessed) * trained + guessed * length
     denoising = 6 * (once + length * (each + attention) + trained * vocabulary * model.width)
-    if config.data.embeddings == "stored":
-        return float(denoising)
+    denoising += 2 * guessed * (once + length * (each + attention) + length / 2 * vocabulary * model.width)
     network = getattr(encoder, "network", None)
     frozen = sum(p.numel() for name, p in network.named_parameters() if "embed" not in name) if network else 0
-    return float(denoising + 2 * length * frozen)
+    texts = guessed + (config.data.embeddings == "fly")
+    return float(denoising + 2 * texts * length * frozen)

@@ -36,9 +36,10 @@ from unembed.checkpoint import (
 )
 from unembed.config import Config, TrainingConfig, config_from_dict, config_to_dict
 from unembed.data import Batch, Shards, Windows
-from unembed.diffusion import Loss, training_loss
+from unembed.diffusion import Hypotheses, Loss, training_loss
 from unembed.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError
+from unembed.feedback import make_hypotheses
 from unembed.initialise import start_from_encoder, start_from_frequencies
 from unembed.model import Denoiser
 from unembed.throughput import flops_per_sequence, peak_flops
@@ -126,7 +127,7 @@ def train(
         start_from_encoder(denoiser, encoder, settings.start_from_encoder)
         start_from_frequencies(denoiser, windows)
 
-    step_module = TrainingStep(denoiser, config).to(device)
+    step_module = TrainingStep(denoiser, config, encoder).to(device)
     average = {name: tensor.detach().clone().float() for name, tensor in denoiser.state_dict().items()}
     optimizers = make_optimizers(denoiser, settings)
     if saved is not None:
@@ -209,16 +210,25 @@ def train(
 class TrainingStep(nn.Module):
     """The loss as a module's forward, which is what data-parallel training wraps."""
 
-    def __init__(self, denoiser: Denoiser, config: Config) -> None:
+    def __init__(self, denoiser: Denoiser, config: Config, encoder: Encoder) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.config = config
+        self.tokenizer, self.embed = encoder.tokenizer, encoder.encode_tokens
 
     def forward(self, canvas_BL: Tensor, e_BD: Tensor, generator: torch.Generator) -> Loss:
+        settings = self.config.diffusion
         with autocast(canvas_BL.device, self.config.training):
+            if self.config.model.causal:
+                return autoregressive_loss(self.denoiser, canvas_BL, e_BD, settings, generator)
+            hypotheses: Hypotheses | None = None
+            if guessed := round(settings.feedback_share * len(canvas_BL)):
+                hypotheses = make_hypotheses(
+                    self.denoiser, self.tokenizer, self.embed, canvas_BL[:guessed], e_BD[:guessed],
+                    settings.vocabulary_sample, generator,
+                )  # fmt: skip
             # By its name in this module, where a test may put another in its place.
-            objective = autoregressive_loss if self.config.model.causal else training_loss
-            return objective(self.denoiser, canvas_BL, e_BD, self.config.diffusion, generator)
+            return training_loss(self.denoiser, canvas_BL, e_BD, settings, generator, hypotheses)
 
 
 def autocast(device: torch.device, settings: TrainingConfig) -> torch.autocast:
@@ -335,12 +345,17 @@ def _load_start(denoiser: Denoiser, source: Path) -> dict[str, int]:
         saved = load_training(source)
         if config_from_dict(saved.state["config"]).model.causal != denoiser.config.causal:
             raise ConfigError(f"{source}: is from a run with model.causal {not denoiser.config.causal}")
-        load_strictly(denoiser, saved.weights, source)
+        load_strictly(denoiser, _with_feedback(denoiser, saved.weights), source)
         nothing = dict.fromkeys(TOTALS, 0)
         return totals(Progress(**saved.state["progress"]), nothing | saved.state.get("before", {}))
     parts = load_inverter(source, denoiser.config.causal)
-    load_strictly(denoiser, parts.denoiser.state_dict(), source)
+    load_strictly(denoiser, _with_feedback(denoiser, parts.denoiser.state_dict()), source)
     return {name: parts.results.get(name, 0) for name in TOTALS}
+
+
+def _with_feedback(denoiser: Denoiser, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Feedback may be added to weights that were trained without: it starts at zero."""
+    return weights if denoiser.feedback is None else {"feedback.weight": denoiser.feedback.weight.detach()} | weights
 
 
 def _same_run(config: Config, saved: dict[str, Any], out: Path) -> None:

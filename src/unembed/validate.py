@@ -19,7 +19,9 @@ def validate(denoiser: Denoiser, encoder: Encoder, batch: Batch, seed: int) -> d
 
     Returns:
         `accuracy_10`, `accuracy_50`, `accuracy_100`: masked tokens restored by one pass at that share masked;
-        `token_accuracy` and `cosine` of decoding from all masks in 8 passes.
+        `token_accuracy` and `cosine` of decoding from all masks in 8 passes;
+        `corrected_accuracy` and `corrected_cosine` after one more pass with the result's embedding as feedback, where
+        the denoiser takes it.
     """
     training, device = denoiser.training, denoiser.output_bias.device
     denoiser.eval()
@@ -38,7 +40,13 @@ def validate(denoiser: Denoiser, encoder: Encoder, batch: Batch, seed: int) -> d
         found[f"accuracy_{share * 100:.0f}"] = (best == batch.canvas[chosen_BL]).float().mean().item()
     ids_BL = decode(denoiser, e_BD, Options(steps=min(PASSES, batch.canvas.shape[1]))).ids
     found["token_accuracy"] = (ids_BL == batch.canvas)[content_BL].float().mean().item()
-    texts = [encoder.tokenizer.decode(row) for row in ids_BL.tolist()]
-    found["cosine"] = float(np.mean(np.sum(encoder.encode(texts) * e_BD.cpu().numpy(), axis=1)))
+    e_hat = encoder.encode([encoder.tokenizer.decode(row) for row in ids_BL.tolist()])
+    found["cosine"] = float(np.mean(np.sum(e_hat * e_BD.cpu().numpy(), axis=1)))
+    if denoiser.feedback is not None:
+        modulation = denoiser.condition(e_BD, hypothesis_BD=torch.from_numpy(e_hat).to(e_BD))
+        ids_BL = denoiser.logits(denoiser.hidden(ids_BL, modulation)).argmax(-1)
+        found["corrected_accuracy"] = (ids_BL == batch.canvas)[content_BL].float().mean().item()
+        e_hat = encoder.encode([encoder.tokenizer.decode(row) for row in ids_BL.tolist()])
+        found["corrected_cosine"] = float(np.mean(np.sum(e_hat * e_BD.cpu().numpy(), axis=1)))
     denoiser.train(training)
     return found

@@ -1,0 +1,300 @@
+"""Feedback: what hypotheses are, that they are trained on as told, and that a denoiser learns from them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fakes import FakeEncoder, fake_encoder, perturbed, tiny_config, tiny_texts, tiny_tokenizer
+from unembed.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
+from unembed.config import Config, DiffusionConfig
+from unembed.diffusion import corrupt, sample_times, training_loss
+from unembed.errors import ConfigError
+from unembed.feedback import make_hypotheses
+from unembed.guidance import BLACK_BOX, Guide, Row, Search
+from unembed.inverter import Inverter
+from unembed.model import Denoiser
+from unembed.prepare import prepare
+from unembed.train import train
+
+TOKENIZER = tiny_tokenizer()
+LENGTH = 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def with_feedback(**changes: Any) -> Config:
+    """The tiny configuration, half of its rows hypotheses."""
+    config = tiny_config()
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, feedback=True),
+        diffusion=dataclasses.replace(config.diffusion, feedback_share=0.5),
+        training=dataclasses.replace(config.training, **changes),
+    )
+
+
+def denoiser_with(noise: float = 0.25) -> Denoiser:
+    torch.manual_seed(0)
+    denoiser = perturbed(build_denoiser(with_feedback(), TOKENIZER), noise).requires_grad_(False)
+    denoiser.output_bias[list(denoiser.end_ids)] -= 3.0  # or most guesses would be empty
+    return denoiser
+
+
+def canvases(texts: list[str]) -> Tensor:
+    return torch.tensor([TOKENIZER.canvas(ids, LENGTH) for ids in TOKENIZER.encode_batch(texts)])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Asked:
+    """The fake encoder's `encode_tokens`, and what it was asked."""
+
+    def __call__(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        self.ids, self.lengths = ids, lengths
+        return FakeEncoder().encode_tokens(ids, lengths)
+
+
+# --- in the network
+
+
+def embeddings(rows: int, seed: int = 2) -> Tensor:
+    return F.normalize(torch.randn(rows, 16, generator=seeded(seed)), dim=-1)
+
+
+def test_without_a_hypothesis_nothing_changes() -> None:
+    denoiser, e = denoiser_with(), embeddings(4)
+    hypotheses = embeddings(4, seed=3)
+    hypotheses[1] = 0
+    blind, told = denoiser.condition(e), denoiser.condition(e, hypothesis_BD=hypotheses)
+    for before, after in zip(blind, told, strict=True):
+        assert torch.equal(before[1], after[1])
+        assert all((before[row] - after[row]).abs().max() > 1e-3 for row in (0, 2, 3))
+
+
+def test_it_tells_what_is_missing_and_not_how_long_the_vectors_are() -> None:
+    denoiser, e, hypotheses = denoiser_with(), embeddings(4), embeddings(4, seed=3)
+    by_hand = torch.cat([hypotheses, F.normalize(e - hypotheses, dim=-1)], 1) * 4  # sqrt(16)
+    inner = denoiser.projection[0](e * 4) + by_hand @ denoiser.feedback.weight.T
+    c = denoiser.projection[2](F.gelu(inner))
+    found = denoiser.condition(3 * e, hypothesis_BD=0.5 * hypotheses)
+    torch.testing.assert_close(found.final, denoiser.final_adaln(c), rtol=1e-4, atol=1e-5)
+
+
+def test_a_perfect_hypothesis_lacks_nothing_in_particular() -> None:
+    """Rounding must not be blown up into a direction."""
+    denoiser, e = denoiser_with(), embeddings(4)
+    exact = denoiser.condition(e, hypothesis_BD=e)
+    nearly = denoiser.condition(e, hypothesis_BD=e + 1e-6 * embeddings(4, seed=3))
+    torch.testing.assert_close(exact.blocks, nearly.blocks, rtol=1e-3, atol=1e-3)
+
+
+def test_a_dropped_condition_is_not_told_by_what_is_missing() -> None:
+    denoiser, hypotheses, drop = denoiser_with(), embeddings(4, seed=3), torch.tensor([True, False, True, False])
+    found = denoiser.condition(embeddings(4), drop, hypotheses)
+    other = denoiser.condition(embeddings(4, seed=5), drop, hypotheses)
+    assert torch.equal(found.blocks[drop], other.blocks[drop])
+    assert not torch.equal(found.blocks[~drop], other.blocks[~drop])
+
+
+# --- hypotheses
+
+
+@pytest.mark.parametrize("vocabulary_sample", [0, 20])
+def test_hypotheses_are_texts_with_their_own_embeddings(vocabulary_sample: int) -> None:
+    texts, asked = tiny_texts(200), Asked()
+    denoiser, canvas = denoiser_with(), canvases(texts)
+    e = torch.from_numpy(fake_encoder().encode(texts))
+    found = make_hypotheses(denoiser, TOKENIZER, asked, canvas, e, vocabulary_sample, seeded())
+    masked = found.ids == TOKENIZER.mask_id
+    assert torch.equal(found.ids[~masked], asked.ids[~masked])
+    for ids, length in zip(asked.ids.tolist(), asked.lengths.tolist(), strict=True):
+        assert length >= 1
+        content = TOKENIZER.content(ids)
+        assert (len(content), ids) == (length, TOKENIZER.canvas(content, LENGTH))
+        assert TOKENIZER.mask_id not in ids
+    torch.testing.assert_close(found.e_hat, FakeEncoder().encode_tokens(asked.ids, asked.lengths))
+    # Half of them are seen whole, and they range from the very text to something else altogether.
+    assert (~masked.any(1)).float().mean().item() == pytest.approx(0.5, abs=0.12)
+    right = ((asked.ids == canvas) | (canvas == TOKENIZER.pad_id)).float().mean(1)
+    assert (right == 1).any()
+    assert (right < 0.5).any()
+    assert ((right > 0.7) & (right < 1)).any()
+    # Words are also put elsewhere: the same tokens in another order.
+    assert ((asked.ids.sort(1).values == canvas.sort(1).values).all(1) & (asked.ids != canvas).any(1)).any()
+
+
+def test_guesses_are_the_denoisers_own() -> None:
+    """One that is sure of a token writes it wherever it guesses."""
+    texts, asked = tiny_texts(100), Asked()
+    denoiser, canvas = denoiser_with(0.0), canvases(texts)
+    sure = TOKENIZER.encode("cat")[0]
+    denoiser.output_bias[sure] += 50.0
+    e = torch.from_numpy(fake_encoder().encode(texts))
+    make_hypotheses(denoiser, TOKENIZER, asked, canvas, e, 0, seeded())
+    known = torch.isin(asked.ids, canvas.unique())
+    assert known.all()
+    others = asked.ids.masked_fill(asked.ids == sure, -1)
+    for row, true in zip(others.tolist(), canvas.tolist(), strict=True):
+        assert set(row) - {-1} <= {*true, TOKENIZER.pad_id, TOKENIZER.eos_id}
+    assert (asked.ids == sure).float().mean() > 0.2
+
+
+def test_all_that_is_random_comes_from_the_generator() -> None:
+    texts = tiny_texts(20)
+    e, denoiser = torch.from_numpy(fake_encoder().encode(texts)), denoiser_with()
+    one, same, other = (
+        make_hypotheses(denoiser, TOKENIZER, Asked(), canvases(texts), e, 20, seeded(seed)).ids for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+# --- the loss
+
+
+def test_every_position_of_a_hypothesis_is_a_target() -> None:
+    texts = tiny_texts(10)
+    denoiser, canvas = denoiser_with(), canvases(texts)
+    e = torch.from_numpy(fake_encoder().encode(texts))
+    guesses = make_hypotheses(denoiser, TOKENIZER, Asked(), canvas, e, 0, seeded())
+    config = DiffusionConfig(condition_dropout=0.0)
+    found = training_loss(denoiser, canvas, e, config, seeded(), guesses)
+    logits = denoiser.logits(denoiser.hidden(guesses.ids, denoiser.condition(e, hypothesis_BD=guesses.e_hat)))
+    assert found.trained == canvas.numel()
+    torch.testing.assert_close(found.loss, F.cross_entropy(logits.flatten(0, 1), canvas.flatten()))
+    assert found.accuracy == (logits.argmax(-1) == canvas).float().mean()
+
+
+def test_the_other_rows_are_trained_on_as_without() -> None:
+    """The mean over hypotheses and masks of the losses that each of the two has alone."""
+    texts = tiny_texts(12)
+    denoiser, canvas = denoiser_with(), canvases(texts)
+    e = torch.from_numpy(fake_encoder().encode(texts))
+    config = DiffusionConfig(condition_dropout=0.0)
+    guesses = make_hypotheses(denoiser, TOKENIZER, Asked(), canvas[:4], e[:4], 0, seeded())
+    found = training_loss(denoiser, canvas, e, config, seeded(1), guesses)
+    generator = seeded(1)
+    t = sample_times(8, config.time_skew, generator)
+    torch.rand(12, generator=generator)  # whose condition is dropped
+    ids, masked = corrupt(canvas[4:], t, denoiser.mask_id, 0.0, generator)
+    blind = F.cross_entropy(denoiser(ids, e[4:])[masked], canvas[4:][masked], reduction="sum")
+    told = training_loss(denoiser, canvas[:4], e[:4], config, seeded(), guesses)
+    assert found.trained == told.trained + masked.sum()
+    torch.testing.assert_close(found.loss * found.trained, told.loss * told.trained + blind, rtol=1e-4, atol=1e-4)
+
+
+# --- training
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tiny.txt").write_text("".join(text + "\n" for text in tiny_texts(300)))
+    prepare(with_feedback(), [str(folder / "tiny.txt")], folder / "shards", fake_encoder())
+    return folder / "shards"
+
+
+def run(config: Config, data: Path, out: Path, **options: Any) -> Path:
+    return train(config, data, out, encoder=fake_encoder(), show_progress_bar=False, **options)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
+    run(with_feedback(steps=6, decay_share=0.0), data, tmp_path / "whole")
+    run(with_feedback(steps=3, decay_share=0.0), data, tmp_path / "parts")
+    run(with_feedback(steps=6, decay_share=0.0), data, tmp_path / "parts", resume=True)
+    one, other = (load_training(training_checkpoints(tmp_path / name)[0]).weights for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_without_feedback_may_learn_it(data: Path, tmp_path: Path) -> None:
+    blind = run(dataclasses.replace(tiny_config(), training=with_feedback(steps=2).training), data, tmp_path / "blind")
+    before = load_inverter(blind).denoiser.state_dict()
+    still = with_feedback(steps=1, learning_rate=1e-12, muon_learning_rate=1e-12)
+    for number, start in enumerate((blind, training_checkpoints(tmp_path / "blind")[0])):
+        after = load_inverter(run(still, data, tmp_path / f"run-{number}", start_from=start)).denoiser.state_dict()
+        assert after.keys() - before.keys() == {"feedback.weight"}
+        assert after["feedback.weight"].abs().max() < 1e-6
+    for name, tensor in before.items():
+        torch.testing.assert_close(
+            load_inverter(tmp_path / "run-0" / "inverter").denoiser.state_dict()[name], tensor, rtol=1e-5, atol=1e-7
+        )
+
+
+def test_what_a_guess_lacks_is_learned_from(data: Path, tmp_path: Path) -> None:
+    """On texts that were not trained on; and it is their own feedback that does it, not another's."""
+    config = with_feedback(
+        steps=300, batch_size=64, optimizer="adamw", learning_rate=5e-3, warmup_steps=20, decay_share=0.5, ema=0.98,
+        validate_every=10_000, validation_texts=64,
+    )  # fmt: skip
+    model = dataclasses.replace(config.model, width=64, feed_forward=128, adaln_rank=0)
+    inverter = Inverter.from_pretrained(run(dataclasses.replace(config, model=model), data, tmp_path / "run"))
+    assert {"corrected_accuracy", "corrected_cosine"} <= inverter.results["validation"].keys()
+    denoiser, texts = inverter.denoiser, tiny_texts(300, seed=77)
+    e, canvas = torch.from_numpy(fake_encoder().encode(texts)), canvases(texts)
+    guesses = make_hypotheses(denoiser, TOKENIZER, Asked(), canvas, e, 0, seeded())
+
+    def loss(e_hat: Tensor | None) -> float:
+        hidden = denoiser.hidden(guesses.ids, denoiser.condition(e, hypothesis_BD=e_hat))
+        return F.cross_entropy(denoiser.logits(hidden).flatten(0, 1), canvas.flatten()).item()
+
+    told, blind, misled = loss(guesses.e_hat), loss(None), loss(guesses.e_hat.flip(0))
+    assert told < 0.98 * blind
+    assert told < 0.97 * misled
+
+
+# --- searching
+
+
+def searched(rows: slice = slice(None)) -> list[Row]:
+    texts = tiny_texts(4, seed=5)
+    e_BD, starts = fake_encoder().encode(texts), [["the cat", "a dog watches a river"]] * 4
+    search = Search(rounds=8, attacker=BLACK_BOX)
+    guide = Guide(denoiser_with(), TOKENIZER, fake_encoder(), e_BD[rows], starts[rows], search, rows.start or 0)
+    *_, found = guide.run()
+    return found
+
+
+def test_a_search_knows_what_its_hypotheses_embed_to() -> None:
+    rows = searched()
+    assert all(row.beam[0].cosine > 0.3 for row in rows)
+    for row in rows:
+        for hypothesis in row.beam:
+            (vector,) = fake_encoder().encode([hypothesis.text])
+            np.testing.assert_allclose(hypothesis.e_hat, vector, atol=1e-6)
+            ids = torch.tensor([TOKENIZER.canvas(hypothesis.ids, LENGTH)])
+            e, e_hat = torch.from_numpy(row.e)[None], torch.from_numpy(vector)[None]
+            denoiser = denoiser_with()
+            logits = denoiser.logits(denoiser.hidden(ids, denoiser.condition(e, hypothesis_BD=e_hat)))[0]
+            doubts = 1 - logits.softmax(-1).gather(1, ids[0][:, None]).squeeze(1)
+            np.testing.assert_allclose(hypothesis.doubts, doubts[: len(hypothesis.ids)], atol=1e-4)
+
+
+def test_with_feedback_too_a_rows_result_depends_on_itself_alone() -> None:
+    together, alone = searched(), searched(slice(2, 3))
+    assert [(h.text, h.score) for h in alone[0].beam] == [
+        (h.text, pytest.approx(h.score, abs=1e-5)) for h in together[2].beam
+    ]
+
+
+# --- refused
+
+
+def test_feedback_needs_its_weights_and_masks_alone_have_a_bound() -> None:
+    config = tiny_config()
+    with pytest.raises(ConfigError, match=r"feedback_share is 0\.5, which needs model\.feedback"):
+        dataclasses.replace(config, diffusion=DiffusionConfig(feedback_share=0.5))
+    with pytest.raises(ConfigError, match="must be 0 with diffusion.weighting elbo"):
+        DiffusionConfig(feedback_share=0.5, weighting="elbo")
+    with pytest.raises(ConfigError, match="model.feedback needs a network that sees all"):
+        dataclasses.replace(config.model, causal=True, feedback=True)
