@@ -19,13 +19,13 @@ A denoiser with feedback is also told the embedding of the hypothesis that it re
 that still lacks, and may choose tokens anew that are not even masked (`REVISE`).
 Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
 
-Shape suffixes as in model.py; P: drafts; R: masked positions of a batch; K: tokens considered for one.
+Shape suffixes as in model.py; T: content tokens.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ from torch import Tensor
 
 from unembed.encoder import Encoder
 from unembed.errors import EncoderError, InputError
-from unembed.model import Denoiser, Modulation
-from unembed.moves import MASK, Draft, draw
-from unembed.predictor import Question, compute, sample
+from unembed.model import Denoiser
+from unembed.moves import Draft, draw
+from unembed.refill import ROWS, Blank, Floats, Refiller, Text
 from unembed.tokenizer import Tokenizer
 
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
@@ -44,14 +44,8 @@ STARTS = 8  # blind candidates to start from, where no other number is asked for
 EXACT = (
     1 - 1e-6
 )  # cosine from which a text is the very one: float noise is 2e-7, the nearest other text ten thousand times that
-CONSIDERED = 64  # tokens K from which a masked position is drawn
-REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
-ROWS = 128  # canvases in one pass
 REVISE = 0.3  # share of drafts in which tokens are not masked but chosen anew in sight of the old, with feedback only
 IDLE = 30  # rounds without a new text after which there is none to be expected
-LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
-
-Floats = NDArray[np.float32]
 
 
 @runtime_checkable
@@ -146,24 +140,6 @@ class Row:
         return search.proposals if search.max_calls is None else search.max_calls - self.calls
 
 
-class Proposal(NamedTuple):
-    """A draft of one row, made from the hypothesis at `parent` of its beam."""
-
-    row: int
-    parent: int
-    draft: Draft
-    pull: float
-    revised: NDArray[np.bool_]  # (tokens,) to be chosen anew beside those that are masked
-
-
-class Text(NamedTuple):
-    """A text that may become a hypothesis of one row."""
-
-    row: int
-    text: str
-    ids: tuple[int, ...]
-
-
 class Guide:
     """A denoiser and an encoder at work on the rows of a batch.
 
@@ -197,9 +173,9 @@ class Guide:
         self.encoder = encoder
         self.search = search
         self.starts = starts
-        self.e_BD = torch.from_numpy(e_BD)
         self.length = denoiser.config.max_tokens
-        self.device = denoiser.output_bias.device
+        table_VH = self.white_box.token_table if self.white_box is not None else None
+        self.refiller = Refiller(denoiser, tokenizer, torch.from_numpy(e_BD), search.temperature, table_VH)
         self.rows = [Row(e_D, np.random.default_rng([search.seed, first_row + i])) for i, e_D in enumerate(e_BD)]
 
     def run(self) -> Iterator[list[Row]]:
@@ -219,37 +195,36 @@ class Guide:
                 return
             if self.white_box is not None:
                 self._differentiate(self.white_box, active)
-            proposals = [proposal for number in active for proposal in self._propose(number)]
-            texts = self._refill(proposals)
-            self._judge([(proposal.row, text) for proposal, text in zip(proposals, texts, strict=True)])
+            blanks = [blank for number in active for blank in self._propose(number)]
+            filled = self.refiller.fill(blanks)
+            for blank, found in zip(blanks, filled, strict=True):
+                self.rows[blank.row].passes += found.passes
+            self._judge([(blank.row, found.text) for blank, found in zip(blanks, filled, strict=True)])
             for number in active:
                 self.rows[number].rounds += 1
                 self.rows[number].idle += 1
             yield self.rows
 
-    def _propose(self, number: int) -> list[Proposal]:
+    def _propose(self, number: int) -> list[Blank]:
         """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
         row = self.rows[number]
         chances = 0.5 ** np.arange(len(row.beam))
         found = []
         for _ in range(self.search.drafts):
-            parent = int(row.noise.choice(len(row.beam), p=chances / chances.sum()))
-            ids, doubts = row.beam[parent].ids, row.beam[parent].doubts
+            parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
+            ids = parent.ids
             if self.denoiser.feedback is not None and row.noise.random() < REVISE:
                 draft = Draft(list(ids), list(range(len(ids))))
                 revised = row.noise.random(len(ids)) < row.noise.random()
             else:
-                _, draft = draw(ids, doubts, self.tokenizer.starts_word, row.noise, self.length)
+                _, draft = draw(ids, parent.doubts, self.tokenizer.starts_word, row.noise, self.length)
                 revised = np.zeros(len(draft.ids), dtype=bool)
-            found.append(Proposal(number, parent, draft, self.search.pull * row.noise.random(), revised))
+            pull, gradient_TH = self.search.pull * row.noise.random(), row.gradients.get(parent.text)
+            if gradient_TH is not None:
+                gradient_TH = pull * gradient_TH
+            uniform_L = row.noise.random(self.length)
+            found.append(Blank(number, draft, revised, parent.e_hat, gradient_TH, uniform_L))
         return found
-
-    def _modulation(self, rows: Sequence[int], e_hats: Sequence[Floats] | None) -> Modulation:
-        """Of some rows' embeddings, with the embeddings of hypotheses where they are known."""
-        e_PD = self.e_BD[list(rows)].to(self.device)
-        if e_hats is None or self.denoiser.feedback is None:
-            return self.denoiser.condition(e_PD)
-        return self.denoiser.condition(e_PD, hypothesis_BD=torch.from_numpy(np.stack(e_hats)).to(self.device))
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
         """The gradient of each new hypothesis, as far as calls are left."""
@@ -271,67 +246,6 @@ class Guide:
                 row.calls += 1
                 row.gradients[hypothesis.text] = gradient_TH[: len(hypothesis.ids)]
 
-    @torch.inference_mode()
-    def _refill(self, proposals: Sequence[Proposal]) -> list[str]:
-        """The texts of the drafts, their masks filled by sampling."""
-        mask_id = self.denoiser.mask_id
-        rows = [[mask_id if token == MASK else token for token in p.draft.ids] for p in proposals]
-        canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
-        parents = [self.rows[proposal.row].beam[proposal.parent] for proposal in proposals]
-        modulation = self._modulation([proposal.row for proposal in proposals], [parent.e_hat for parent in parents])
-        wanted_PL = canvas_PL == mask_id
-        for wanted_L, proposal in zip(wanted_PL, proposals, strict=True):
-            wanted_L[: len(proposal.revised)] |= torch.from_numpy(proposal.revised).to(self.device)
-        uniform_PL = torch.from_numpy(np.stack([self.rows[p.row].noise.random(self.length) for p in proposals]))
-        for left in range(REFILLS, 0, -1):
-            for part_B in torch.split(wanted_PL.any(1).nonzero().squeeze(1), ROWS):
-                canvas_BL, wanted_BL = canvas_PL[part_B], wanted_PL[part_B]
-                (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
-                chosen = [proposals[number] for number in part_B.tolist()]
-                tokens_R, chances_R = self._choose(
-                    logits_RV.float(), self._gradients(chosen, wanted_BL), uniform_PL[part_B.cpu()][wanted_BL.cpu()]
-                )
-                canvas_BL[wanted_BL] = tokens_R
-                if left > 1:  # the less sure ones again, with the others in sight
-                    sure_BL = torch.full(wanted_BL.shape, -1.0, device=self.device)
-                    sure_BL[wanted_BL] = chances_R
-                    rank_BL = sure_BL.argsort(1, descending=True).argsort(1)
-                    canvas_BL[wanted_BL & (rank_BL >= -(-wanted_BL.sum(1, keepdim=True) // left))] = mask_id
-                canvas_PL[part_B], wanted_PL[part_B] = canvas_BL, canvas_BL == mask_id
-                for proposal in chosen:
-                    self.rows[proposal.row].passes += 1
-        return [self.tokenizer.decode(row) for row in canvas_PL.tolist()]
-
-    def _gradients(self, proposals: Sequence[Proposal], wanted_BL: Tensor) -> Tensor | None:
-        """What a masked position's logits gain per input vector, (R, h): its gradient, times the draft's pull."""
-        if self.white_box is None:
-            return None
-        table_VH = self.white_box.token_table
-        nothing_H = table_VH.new_zeros(table_VH.shape[1], dtype=torch.float32)
-        found = []
-        for proposal, wanted_L in zip(proposals, wanted_BL, strict=True):
-            row = self.rows[proposal.row]
-            gradient_TH = row.gradients.get(row.beam[proposal.parent].text)
-            for place in wanted_L.nonzero().squeeze(1).tolist():
-                origin = proposal.draft.origin[place]
-                if gradient_TH is None or origin < 0:
-                    found.append(nothing_H)
-                else:
-                    found.append(proposal.pull * gradient_TH[origin])
-        return torch.stack(found)
-
-    def _choose(self, logits_RV: Tensor, gradients_RH: Tensor | None, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
-        """A sample (R,) of the K best tokens and its chance (R,). Nothing ends a text here: moves decide the length."""
-        if gradients_RH is not None and self.white_box is not None:
-            table_VH = self.white_box.token_table.to(gradients_RH)
-            gain_RV = (gradients_RH @ table_VH.T).to(logits_RV.device)[:, : logits_RV.shape[1]]
-            logits_RV[:, : gain_RV.shape[1]] += gain_RV - gain_RV.mean(1, keepdim=True)
-        logits_RV[:, [*self.denoiser.end_ids, self.denoiser.mask_id]] = -torch.inf
-        best = logits_RV.topk(min(CONSIDERED, logits_RV.shape[1]), dim=-1)
-        index_R1 = sample(best.values, self.search.temperature, uniform_R)[:, None]
-        chances_RK = best.values.softmax(-1)
-        return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)
-
     def _judge(self, found: Sequence[tuple[int, str]]) -> None:
         """Of the texts that are new to their rows, embed the likeliest and keep the best."""
         texts = dict.fromkeys((number, text) for number, text in found if text not in self.rows[number].seen)
@@ -343,7 +257,7 @@ class Guide:
         ]
         chances: dict[Text, NDArray[np.float64]] = {}
         if self.search.drafts > self.search.proposals:
-            chances = self._chances(new)
+            chances = self._likelihoods(new)
             new.sort(key=lambda text: -np.log(chances[text]).sum())
         chosen: list[Text] = []
         asked = Counter[int]()
@@ -358,10 +272,10 @@ class Guide:
         e_hats, cosines = self._embed(chosen)
         # No likelihood raises a score above the cosine, so most texts need no pass.
         hopeful = [text for text in chosen if self._hopeful(self.rows[text.row], cosines[text])]
-        chances |= self._chances([text for text in hopeful if text not in chances])
+        chances |= self._likelihoods([text for text in hopeful if text not in chances])
         told = chances
         if self.denoiser.feedback is not None:  # what is likely, and what is wrong
-            told = self._chances(hopeful, e_hats)
+            told = self._likelihoods(hopeful, e_hats)
         for text in hopeful:
             row, cosine = self.rows[text.row], cosines[text]
             score = cosine + self.search.prior * float(np.log(chances[text]).sum())
@@ -390,30 +304,11 @@ class Guide:
         cosines = (vectors * wanted).sum(1) / sizes
         return dict(zip(texts, vectors, strict=True)), dict(zip(texts, cosines.tolist(), strict=True))
 
-    @torch.inference_mode()
-    def _chances(
+    def _likelihoods(
         self, texts: Sequence[Text], e_hats: Mapping[Text, Floats] | None = None
     ) -> dict[Text, NDArray[np.float64]]:
-        """The probability (tokens + 1,) of each token of some texts and of their ends, all others in sight.
-
-        One pass for each, blind or in sight of the texts' embeddings. The tokens are not masked for it: the denoiser
-        has learned to doubt what it sees (`diffusion.corrupt_visible`).
-        """
-        chances: dict[Text, NDArray[np.float64]] = {}
-        for start in range(0, len(texts), ROWS):
-            part = texts[start : start + ROWS]
-            canvas_BL = torch.tensor(
-                [self.tokenizer.canvas(text.ids, self.length) for text in part], device=self.device
-            )
-            ends_B1 = torch.tensor([[len(text.ids) + 1] for text in part], device=self.device)
-            wanted_BL = torch.arange(self.length, device=self.device) < ends_B1
-            known = None if e_hats is None else [e_hats[text] for text in part]
-            modulation = self._modulation([text.row for text in part], known)
-            (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation)])
-            # In its own precision and without a copy of the table: the largest tensor here by far.
-            standing_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()
-            chances_R = (standing_R - logits_RV.logsumexp(-1).float()).exp().clamp(min=LEAST).double().cpu()
-            for text, chances_T in zip(part, torch.split(chances_R, wanted_BL.sum(1).tolist()), strict=True):
-                chances[text] = chances_T.numpy()
-                self.rows[text.row].passes += 1
-        return chances
+        """See `Refiller.chances`, whose passes are counted here."""
+        for text in texts:
+            self.rows[text.row].passes += 1
+        known = None if e_hats is None else [e_hats[text] for text in texts]
+        return dict(zip(texts, self.refiller.chances(texts, known), strict=True))

@@ -1,0 +1,163 @@
+"""The denoiser's part in a guided search: it fills the masks of drafts, and says how likely a text is.
+
+It sees the embedding, and with feedback also that of the hypothesis which a draft was made from. Where the encoder
+gives gradients, they bend what it fills in. Which drafts there are and what becomes of the texts is decided in
+`guidance`.
+
+Shape suffixes as in model.py; P: drafts; R: positions to fill of a batch; K: tokens considered for one; T: content
+tokens.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unembed.model import Denoiser, Modulation
+from unembed.moves import MASK, Draft
+from unembed.predictor import Question, compute, sample
+from unembed.tokenizer import Tokenizer
+
+CONSIDERED = 64  # tokens K from which a masked position is drawn
+REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
+ROWS = 128  # canvases in one pass
+LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
+
+Floats = NDArray[np.float32]
+
+
+class Blank(NamedTuple):
+    """A draft to fill."""
+
+    row: int  # whose text it is to become
+    draft: Draft
+    revised: NDArray[np.bool_]  # (tokens,) to be chosen anew beside those that are masked
+    e_hat: Floats  # (D,) embedding of the hypothesis that the draft was made from
+    gradient: Tensor | None  # (tokens of the hypothesis, h): what a token's logit gains there per input vector
+    uniform: NDArray[np.float64]  # (L,) random numbers
+
+
+class Filled(NamedTuple):
+    """What a draft became."""
+
+    text: str
+    passes: int
+
+
+class Text(NamedTuple):
+    """A text that may become a hypothesis of one row."""
+
+    row: int
+    text: str
+    ids: tuple[int, ...]
+
+
+class Refiller:
+    """A denoiser at work on the drafts of a batch.
+
+    Args:
+        e_BD: the embeddings of the rows, (B, D).
+        table_VH: the encoder's input vectors, where gradients are to be used.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, tokenizer: Tokenizer, e_BD: Tensor, temperature: float, table_VH: Tensor | None
+    ) -> None:
+        self.denoiser = denoiser
+        self.tokenizer = tokenizer
+        self.e_BD = e_BD
+        self.temperature = temperature
+        self.table_VH = table_VH
+        self.length = denoiser.config.max_tokens
+        self.device = denoiser.output_bias.device
+
+    @torch.inference_mode()
+    def fill(self, blanks: Sequence[Blank]) -> list[Filled]:
+        """The texts of the drafts, their masks filled by sampling."""
+        mask_id = self.denoiser.mask_id
+        rows = [[mask_id if token == MASK else token for token in blank.draft.ids] for blank in blanks]
+        canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
+        wanted_PL = canvas_PL == mask_id
+        for wanted_L, blank in zip(wanted_PL, blanks, strict=True):
+            wanted_L[: len(blank.revised)] |= torch.from_numpy(blank.revised).to(self.device)
+        modulation = self._modulation([blank.row for blank in blanks], [blank.e_hat for blank in blanks])
+        uniform_PL = torch.from_numpy(np.stack([blank.uniform for blank in blanks]))
+        passes = [0] * len(blanks)
+        for left in range(REFILLS, 0, -1):
+            for part_B in torch.split(wanted_PL.any(1).nonzero().squeeze(1), ROWS):
+                canvas_BL, wanted_BL = canvas_PL[part_B], wanted_PL[part_B]
+                (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
+                chosen = part_B.tolist()
+                tokens_R, chances_R = self._choose(
+                    logits_RV.float(),
+                    self._gradients([blanks[number] for number in chosen], wanted_BL),
+                    uniform_PL[part_B.cpu()][wanted_BL.cpu()],
+                )
+                canvas_BL[wanted_BL] = tokens_R
+                if left > 1:  # the less sure ones again, with the others in sight
+                    sure_BL = torch.full(wanted_BL.shape, -1.0, device=self.device)
+                    sure_BL[wanted_BL] = chances_R
+                    rank_BL = sure_BL.argsort(1, descending=True).argsort(1)
+                    canvas_BL[wanted_BL & (rank_BL >= -(-wanted_BL.sum(1, keepdim=True) // left))] = mask_id
+                canvas_PL[part_B], wanted_PL[part_B] = canvas_BL, canvas_BL == mask_id
+                for number in chosen:
+                    passes[number] += 1
+        texts = [self.tokenizer.decode(row) for row in canvas_PL.tolist()]
+        return [Filled(text, number) for text, number in zip(texts, passes, strict=True)]
+
+    @torch.inference_mode()
+    def chances(self, texts: Sequence[Text], e_hats: Sequence[Floats] | None = None) -> list[NDArray[np.float64]]:
+        """The probability (T + 1,) of each token of some texts and of their ends, all others in sight.
+
+        One pass for each, blind or in sight of the texts' embeddings. The tokens are not masked for it: the denoiser
+        has learned to doubt what it sees (`diffusion.corrupt_visible`).
+        """
+        chances: list[NDArray[np.float64]] = []
+        for start in range(0, len(texts), ROWS):
+            part = texts[start : start + ROWS]
+            canvas_BL = torch.tensor(
+                [self.tokenizer.canvas(text.ids, self.length) for text in part], device=self.device
+            )
+            ends_B1 = torch.tensor([[len(text.ids) + 1] for text in part], device=self.device)
+            wanted_BL = torch.arange(self.length, device=self.device) < ends_B1
+            known = None if e_hats is None else e_hats[start : start + ROWS]
+            modulation = self._modulation([text.row for text in part], known)
+            (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation)])
+            # In its own precision and without a copy of the table: the largest tensor here by far.
+            standing_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()
+            chances_R = (standing_R - logits_RV.logsumexp(-1).float()).exp().clamp(min=LEAST).double().cpu()
+            chances += [chances_T.numpy() for chances_T in torch.split(chances_R, wanted_BL.sum(1).tolist())]
+        return chances
+
+    def _modulation(self, rows: Sequence[int], e_hats: Sequence[Floats] | None) -> Modulation:
+        """Of some rows' embeddings, with the embeddings of hypotheses where they are known."""
+        e_PD = self.e_BD[list(rows)].to(self.device)
+        if e_hats is None or self.denoiser.feedback is None:
+            return self.denoiser.condition(e_PD)
+        return self.denoiser.condition(e_PD, hypothesis_BD=torch.from_numpy(np.stack(e_hats)).to(self.device))
+
+    def _gradients(self, blanks: Sequence[Blank], wanted_BL: Tensor) -> Tensor | None:
+        """What a wanted position's logits gain per input vector, (R, h)."""
+        if self.table_VH is None:
+            return None
+        nothing_H = self.table_VH.new_zeros(self.table_VH.shape[1], dtype=torch.float32)
+        found = []
+        for blank, wanted_L in zip(blanks, wanted_BL, strict=True):
+            for place in wanted_L.nonzero().squeeze(1).tolist():
+                origin = blank.draft.origin[place]
+                found.append(nothing_H if blank.gradient is None or origin < 0 else blank.gradient[origin])
+        return torch.stack(found)
+
+    def _choose(self, logits_RV: Tensor, gradients_RH: Tensor | None, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+        """A sample (R,) of the K best tokens and its chance (R,). Nothing ends a text here: moves decide the length."""
+        if gradients_RH is not None and self.table_VH is not None:
+            gain_RV = (gradients_RH @ self.table_VH.to(gradients_RH).T).to(logits_RV.device)[:, : logits_RV.shape[1]]
+            logits_RV[:, : gain_RV.shape[1]] += gain_RV - gain_RV.mean(1, keepdim=True)
+        logits_RV[:, [*self.denoiser.end_ids, self.denoiser.mask_id]] = -torch.inf
+        best = logits_RV.topk(min(CONSIDERED, logits_RV.shape[1]), dim=-1)
+        index_R1 = sample(best.values, self.temperature, uniform_R)[:, None]
+        chances_RK = best.values.softmax(-1)
+        return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)
