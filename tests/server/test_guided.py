@@ -16,6 +16,7 @@ from serving import Seen, Start, connect, events, post, tiny_inverter, wait_unti
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_texts
 from unembed.inverter import Inversion, Inverter
 from unembed.server.batching import Done
+from unembed.server.faults import Fault
 from unembed.server.guided import Reached, cost, search
 from unembed.server.models import Models, Served, load_models
 from unembed.server.work import invert
@@ -183,8 +184,8 @@ def test_models_tell_what_attackers_and_rounds_there_are(start: Start) -> None:
 def test_a_white_box_takes_gradients_in_the_servers_thread(start: Start) -> None:
     """With the packaged inverter: the thread is in inference mode, in which there are none."""
     models = load_models([], "cpu", warm=False)
+    assert models.default.attackers == ["blind", "black-box", "white-box"]
     client = start(models)
-    assert client.get("/v1/models").json()["data"][0]["attackers"] == ["blind", "black-box", "white-box"]
     inverter = models.default.inverter
     e_D = inverter.encode(["The library opens at nine."])[0]
     body = {"embeddings": e_D.tolist(), "rounds": 1, "steps": 2, "candidates": 2}
@@ -231,7 +232,7 @@ def test_searches_take_turns_and_are_counted(served: Served) -> None:
                 watch = lambda reached, n=number: (gate.wait(20), order.append(f"{n}.{reached.step}"))  # noqa: E731
                 searches = [served.inverter.search(e_D, 2)]
                 tickets.append(
-                    batcher.submit(served, 1, lambda _, s=searches, w=watch: search(s, 2, w), cost(2, 1, 8, None))
+                    batcher.submit(served, 1, lambda _, s=searches, w=watch: search(s, 2, w), cost(2, 1, None), True)
                 )
             gate.set()
             found = [await ticket.result() for ticket in tickets]
@@ -242,6 +243,29 @@ def test_searches_take_turns_and_are_counted(served: Served) -> None:
     asyncio.run(together())
     assert sorted(order) == [f"{number}.{step}" for number in range(3) for step in range(3)]
     assert {name[0] for name in order[:3]} == {"0", "1", "2"}  # although there is room for two at a time
+
+
+def test_long_searches_are_no_reason_to_refuse_a_blind_request(served: Served) -> None:
+    """It shares the thread with them and does not wait for their end; a further search does."""
+    inverter = served.inverter
+    e_BD = inverter.encode(tiny_texts(2, 1))
+
+    async def fill() -> None:
+        gate = threading.Event()
+        async with working(time_limit=20.0) as batcher:
+            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=8)), cost=16).result()
+            alone = batcher.seconds_for(8)
+            most = int(20 / batcher.seconds_for(1))
+            make = lambda _: search([inverter.search(e_BD[0], 1)], 1, lambda _: gate.wait(20))  # noqa: E731
+            first = batcher.submit(served, 1, make, 10 * most, guided=True)
+            assert batcher.seconds_for(8) == pytest.approx(2 * alone)
+            with pytest.raises(Fault, match="longer than the limit of 20 s"):
+                batcher.submit(served, 1, make, 10, guided=True)
+            blind = batcher.submit(served, 1, lambda _: invert(served, e_BD[1:], Options(steps=8)), 8)
+            gate.set()
+            assert len(await blind.result()) == len(await first.result()) == 1
+
+    asyncio.run(fill())
 
 
 @pytest.mark.parametrize("streamed", [True, False])

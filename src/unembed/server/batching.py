@@ -54,10 +54,11 @@ class Ticket:
     Leaving the `with` block gives the place up.
     """
 
-    def __init__(self, served: Served, rows: int, cost: int, deadline: float, batcher: "Batcher") -> None:
+    def __init__(self, served: Served, rows: int, cost: int, guided: bool, deadline: float, batcher: "Batcher") -> None:
         self.served = served
         self.rows = rows
         self.cost = cost  # what is left to do, in passes of one canvas
+        self.guided = guided
         self.deadline = deadline
         self.gone = False  # written by the event loop, read by the thread
         self.started = False
@@ -167,29 +168,32 @@ class Batcher:
         """Canvases that one request may have in a pass, so that it never fills one alone."""
         return max(1, self.max_batch // 2)
 
-    def submit(self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: int = 1) -> Ticket:
+    def submit(
+        self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: int = 1, guided: bool = False
+    ) -> Ticket:
         """Queue work that takes `rows` canvases at a time.
 
         Args:
             cost: passes that it takes, each canvas counted.
+            guided: whether it needs rounds, and no passes or texts.
 
         Raises:
             Fault: 503, the queue is full, or so much is to be done before that the time limit would be over.
         """
-        ticket = Ticket(served, min(rows, self.max_batch), cost, time.monotonic() + self._time_limit, self)
+        ticket = Ticket(served, min(rows, self.max_batch), cost, guided, time.monotonic() + self._time_limit, self)
         ticket.work = make(ticket)
         with self._changed:
             if self.status != "ok":
                 raise shutting_down_fault()
             # An idle thread takes the request at once, whatever its cost, so even a queue of no length serves one.
             if self.waiting or self.active:
-                self._refuse_if_full(cost)
+                self._refuse_if_full(cost, guided)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
 
-    def _refuse_if_full(self, cost: int) -> None:
-        seconds = self.seconds_for(cost)
+    def _refuse_if_full(self, cost: int, guided: bool) -> None:
+        seconds = self.seconds_for(cost, guided)
         after = max(1, round(min(seconds, self._time_limit) / 2))
         if self.waiting >= self._max_waiting:
             raise Fault(503, "overloaded", f"{self.waiting} requests are waiting already, try again", after)
@@ -197,11 +201,13 @@ class Batcher:
             text = f"requests that wait already take longer than the limit of {self._time_limit:g} s, try again"
             raise Fault(503, "overloaded", text, after)
 
-    def seconds_for(self, cost: int) -> float:
+    def seconds_for(self, cost: int, guided: bool = False) -> float:
         """How long work that is submitted now will take, what is before it included, at the pace of late."""
         seconds, passes = self._pace
-        ahead = sum(ticket.cost for ticket in [*self._running, *self._waiting] if not (ticket.gone or ticket.finished))
-        return (ahead + cost) * seconds / passes if passes else 0.0
+        ahead = [ticket for ticket in [*self._running, *self._waiting] if not (ticket.gone or ticket.finished)]
+        like = cost + sum(ticket.cost for ticket in ahead if ticket.guided == guided)
+        unlike = sum(ticket.cost for ticket in ahead if ticket.guided != guided)
+        return (like + min(like, unlike)) * seconds / passes if passes else 0.0  # searches and others share the thread
 
     def wake(self) -> None:
         """Something changed that the thread should look at."""
@@ -363,7 +369,7 @@ class Batcher:
             passes = found.passes - (before.passes if before else 0)
             calls = found.encoder_calls - (before.encoder_calls if before else 0)
             self._observer.round(searching.served.id, passes, calls, self._owed)
-            searching.cost = max(0, searching.cost - passes - calls)
+            searching.cost = max(0, searching.cost - calls)  # see `guided.cost`
         self._advance(searching, found)
 
     def _advance(self, ticket: Ticket, answer: Any) -> None:

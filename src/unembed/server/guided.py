@@ -13,7 +13,6 @@ from unembed.inverter import Inversion
 from unembed.server.work import Need, Pause, Recovered, Round
 
 CALLS = 18  # encoder calls of a round, about
-PASSES = 2  # of the denoiser for each, about
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,13 @@ def search(
     return found
 
 
-def cost(rounds: int, candidates: int, steps: int, max_calls: int | None) -> int:
-    """About what a search takes, in passes of one canvas; an encoder call counts as one."""
-    starts = candidates if candidates > 1 else STARTS
-    calls = rounds * CALLS
-    return starts * steps + (PASSES + 1) * (starts + calls if max_calls is None else min(starts + calls, max_calls))
+def cost(rounds: int, candidates: int, max_calls: int | None) -> int:
+    """About how many encoder calls a search makes.
+
+    In time each is worth about a pass of one canvas alone, although two passes go with it: in a search they are merged.
+    """
+    calls = (candidates if candidates > 1 else STARTS) + rounds * CALLS
+    return calls if max_calls is None else min(calls, max_calls)
 
 
 def _several(inversion: Inversion) -> list[Inversion]:

@@ -104,8 +104,8 @@ def router(context: Context) -> APIRouter:
         def work(ticket: Ticket) -> Work:
             return guided.search(searches, body.rounds, ticket.emit if body.stream else None)
 
-        cost = guided.cost(body.rounds, body.candidates, body.steps, body.max_calls)
-        return batcher.submit(served, 1, work, cost=len(e_BD) * cost)
+        cost = guided.cost(body.rounds, body.candidates, body.max_calls)
+        return batcher.submit(served, 1, work, cost=len(e_BD) * cost, guided=True)
 
     @api.post(
         "/invert",
