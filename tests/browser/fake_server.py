@@ -26,6 +26,7 @@ CSP = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 EASY = "The library opens at nine and closes when the last reader goes home."
+FILLER = ["the", "office", "and", "when", "it", "closed"]
 HARD = "Dr. Okafor moved Mrs. Lindqvist's biopsy to 14 March; her insurer, Helvetia, refused the second transfusion."
 MODEL = {
     "object": "model",
@@ -36,8 +37,16 @@ MODEL = {
     "normalize": True,
     "parameters": 24_300_000,
     "strategies": ["confidence", "sequential", "euler", "remask", "two-stage", "threshold"],
-    "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1},
-    "limits": {"steps": 32, "candidates": 8, "embeddings": 64, "alternatives": 10, "text_characters": 10000},
+    "attackers": ["blind", "black-box", "white-box"],
+    "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1, "rounds": 0},
+    "limits": {
+        "steps": 32,
+        "candidates": 8,
+        "embeddings": 64,
+        "alternatives": 10,
+        "rounds": 50,
+        "text_characters": 10000,
+    },
 }
 RESULTS = {"evaluation": {"n": 1000, "tokens": 32, "token_accuracy": 0.412, "exact_match": 0.031, "cosine": 0.79}}
 
@@ -46,8 +55,8 @@ RESULTS = {"evaluation": {"n": 1000, "tokens": 32, "token_accuracy": 0.412, "exa
 class Mood:
     """How the server behaves; tests change it."""
 
-    hold_at: int | None = None  # keep this frame and those behind it back until it is None
-    break_after: list[int] = field(default_factory=list)  # end the next streams behind that many frames
+    hold_at: int | None = None  # keep this frame or round and those behind it back until it is None
+    break_after: list[int] = field(default_factory=list)  # end the next streams behind that many of them
     busy: int = 0  # answer that many inversions with 503
     error: str = ""  # answer inversions with this message
     wrong_share: float | None = None  # of tokens; by the similarity to a known text where None
@@ -122,6 +131,37 @@ def frames(texts: list[list[str]], length: int, steps: int) -> Iterator[dict[str
                 for text in texts
             ],
         }  # fmt: skip
+
+
+def rounds(texts: list[list[str]], length: int, total: int) -> Iterator[dict[str, Any]]:
+    """Round 0 and one for each more, which puts right its share of the words; now and then one finds nothing."""
+    before = [texts[0][:0]] * len(texts)
+    for step in range(total + 1):
+        reached = [[p if i * total < len(text) * (step - step % 3) + 3 else FILLER[i % len(FILLER)]
+                    for i, p in enumerate(text)] for text in texts]  # fmt: skip
+        yield {
+            "type": "round", "step": step, "total": total, "progress": step / total, "done": False,
+            "passes": 72 + 28 * step, "encoder_calls": 8 + 17 * step,
+            "candidates": [
+                {"text": sentence(text), "cosine": cosine_after(step, total),
+                 "tokens": [judged(text, old, i) for i in range(length)]}
+                for text, old in zip(reached, before, strict=True)
+            ],
+        }  # fmt: skip
+        before = reached
+
+
+def cosine_after(step: int, total: int) -> float:
+    """Climbs quickly at first."""
+    return round(0.97 - 0.45 * (1 - (step - step % 3) / total) ** 2, 4)
+
+
+def judged(text: list[str], before: list[str], i: int) -> dict[str, Any]:
+    """One position of a round."""
+    if i >= len(text):
+        return {"t": "", "s": "u", "id": 102, "p": None, "end": True}
+    changed = bool(before) and text[i] != before[i]
+    return {"t": text[i], "s": "c" if changed else "u", "id": number(text[i]), "p": round(0.2 + 0.6 * (i % 4) / 3, 3)}
 
 
 def token(text: list[str], i: int, visible: bool, before: bool, sure: float, step: int) -> dict[str, Any]:
@@ -200,7 +240,8 @@ class Handler(BaseHTTPRequestHandler):
         length = next(m["length"] for m in self.server.models if m["id"] == body["model"])
         texts = [self.server.recover(vector, body["seed"] + i)[:length] for i in range(body["candidates"])]
         seen = int(self.headers.get("Last-Event-ID", -1))
-        for frame in frames(texts, length, body["steps"]):
+        total = body["rounds"] or body["steps"]
+        for frame in (rounds if body["rounds"] else frames)(texts, length, total):
             if frame["step"] <= seen:
                 continue
             if left is not None and (left := left - 1) < 0:
@@ -210,10 +251,13 @@ class Handler(BaseHTTPRequestHandler):
             if not self.event(frame, frame["step"]):
                 return
         results = [self.result(text, vector) for text in texts]
+        if body["rounds"]:
+            spent = {"passes": frame["passes"], "encoder_calls": frame["encoder_calls"], "rounds": total}
+            results = [one | spent | {"cosine": frame["candidates"][0]["cosine"]} for one in results]
         ranked = sorted(results, key=lambda result: -result["score"])
         several = {"candidates": ranked if len(ranked) > 1 else []}
-        self.event({"type": "result", "step": body["steps"], "total": body["steps"], "progress": 1.0, "done": True,
-                    "model": body["model"], "result": {"index": 0} | ranked[0] | several}, body["steps"])  # fmt: skip
+        self.event({"type": "result", "step": total, "total": total, "progress": 1.0, "done": True,
+                    "model": body["model"], "result": {"index": 0} | ranked[0] | several}, total)  # fmt: skip
 
     def result(self, text: list[str], vector: np.ndarray) -> dict[str, Any]:
         """An inversion that is done."""

@@ -1,6 +1,8 @@
 /** The page: what happens when. Each part of it lives in a module of its own. */
 
+import { ATTACKERS } from "./attacker-control.js";
 import "./candidate-list.js";
+import "./cosine-curve.js";
 import "./defence-control.js";
 import "./embedding-input.js";
 import "./pass-replay.js";
@@ -52,7 +54,7 @@ function take(next) {
   find("#embedding-note").textContent = next.text === null ? `(${next.source})` : "";
   find("#invert").disabled = false;
   showVector();
-  run.lay(settings.model.length, settings.values.candidates, subject);
+  run.lay(settings.model.length, settings.values, subject);
 }
 
 async function embedText() {
@@ -120,7 +122,10 @@ async function invert() {
   const vector = leaked();
   const trial = await run.start(subject, vector, settings.model, chosen);
   if (!trial) return;
-  const how = `${chosen.strategy}, ${plural(chosen.steps, "pass", "passes")}${chosen.candidates > 1 ? `, best of ${chosen.candidates}` : ""}`;
+  const best = chosen.candidates > 1 ? `, best of ${chosen.candidates}` : "";
+  const how = chosen.rounds
+    ? `${ATTACKERS[chosen.attacker].title.toLowerCase()}, ${plural(trial.calls, "encoder call")}${best}`
+    : `${chosen.strategy}, ${plural(chosen.steps, "pass", "passes")}${best}`;
   find("trial-table").add(trial.subject, { ...trial, defence, similarity: cosine(vector, trial.subject.vector), settings: how });
 }
 
@@ -162,7 +167,7 @@ function forget() {
   find("#embedding-note").textContent = subject ? "(of another model: embed again)" : "";
   find("#invert").disabled = true;
   subject = null;
-  run.lay(settings.model.length, 1, null);
+  run.lay(settings.model.length, { candidates: 1, rounds: 0 }, null);
 }
 
 /** Show what a link says. */

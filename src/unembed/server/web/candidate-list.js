@@ -31,8 +31,9 @@ class CandidateList extends HTMLElement {
     candidates.forEach(({ text }, i) => { this.texts[i].textContent = text || "\u2026"; });
   }
 
-  /** `results` in the frames' order; the one at `best` has the highest score. */
+  /** `results` in the frames' order; the one at `best` has the highest score. A search may have found fewer than asked for. */
   show(results, best, truth) {
+    [...this.querySelectorAll(".candidate")].slice(results.length).forEach((card) => card.remove());
     results.forEach((result, i) => {
       const scores = truth && compare(truth.ids, result.ids);
       this.texts[i].replaceChildren(...(scores ? marked(result.tokens, scores.found) : [result.text]));

@@ -2,7 +2,7 @@
 
 import { ApiError, call, queue, sentence } from "./api.js";
 
-const TRIES = 6; // in a row, without a new frame between them
+const TRIES = 6; // in a row, without a new frame or round between them
 const RETRIED = new Set(["overloaded", "shutting_down", "rate_limited"]);
 
 /** The {id, data} of each server-sent event of a response. */
@@ -41,9 +41,9 @@ function pause(seconds, signal) {
 }
 
 /**
- * Yield the frames of an inversion and at last its result.
+ * Yield the frames of an inversion, or the rounds of a guided one, and at last its result.
  *
- * The answer depends on the request alone, so after a break the same request goes on behind the last frame seen.
+ * The answer depends on the request alone, so after a break the same request goes on behind the last one seen.
  * `notice` is told in words what is being waited for, and "" once it goes on.
  */
 export async function* invert(request, { signal, notice }) {
@@ -58,7 +58,7 @@ export async function* invert(request, { signal, notice }) {
         if (data.type === "error") {
           throw new ApiError(sentence(data.error.message), { retry: RETRIED.has(data.error.type) });
         }
-        if (data.type === "frame") {
+        if (data.type !== "result") {
           if (last !== null && data.step <= last) continue;
           last = data.step;
           tries = 0;

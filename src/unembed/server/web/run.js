@@ -1,8 +1,9 @@
-/** One inversion on the page: what arrives is kept, so that every pass and every candidate can be looked at again. */
+/** One inversion on the page: what arrives is kept, so that every pass or round and every candidate can be looked at again. */
 
 import { embed } from "./api.js";
-import { find, fixed, percent, showError } from "./dom.js";
+import { find, fixed, percent, plural, showError } from "./dom.js";
 import { invert, watchQueue } from "./inversion.js";
+import { PASSES, ROUNDS } from "./pass-replay.js";
 import { cosine } from "./vector.js";
 
 const ALTERNATIVES = 5;
@@ -13,15 +14,16 @@ export class Run {
     this.grid = find("token-grid");
     this.detail = find("token-detail");
     this.replay = find("pass-replay");
+    this.curve = find("cosine-curve");
     this.comparison = find("text-comparison");
     this.list = find("candidate-list");
     this.abort = null;
-    this.frames = [];
+    this.frames = []; // or the rounds of a guided inversion
     this.results = [];
     this.candidate = 0;
     this.position = null;
     this.grid.addEventListener("token", ({ detail }) => this.look(detail));
-    this.replay.addEventListener("pass", ({ detail }) => this.showPass(detail));
+    this.replay.addEventListener("pass", ({ detail }) => this.showStep(detail));
     this.list.addEventListener("candidate", ({ detail }) => this.choose(detail));
   }
 
@@ -30,8 +32,9 @@ export class Run {
   }
 
   /** Room for what is to come; nothing on the page moves from here to the end. */
-  lay(length, candidates, subject) {
+  lay(length, { candidates, rounds }, subject) {
     this.length = length;
+    this.guided = rounds > 0;
     this.subject = subject;
     this.frames = [];
     this.results = [];
@@ -40,10 +43,11 @@ export class Run {
     this.truth = subject?.truth ? { tokens: subject.truth.tokens.slice(0, length), ids: subject.truth.ids.slice(0, length) } : null;
     this.whole = subject?.truth?.ids.length ?? 0;
     this.grid.lay(length);
-    this.detail.show(null);
-    this.replay.reset();
+    this.detail.lay(this.guided);
+    this.replay.reset(this.guided ? ROUNDS : PASSES);
+    this.curve.lay(this.guided);
     this.list.lay(candidates);
-    this.comparison.clear();
+    this.comparison.clear(this.guided);
     if (subject) this.comparison.wait({ original: subject.text, source: subject.source });
     showError(find("#invert-error"), "");
     find("#invert-note").textContent = "";
@@ -55,8 +59,8 @@ export class Run {
 
   /** Invert `vector`; returns what the table of trials needs, or null where nothing came of it. */
   async start(subject, vector, model, settings) {
-    this.lay(model.length, settings.candidates, subject);
-    this.replay.start(settings.steps);
+    this.lay(model.length, settings, subject);
+    this.replay.start(this.guided ? settings.rounds : settings.steps, this.guided ? ROUNDS : PASSES);
     const abort = new AbortController();
     this.abort = abort;
     this.button(true);
@@ -65,12 +69,13 @@ export class Run {
     abort.signal.addEventListener("abort", () => queued.abort());
     const notice = (text) => this.notice(text);
     watchQueue(queued.signal, notice);
-    const request = { embeddings: Array.from(vector), model: model.id, ...settings, alternatives: ALTERNATIVES, normalize: model.normalize };
+    const alternatives = this.guided ? 0 : ALTERNATIVES;
+    const request = { embeddings: Array.from(vector), model: model.id, ...settings, alternatives, normalize: model.normalize };
     try {
       for await (const event of invert(request, { signal: abort.signal, notice })) {
         queued.abort();
-        if (event.type === "frame") this.take(event);
-        else return await this.finish(event.result, vector, model, abort.signal);
+        if (event.type === "result") return await this.finish(event.result, vector, model, abort.signal);
+        this.take(event);
       }
     } catch (error) {
       if (error.name === "AbortError") this.live.say("Stopped.");
@@ -81,7 +86,10 @@ export class Run {
       if (this.abort === abort) {
         this.abort = null;
         this.button(false);
-        if (this.frames.length) this.replay.finish(this.frames.length - 1);
+        if (this.frames.length) {
+          this.replay.finish(this.frames.length - 1);
+          this.showStep(this.frames.length - 1); // nothing more is to come, which the curve takes into account
+        }
       }
     }
     return null;
@@ -100,13 +108,11 @@ export class Run {
 
   take(frame) {
     this.frames.push(frame);
-    const tokens = frame.candidates[this.candidate].tokens;
-    const masked = tokens.filter(({ s }) => s === "m").length;
-    this.showTokens(tokens);
-    this.replay.reach(frame.step, frame.total, masked);
-    this.comparison.progress(frame.candidates[this.candidate].text);
+    const note = this.showFrame(this.frames.length - 1);
+    this.replay.reach(frame.step, frame.total, note);
     if (frame.candidates.length > 1) this.list.progress(frame.candidates);
-    this.live.say(`Pass ${frame.step} of ${frame.total}, ${masked} masked`, false);
+    const near = this.guided && frame.candidates[0].cosine !== null ? `cosine ${fixed(frame.candidates[0].cosine)}, ` : "";
+    this.live.say(`${this.guided ? "Round" : "Pass"} ${frame.step} of ${frame.total}, ${near}${note}`, false);
   }
 
   async finish(result, vector, model, signal) {
@@ -117,8 +123,9 @@ export class Run {
     const scores = this.choose(this.candidate);
     const seen = scores ? ` ${percent(scores.accuracy)} of the tokens are in place.` : "";
     const similar = result.cosine === null ? "" : ` Cosine ${fixed(result.cosine)}.`;
-    this.live.say(`Done. Recovered: ${result.text || "an empty text"}.${seen}${similar}`);
-    return { subject: this.subject, scores, text: result.text, cosine: await this.trueCosine(result, vector, model, signal) };
+    const asked = this.guided ? ` ${plural(result.encoder_calls, "encoder call")}.` : "";
+    this.live.say(`Done. Recovered: ${result.text || "an empty text"}.${seen}${similar}${asked}`);
+    return { subject: this.subject, scores, text: result.text, calls: result.encoder_calls, cosine: await this.trueCosine(result, vector, model, signal) };
   }
 
   /** The server's cosine is to the vector it was given; where that was changed, measure against the true one. */
@@ -130,16 +137,31 @@ export class Run {
 
   choose(i) {
     this.candidate = i;
-    this.showPass(this.frames.length - 1);
+    this.showStep(this.frames.length - 1);
     if (!this.results.length) return null;
     return this.comparison.show({ truth: this.truth, result: this.results[i], length: this.length, whole: this.whole });
   }
 
-  showPass(step) {
-    const frame = this.frames[step];
-    const tokens = frame.candidates[this.candidate].tokens;
-    this.showTokens(tokens);
-    this.replay.tell(frame.step, frame.total, tokens.filter(({ s }) => s === "m").length);
+  showStep(index) {
+    const frame = this.frames[index];
+    this.replay.tell(frame.step, frame.total, this.showFrame(index));
+  }
+
+  /** Show what there is after a pass or round; returns in a few words how far that is. */
+  showFrame(index) {
+    const frame = this.frames[index];
+    const candidate = frame.candidates[Math.min(this.candidate, frame.candidates.length - 1)];
+    this.showTokens(candidate.tokens);
+    if (this.guided) {
+      this.curve.show(this.frames, index, this.candidate, this.running ? frame.total - this.frames.at(-1).step : 0);
+      const content = candidate.tokens.filter(({ end }) => !end);
+      const result = { text: candidate.text, cosine: candidate.cosine, tokens: content.map(({ t }) => t), ids: content.map(({ id }) => id) };
+      this.comparison.show({ truth: this.truth, result, length: this.length, whole: this.whole });
+      return changes(content, frame.step);
+    }
+    if (this.running) this.comparison.progress(candidate.text);
+    const masked = candidate.tokens.filter(({ s }) => s === "m").length;
+    return masked === 0 ? "no mask left" : `${masked} masked`;
   }
 
   showTokens(tokens) {
@@ -151,6 +173,12 @@ export class Run {
     this.position = position;
     this.detail.show(this.grid.tokens[position], position);
   }
+}
+
+/** What a round did to the text, in words. */
+function changes(tokens, step) {
+  const changed = tokens.filter(({ s }) => s === "c").length;
+  return step === 0 ? plural(tokens.length, "token") : changed ? `${plural(changed, "token")} changed` : "nothing better found";
 }
 
 /** Results come best first, frames in an order of their own: match them by the text they ended with. */

@@ -26,7 +26,7 @@ export class Settings {
   get values() {
     const { steps, candidates } = this.model.limits;
     const within = (id, most, least = 1) => Math.min(most, Math.max(least, Math.trunc(Number(find(id).value)) || least));
-    return { strategy: find("#strategy").value, steps: within("#steps", steps), candidates: within("#candidates", candidates), seed: within("#seed", 999999, 0) };
+    return { strategy: find("#strategy").value, steps: within("#steps", steps), candidates: within("#candidates", candidates), seed: within("#seed", 999999, 0), ...find("attacker-control").attack };
   }
 
   /** Fill the controls; `wish` is what a link asked for. Returns what cannot be had, in words. */
@@ -47,6 +47,7 @@ export class Settings {
     find("#candidates").max = limits.candidates;
     find("#candidates").value = wish.candidates ?? defaults.candidates;
     if (wish.seed !== undefined) find("#seed").value = wish.seed;
+    find("attacker-control").adapt(this.model, wish);
     find("#text").maxLength = limits.text_characters;
     find("#intro-dimension").textContent = count(dimension);
     find("#explain-length").textContent = count(length);

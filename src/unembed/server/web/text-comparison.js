@@ -3,6 +3,8 @@
 import { compare, readable } from "./compare.js";
 import { fixed, h, percent } from "./dom.js";
 
+const UNKNOWN = "No original to compare with. A cosine near 1 says that the recovered text has nearly this embedding.";
+
 export function marked(tokens, marks) {
   return tokens.flatMap((token, i) => {
     const { text, space } = readable(token, tokens[i - 1]);
@@ -25,10 +27,12 @@ class TextComparison extends HTMLElement {
         h("div", {}, h("dt", {}, "Cosine"), this.figures.cosine),
         h("div", {}, h("dt", {}, "Token accuracy"), this.figures.accuracy),
         h("div", {}, h("dt", {}, "Exact match"), this.figures.match)));
-    this.clear();
+    this.clear(false);
   }
 
-  clear() {
+  /** `guided`: texts change with every round, and more room is kept for them. */
+  clear(guided) {
+    this.dataset.guided = String(guided);
     this.wait({ original: null, source: "" });
     this.recovered.textContent = "";
     this.recovered.dataset.empty = "true";
@@ -38,7 +42,7 @@ class TextComparison extends HTMLElement {
   wait({ original, source }) {
     this.original.textContent = original ?? (source ? `Not known: ${source}` : "");
     this.original.dataset.empty = String(original === null);
-    this.summary.replaceChildren("\u00a0");
+    this.summary.textContent = original === null && source ? UNKNOWN : "\u00a0";
     for (const figure of Object.values(this.figures)) figure.textContent = "\u2013";
   }
 
@@ -54,7 +58,7 @@ class TextComparison extends HTMLElement {
     if (!truth) {
       this.recovered.replaceChildren(result.text || "(an empty text)");
       this.figures.accuracy.textContent = this.figures.match.textContent = "\u2013";
-      this.summary.textContent = "No original to compare with. A cosine near 1 says that the recovered text has nearly this embedding.";
+      this.summary.textContent = UNKNOWN;
       return null;
     }
     const scores = compare(truth.ids, result.ids);

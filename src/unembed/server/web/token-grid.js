@@ -54,7 +54,7 @@ class TokenGrid extends HTMLElement {
     if (token.idle) return `${place}: empty`;
     if (token.s === "m") return `${place}: masked`;
     const what = token.end ? "end of text" : token.t;
-    return `${place}: ${what}, ${STATES[token.s]}, ${percent(token.p ?? 0)} sure`;
+    return `${place}: ${what}, ${STATES[token.s]}${token.p === null ? "" : `, ${percent(token.p)} sure`}`;
   }
 
   colour(by) {
