@@ -59,6 +59,7 @@ class Mood:
     break_after: list[int] = field(default_factory=list)  # end the next streams behind that many of them
     busy: int = 0  # answer that many inversions with 503
     error: str = ""  # answer inversions with this message
+    fail_after: int | None = None  # end streams behind that step with an error
     wrong_share: float | None = None  # of tokens; by the similarity to a known text where None
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies of inversions
 
@@ -249,6 +250,10 @@ class Handler(BaseHTTPRequestHandler):
             while self.server.mood.hold_at is not None and frame["step"] >= self.server.mood.hold_at:
                 time.sleep(0.02)
             if not self.event(frame, frame["step"]):
+                return
+            if frame["step"] == self.server.mood.fail_after:
+                error = {"message": "the request took longer than 60 s", "type": "time_limit"}
+                self.event({"type": "error", "done": True, "error": error}, frame["step"])
                 return
         results = [self.result(text, vector) for text in texts]
         if body["rounds"]:

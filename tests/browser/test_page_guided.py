@@ -103,6 +103,19 @@ def test_a_search_can_be_stopped_and_what_it_found_stays(visit: Open, canned: Fa
     assert (request["attacker"], request["rounds"], request["alternatives"]) == ("white-box", 20, 0)
 
 
+def test_what_was_found_until_the_time_was_up_stays(visit: Open, canned: FakeServer) -> None:
+    page = visit(canned.url)
+    page.embed()
+    attack(page, "white-box", 20)
+    canned.mood.fail_after = 5
+    page.find("#invert").click()
+    says = "The request took longer than 60 s. What was found until then stays."
+    expect(page.find("#invert-error")).to_have_text(says)
+    assert page.text("pass-replay label") == "Round 5 of 20"
+    page.find("#pass").fill("0")
+    expect(page.find("pass-replay label")).to_have_text("Blind start")
+
+
 def test_a_broken_search_goes_on_where_it_broke(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.embed()

@@ -79,7 +79,7 @@ export class Run {
       }
     } catch (error) {
       if (error.name === "AbortError") this.live.say("Stopped.");
-      else showError(find("#invert-error"), error.message);
+      else showError(find("#invert-error"), this.guided && this.frames.length ? `${error.message} What was found until then stays.` : error.message);
       this.notice("");
     } finally {
       queued.abort();
