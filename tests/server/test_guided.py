@@ -293,6 +293,12 @@ def test_the_time_limit_ends_a_search(start: Start) -> None:
     assert (last["type"], last["error"]["type"]) == ("error", "time_limit")
 
 
+def test_a_round_that_outlasts_the_time_limit_ends_in_words(start: Start) -> None:
+    """Cut off without a word, the page would ask for it all again."""
+    *_, last = stream(start(slow(3.0), time_limit=0.2), embeddings=UNIT, rounds=50)
+    assert (last["type"], last["error"]["type"]) == ("error", "time_limit")
+
+
 def test_a_server_that_ends_does_not_wait_for_a_search(start: Start) -> None:
     client = start(slow(), drain_seconds=0.3)
     with client.stream("POST", "/v1/invert", json={"embeddings": UNIT, "rounds": 50, "stream": True}) as response:

@@ -15,7 +15,7 @@ from unembed.server.batching import time_limit_fault
 from unembed.server.faults import Fault, response
 from unembed.server.settings import Settings
 
-GRACE_SECONDS = 2.0  # beyond the time limit, in which the batcher's own end of it reaches the client
+GRACE_SECONDS = 10.0  # beyond the time limit, for the batcher to end it: a round that is under way is finished first
 
 
 class Intake:
