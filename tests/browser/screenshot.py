@@ -8,11 +8,14 @@ from visiting import FLAGS, chromium
 
 
 def shoot(url: str, path: str, text: str, width: str = "1280", scheme: Literal["light", "dark"] = "light") -> None:
-    """Embed and invert `text` on a running server, and save what is seen without scrolling; on a phone all of it."""
+    """Embed and invert `text` on a running server, and save what is seen without scrolling; on a phone all of it.
+
+    The address may carry settings, such as #attacker=white-box&rounds=20.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport={"width": int(width), "height": 1000}, color_scheme=scheme)
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(400_000)
         page.goto(url)
         page.locator("html[data-ready]").wait_for()
         page.fill("#text", text)
@@ -21,6 +24,7 @@ def shoot(url: str, path: str, text: str, width: str = "1280", scheme: Literal["
         page.locator("trial-table tbody tr").wait_for()
         page.locator("label:has([name=colour][value=confidence])").click()
         page.locator(".cell").nth(1).click()
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=path, full_page=int(width) < 800)
         browser.close()
 
