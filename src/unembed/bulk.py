@@ -2,6 +2,7 @@
 
     OUTPUT.part         whole lines, one a row, in order; becomes OUTPUT when the last row is in it
     OUTPUT.state.json   what the lines were made from: the rows' hash, the inverter's, the options
+    OUTPUT.rounds       the last rounds of a guided inversion's unfinished batch
 
 Unusual here: the lines are their own journal. A run that goes on counts them, cuts a torn one, and drops those of an
 unfinished batch, so that every row is inverted in the batch it would have been in: interrupted or not, the results
@@ -10,6 +11,7 @@ are the same. Lines of another input, inverter or options are never continued.
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +83,7 @@ def invert_file(
             another process is writing it.
         OutputError: it cannot be written. What is there can be continued.
     """
-    part, state_file = (output.with_name(output.name + ending) for ending in (".part", ".state.json"))
+    part, state_file, rounds = (output.with_name(output.name + end) for end in (".part", ".state.json", ".rounds"))
     state = {
         "format": 1,
         "input": {"rows": scan.rows, "sha256": scan.sha256},
@@ -98,6 +100,8 @@ def invert_file(
             return {"output": str(output), "rows": scan.rows, "continued_from": scan.rows, "seconds": 0.0}
     started = time.perf_counter()
     with _locked(part, output) as file:
+        if overwrite:
+            shutil.rmtree(rounds, ignore_errors=True)
         if overwrite or not begun:
             with output_errors(part):
                 file.truncate(0)  # before the new state is written, so that old lines never stand beside it
@@ -115,10 +119,11 @@ def invert_file(
             disable=not show_progress_bar,
         ) as bar:
             for start, batch in vectors.batches(batch_size, done):
-                found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start)
+                found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start, rounds_folder=rounds)
                 lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
                 with output_errors(part):
                     _append(file, lines)
+                shutil.rmtree(rounds, ignore_errors=True)
                 bar.update(len(found))
         with output_errors(part):
             os.fsync(file.fileno())

@@ -172,7 +172,8 @@ class Guide:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.search = search
-        self.starts = starts
+        self.starts = [list(texts) for texts in starts]
+        self.first_row = first_row
         self.length = denoiser.config.max_tokens
         table_VH = self.white_box.token_table if self.white_box is not None else None
         self.refiller = Refiller(denoiser, tokenizer, torch.from_numpy(e_BD), search.temperature, table_VH)
@@ -181,12 +182,15 @@ class Guide:
     def run(self) -> Iterator[list[Row]]:
         """The rows after the starts were judged, and after each round. Rows that are done wait for the others.
 
+        Rows that have begun (see `rounds`) go on from where they are, which is yielded first.
+
         Raises:
             EncoderError: the encoder fails, or answers with something else than one finite vector (D,) per text.
         """
-        self._judge([(number, text) for number, texts in enumerate(self.starts) for text in texts])
+        if not any(row.calls for row in self.rows):
+            self._judge([(number, text) for number, texts in enumerate(self.starts) for text in texts])
         yield self.rows
-        for _ in range(self.search.rounds):
+        for _ in range(max((row.rounds for row in self.rows), default=0), self.search.rounds):
             active = [
                 number for number, row in enumerate(self.rows)
                 if row.beam and not row.exact and row.left(self.search) > 0 and row.idle < IDLE
@@ -209,8 +213,11 @@ class Guide:
         """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
         row = self.rows[number]
         chances = 0.5 ** np.arange(len(row.beam))
+        drafts = self.search.drafts
+        if drafts <= self.search.proposals:  # each of them is to be embedded
+            drafts = min(drafts, row.left(self.search))
         found = []
-        for _ in range(self.search.drafts):
+        for _ in range(drafts):
             parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
             ids = parent.ids
             if self.denoiser.feedback is not None and row.noise.random() < REVISE:

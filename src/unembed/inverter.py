@@ -41,6 +41,7 @@ from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
 from unembed.predictor import stream
 from unembed.recipes import RECIPES
+from unembed.rounds import load_rounds, save_rounds
 from unembed.strategies import Frame, Options, default_temperature
 from unembed.tokenizer import Tokenizer
 
@@ -175,6 +176,7 @@ class Inverter:
         recipe: Recipe | str | None = None,
         measure_cosine: bool = True,
         first_row: int = 0,
+        rounds_folder: str | Path | None = None,
         show_progress_bar: bool = False,
     ) -> list[Inversion]:
         """Recover a text from each embedding, from all masks, its length not given.
@@ -192,6 +194,8 @@ class Inverter:
             recipe: what the embeddings were made by, where known; checked against the inverter's.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
             first_row: number of the first embedding in a larger file, so that its parts invert as the whole would.
+            rounds_folder: where a guided inversion keeps its last rounds, so that the same call after a kill goes on
+                from them. They are the caller's to delete.
 
         Raises:
             EmbeddingError: wrong dimension or rank, not finite, zero or not normalised.
@@ -211,7 +215,8 @@ class Inverter:
             if search is None:
                 found += blind
             else:
-                *_, last = self._guided(chunk_BD, blind, search, candidates, first_row + start)
+                kept = Path(rounds_folder) / f"{first_row + start}.npz" if rounds_folder is not None else None
+                *_, last = self._guided(chunk_BD, blind, search, candidates, first_row + start, kept)
                 found += last
         return self._with_cosines(found, e_BD) if measure_cosine and search is None and found else found
 
@@ -310,12 +315,22 @@ class Inverter:
         return found
 
     def _guided(
-        self, e_BD: Tensor, blind: Sequence[Inversion], search: Search, candidates: int, first_row: int
+        self,
+        e_BD: Tensor,
+        blind: Sequence[Inversion],
+        search: Search,
+        candidates: int,
+        first_row: int,
+        kept: Path | None = None,
     ) -> Iterator[list[Inversion]]:
         """What a search from blind candidates has found for each row, after each round."""
         starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
         guide = Guide(self.denoiser, self.tokenizer, self.encoder, e_BD.cpu().numpy(), starts, search, first_row)
+        if kept is not None:
+            load_rounds(kept, guide)
         for rows in guide.run():
+            if kept is not None:
+                save_rounds(kept, guide)
             yield [self._best(row, one, candidates) for row, one in zip(rows, blind, strict=True)]
 
     def _best(self, row: Row, blind: Inversion, candidates: int) -> Inversion:

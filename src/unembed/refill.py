@@ -87,7 +87,8 @@ class Refiller:
         uniform_PL = torch.from_numpy(np.stack([blank.uniform for blank in blanks]))
         passes = [0] * len(blanks)
         for left in range(REFILLS, 0, -1):
-            for part_B in torch.split(wanted_PL.any(1).nonzero().squeeze(1), ROWS):
+            open_P = wanted_PL.any(1).nonzero().squeeze(1)
+            for part_B in torch.split(open_P, ROWS) if len(open_P) else ():
                 canvas_BL, wanted_BL = canvas_PL[part_B], wanted_PL[part_B]
                 (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
                 chosen = part_B.tolist()
