@@ -15,10 +15,11 @@ from typing import Any
 import click
 
 from unembed.errors import DataError, UnembedError
-from unembed.evaluate import RANDOM_VECTORS, Report, baseline_rows, describe_model, evaluate, rows, truths
+from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_model, evaluate, truths
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
 from unembed.strategies import STRATEGIES
+from unembed.tables import baseline_rows, length_rows, rows
 
 
 def read_reports(path: Path) -> list[Report]:
@@ -110,6 +111,8 @@ def main(
             table.append(report)
     click.echo(rows(table))
     click.echo(baseline_rows(table))
+    if cut == NATURAL:
+        click.echo(length_rows(table))
 
 
 if __name__ == "__main__":

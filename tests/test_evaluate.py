@@ -12,7 +12,8 @@ from torch import nn
 
 from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
 from unembed.errors import InputError
-from unembed.evaluate import Report, baseline_rows, cloze_accuracy, evaluate, fingerprint, rows, truths
+from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint, truths
+from unembed.tables import baseline_rows, length_rows, rows
 
 L = 16
 METRICS = ("token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l", "cosine", "cloze_accuracy_10")
@@ -315,3 +316,7 @@ def test_tables_are_aligned_markdown():
     assert "random vector" in chance[2]
     assert "shuffled pairs" in chance[3]
     assert len({len(line) for line in chance}) == 1
+    lengths = length_rows(reports[:1]).splitlines()
+    assert len(lengths) == 2 + len(reports[0].token_accuracy_by_length)
+    assert sum(int(line.split("|")[4]) for line in lengths[2:]) == reports[0].n
+    assert all("1.000 [1.000, 1.000]" in line for line in lengths[2:])
