@@ -2,6 +2,8 @@
 
     python runs/evaluate_table.py --texts held-out.txt --limit 500 -o table.jsonl
 
+With --plot, token accuracy and cosine are drawn against the passes (--steps 1 --steps 2 and so on).
+
 Each finished row is kept in the JSONL file. Started again with the same options, the script goes on where it
 stopped; rows of other weights, texts or options in that file are left alone and not printed.
 """
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from plots import Point, draw_curves
 
 from unembed.errors import DataError, UnembedError
 from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_model, evaluate, truths
@@ -60,6 +63,7 @@ def write_reports(path: Path, reports: list[Report]) -> None:
 @click.option("--temperature", default=0.0, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
+@click.option("--plot", default=None, type=click.Path(path_type=Path), help="SVG to draw")
 @click.option("-o", "--output", default="evaluate_table.jsonl", show_default=True, type=click.Path(path_type=Path))
 def main(
     texts: str,
@@ -76,6 +80,7 @@ def main(
     temperature: float,
     seed: int,
     batch_size: int,
+    plot: Path | None,
     output: Path,
 ) -> None:
     cut = int(tokens) if tokens.isdigit() else tokens
@@ -113,6 +118,19 @@ def main(
     click.echo(baseline_rows(table))
     if cut == NATURAL:
         click.echo(length_rows(table))
+    if plot is not None:
+        draw(table, plot, f"{len(truth.texts)} texts, {tokens} tokens")
+
+
+def draw(table: list[Report], path: Path, title: str) -> None:
+    """Token accuracy and cosine against the passes, a line for each strategy."""
+    panels: dict[str, dict[str, list[Point]]] = {}
+    for name in ("token_accuracy", "cosine", "bleu"):
+        series = panels.setdefault(name.replace("_", " "), {})
+        for report in table:
+            low, high = report.intervals[name]
+            series.setdefault(report.strategy, []).append((report.steps, getattr(report, name), low, high))
+    draw_curves(path, title, "passes", panels, base=2)
 
 
 if __name__ == "__main__":

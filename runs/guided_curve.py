@@ -19,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from plots import Point, draw_curves
 from tqdm import tqdm
 
 from unembed import metrics
@@ -169,28 +170,14 @@ def table(curves: list[dict[str, Any]]) -> str:
 
 
 def draw(curves: list[dict[str, Any]], path: Path, title: str) -> None:
-    """A panel for each figure, encoder calls on a logarithmic axis, intervals as bands."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "unembed"  # the same figures draw the same file
-    from matplotlib import pyplot
-
-    shown = ("cosine", "token_f1", "token_accuracy")
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(9, 2.9), layout="constrained")
-    for panel, name in zip(panels, shown, strict=True):
-        for curve in curves:
-            calls = [max(budget, 1) for budget in curve["rows"]]
-            values = [row[name][0] for row in curve["rows"].values()]
-            low, high = zip(*(row[name][1] for row in curve["rows"].values()), strict=True)
-            (line,) = panel.plot(calls, values, marker="o", markersize=3, label=curve["attacker"])
-            panel.fill_between(calls, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
-        panel.set(xscale="log", xlabel="encoder calls (leftmost: none)", title=name.replace("_", " "))
-        panel.grid(alpha=0.3)
-    panels[0].legend(frameon=False)
-    figure.suptitle(title, fontsize=9)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    """A panel for each figure against the encoder calls."""
+    panels: dict[str, dict[str, list[Point]]] = {}
+    for name in ("cosine", "token_f1", "token_accuracy"):
+        panels[name.replace("_", " ")] = {
+            curve["attacker"]: [(max(budget, 1), row[name][0], *row[name][1]) for budget, row in curve["rows"].items()]
+            for curve in curves
+        }
+    draw_curves(path, title, "encoder calls (leftmost: none)", panels)
 
 
 if __name__ == "__main__":
