@@ -294,10 +294,13 @@ def test_guided_inversion_asks_a_remote_encoder(run, model, endpoint, tmp_path):
     url, asked = endpoint
     np.save(tmp_path / "e.npy", fake_encoder().encode(TEXTS))
     call = ["invert", "--model", model, "--embeddings", tmp_path / "e.npy", "--encoder-url", url, "--json"]
-    tree = json.loads(run(*call, "--rounds", 2, "--max-calls", 20).stdout)
+    found = run(*call, "--rounds", 2, "--max-calls", 20)
+    tree = json.loads(found.stdout)
     calls = [row["encoder_calls"] for row in tree["results"]]
     assert max(calls) <= 20
     assert sum(calls) >= len(asked) == len(set(asked)) > 10  # what both rows found is asked for once
+    tokens = sum(len(ids) + 2 for ids in tiny_tokenizer().encode_batch(asked))
+    assert found.stderr == f"{url}: asked for {len(asked)} texts, {tokens} tokens\n"
     refused = run(*call, "--rounds", 1, "--attacker", "white-box", code=2)
     assert refused.stderr == (
         "unembed: attacker is white-box, but this encoder gives no gradient: expected black-box\n"

@@ -52,6 +52,7 @@ def test_texts_come_back_in_their_order_and_are_asked_for_once(monkeypatch: pyte
     assert requests[0].headers["Authorization"] == "Bearer secret"
     assert json.loads(requests[0].content)["model"] == "fake"
     assert encoder.calls == 5
+    assert encoder.tokens == sum(len(ids) + 2 for ids in FAKE.tokenizer.encode_batch(TEXTS))  # [CLS] and [SEP]
     encoder.encode(TEXTS)
     assert len(requests) == 3
     assert encoder.encode([]).shape == (0, 16)

@@ -306,7 +306,14 @@ def _inverter(model: str | None, device: str, encoder_url: str | None) -> "Inver
         return inverter
     from unembed.remote import RemoteEncoder
 
-    return inverter.asking(RemoteEncoder(encoder_url, inverter.recipe, inverter.tokenizer))
+    encoder = RemoteEncoder(encoder_url, inverter.recipe, inverter.tokenizer)
+
+    def say_cost() -> None:
+        if encoder.calls:
+            click.echo(f"{encoder_url}: asked for {encoder.calls:,} texts, {encoder.tokens:,} tokens", err=True)
+
+    click.get_current_context().call_on_close(say_cost)  # after an error or Ctrl-C too: it may have cost money
+    return inverter.asking(encoder)
 
 
 def _device(name: str) -> str:

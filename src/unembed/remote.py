@@ -43,6 +43,10 @@ class RemoteEncoder:
 
     Raises:
         InputError: `url` is none.
+
+    Attributes:
+        calls, tokens: asked for so far: texts, and their tokens with the special ones and the prompt, by which most
+            endpoints charge.
     """
 
     network = None
@@ -62,7 +66,7 @@ class RemoteEncoder:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.model = model or recipe.encoder
-        self.calls = 0
+        self.calls = self.tokens = 0
         self._known: dict[str, Floats] = {}
         self._sleep = sleep
         key = os.environ.get(KEY)
@@ -83,6 +87,8 @@ class RemoteEncoder:
         for start in range(0, len(missing), batch_size):
             part = missing[start : start + batch_size]
             self.calls += len(part)
+            framed = len(self.tokenizer.prefix_ids) + len(self.tokenizer.suffix_ids)
+            self.tokens += sum(framed + len(ids) for ids in self.tokenizer.encode_batch(part))
             self._known.update(zip(part, self._vectors(self._answer(part), len(part)), strict=True))
         return np.array([self._known[text] for text in texts], np.float32).reshape(len(texts), self.recipe.dimension)
 
