@@ -490,3 +490,9 @@ def test_a_card_without_results_claims_nothing(denoiser: Denoiser) -> None:
 def test_no_licence_was_forgotten() -> None:
     assert len(CORPUS_LICENCES) == 14
     assert all(all(entry) for entry in CORPUS_LICENCES.values())
+
+
+def test_the_card_says_what_a_confidence_is(denoiser: Denoiser) -> None:
+    arguments = (tiny_config(), denoiser.state_dict(), RESULTS)
+    assert "not a calibrated chance" in model_card(*arguments)
+    assert "the calibrated chance that it is right at its place" in model_card(*arguments, calibrated=True)

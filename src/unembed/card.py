@@ -25,12 +25,13 @@ _VALIDATION = {
 }
 
 
-def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]) -> str:
+def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any], calibrated: bool = False) -> str:
     """Markdown with YAML metadata, as the Hub shows it.
 
     Args:
         state: the denoiser's tensors as they are stored.
         results: what `train.results` gives; what is missing is left out.
+        calibrated: whether the folder has a calibration.
     """
     encoder = _cell(config.encoder.encoder)
     sections = [
@@ -46,7 +47,7 @@ def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]
         _evaluation(results),
         _validation(results),
         _USE.format(encoder=encoder),
-        _limits(config),
+        _limits(config, calibrated),
         _RESPONSIBLE,
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -168,14 +169,20 @@ def _evaluation(results: dict[str, Any]) -> str:
     )
 
 
-def _limits(config: Config) -> str:
+def _limits(config: Config, calibrated: bool) -> str:
     length = config.model.max_tokens
+    confidence = "its probability when committed, not a calibrated chance of being right."
+    if calibrated:
+        confidence = (
+            "the calibrated chance that it is right at its place, in a blind inversion (`calibration.json`). Frames of "
+            "a stream and guided inversions keep the denoiser's own probability, which is too high."
+        )
     return (
         "## Limits\n\n"
         f"- At most {length} tokens come back; of a longer text the embedding says more than this inverter can write.\n"
         "- English, of the kinds listed under training. Other languages, code and rare names come back badly.\n"
         "- Fluent and wrong text is normal. Names, numbers and negations are lost first, word order next.\n"
-        "- The confidence of a token is its probability when committed, not a calibrated chance of being right.\n"
+        f"- The confidence of a token is {confidence}\n"
         "- Embeddings of any other recipe, also of the same encoder with another prompt or pooling, do not work.\n"
         "- A text that does not come back is no proof that its embedding is anonymous."
     )

@@ -80,7 +80,9 @@ def save_inverter(
         (temporary / "config.json").write_text(json.dumps(tree, indent=1), encoding="utf-8")
         if calibration is not None:
             (temporary / FILE).write_text(json.dumps(calibration.to_dict(), indent=1), encoding="utf-8")
-        (temporary / "README.md").write_text(model_card(config, state, results), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            model_card(config, state, results, calibration is not None), encoding="utf-8"
+        )
 
 
 def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
