@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unembed.errors import OutputError
-from unembed.files import atomic_file, atomic_folder, output_errors
+from unembed.files import atomic_file, atomic_folder, output_errors, remove_leftovers
 
 
 def names(folder: Path) -> list[str]:
@@ -162,3 +162,15 @@ def test_errors_name_the_path_and_the_reason(tmp_path: Path) -> None:
         (tmp_path / "missing" / "file").write_text("")
     with pytest.raises(OutputError, match=r"^out: cannot be written \(no reason\)$"), output_errors(Path("out")):
         raise OSError("no reason")
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f".run.{ended.pid}.tmp", f".run.{os.getpid()}.tmp", f".run.{ended.pid}.old", "run.tmp", ".tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "inside").write_text("")
+    (tmp_path / f".file.txt.{ended.pid}.tmp").write_text("half")
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "nothing")
+    assert names(tmp_path) == sorted([f".run.{os.getpid()}.tmp", f".run.{ended.pid}.old", "run.tmp", ".tmp"])

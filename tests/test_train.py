@@ -313,6 +313,13 @@ def test_a_run_is_not_resumed_with_another_configuration(
         run(other, data, whole, resume=True)
 
 
+def test_a_run_is_not_resumed_on_other_shards(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.txt").write_text("".join(text + "\n" for text in tiny_texts(301)))
+    prepare(settings(), [str(tmp_path / "tiny.txt")], tmp_path / "shards", fake_encoder())
+    with pytest.raises(InputError, match="was trained on other shards than those in"):
+        run(settings(steps=14), tmp_path / "shards", whole, resume=True)
+
+
 def test_what_only_shows_a_run_may_change(whole: Path, data: Path) -> None:
     config = settings(log_every=5, validate_every=3, validation_texts=4, checkpoint_minutes=1.0)
     run(config, data, whole, resume=True)

@@ -68,6 +68,26 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left unfinished in `folder`. Raises OutputError."""
+    with output_errors(folder):
+        for path in folder.glob(".*.tmp"):
+            number = path.name.split(".")[-2]
+            if not number.isdecimal() or _runs(int(number)):
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
     """Turn an `OSError` inside into an OutputError that names `path`."""

@@ -40,6 +40,7 @@ from unembed.diffusion import Hypotheses, Loss, training_loss
 from unembed.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError
 from unembed.feedback import make_hypotheses
+from unembed.files import remove_leftovers
 from unembed.initialise import start_from_encoder, start_from_frequencies
 from unembed.model import Denoiser
 from unembed.throughput import flops_per_sequence, peak_flops
@@ -85,7 +86,7 @@ def train(
         minutes: time box for training, over all sessions of the run; the decay ends with it.
 
     Raises:
-        InputError: `out` holds a run and `resume` is false, or the run was made with another configuration.
+        InputError: `out` holds a run and `resume` is false, or the run was made with another configuration or shards.
         TrainingError: the loss is not finite.
         OutputError: `out` cannot be written.
     """
@@ -107,6 +108,8 @@ def train(
         shards, full, encoder.tokenizer, config.model.max_tokens, settings.validation_texts, split="validation"
     )
 
+    if accelerator.is_main_process:
+        remove_leftovers(out)
     checkpoints = training_checkpoints(out)
     if checkpoints and not resume:
         raise InputError(f"{out}: holds a run already; continue it with --resume or choose another folder")
@@ -117,7 +120,7 @@ def train(
     saved: TrainingCheckpoint | None = None
     if checkpoints:
         saved = load_training(checkpoints[-1])
-        _same_run(config, saved.state["config"], out)
+        _same_run(config, shards, saved.state, out)
         load_strictly(denoiser, saved.weights, checkpoints[-1])
         progress = Progress(**saved.state["progress"])
         before |= saved.state.get("before", {})
@@ -148,7 +151,7 @@ def train(
     def checkpoint(prefix: str = "checkpoint") -> None:
         if accelerator.is_main_process:
             state = {"step": progress.step, "progress": dataclasses.asdict(progress), "config": config_to_dict(config)}
-            state["before"] = before
+            state |= {"before": before, "shards": shards.manifest.to_dict()}
             states = [optimizer.state_dict() for optimizer in optimizers]
             save_training(out, TrainingCheckpoint(denoiser.state_dict(), average, states, state), prefix)
 
@@ -358,11 +361,16 @@ def _with_feedback(denoiser: Denoiser, weights: dict[str, Tensor]) -> dict[str, 
     return weights if denoiser.feedback is None else {"feedback.weight": denoiser.feedback.weight.detach()} | weights
 
 
-def _same_run(config: Config, saved: dict[str, Any], out: Path) -> None:
+def _same_run(config: Config, shards: Shards, state: dict[str, Any], out: Path) -> None:
     """A resumed run may be longer and log otherwise; what decides a step must be the same."""
+    manifest = json.loads(json.dumps(shards.manifest.to_dict()))
+    if state.get("shards", manifest) != manifest:  # checkpoints of earlier versions do not tell
+        raise InputError(f"{out}: the run was trained on other shards than those in {shards.folder}")
     free = {"steps", "log_every", "validate_every", "validation_texts", "checkpoint_minutes", "compile"}
     now = json.loads(json.dumps(config_to_dict(config)))
-    saved = json.loads(json.dumps(config_to_dict(config_from_dict(saved))))  # a key it was made without has its default
+    saved = json.loads(
+        json.dumps(config_to_dict(config_from_dict(state["config"])))
+    )  # a key it was made without has its default
     for section, values in now.items():
         for key, value in values.items():
             if section == "training" and key in free:
