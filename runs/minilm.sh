@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes the released all-MiniLM-L6-v2 inverter and its tables in docs/results.md: on two cores about four hours.
+# Makes the released all-MiniLM-L6-v2 inverter and its tables in docs/results.md: on two cores about six hours.
 #
 #   runs/minilm.sh CORPUS OUT
 #
 # CORPUS holds the 14 parts named on the model card, as <part>.txt.zst; OUT gets shards, runs and tables.
 # Killed at any moment, the same command goes on where it was.
 #
-# The released weights came from these three stages, with the deviations that experiments/LOG.md tells (2026-11-22).
+# The released weights came from these four stages, with the deviations that experiments/LOG.md tells (2026-11-22).
 set -euo pipefail
 corpus=$1 out=$2
 cd "$(dirname "$0")/.."
@@ -20,19 +20,28 @@ newest() { # the last checkpoint of a stage
 }
 
 unembed prepare configs/minilm.yaml --texts "$corpus"/*.txt.zst -o "$out/shards"
-stage long 49 --set data.short_share=0 --set training.batch_size=192 --set training.decay_share=0
-stage short 40 --from "$(newest long)" --set data.short_share=1 --set training.batch_size=384 \
+blind=(--set diffusion.feedback_share=0)
+stage long 49 "${blind[@]}" --set data.short_share=0 --set training.batch_size=192 --set training.decay_share=0
+stage short 40 "${blind[@]}" --from "$(newest long)" --set data.short_share=1 --set training.batch_size=384 \
     --set training.decay_share=0 --set training.seed=1
-stage mixed 65 --from "$(newest short)" --set training.seed=2
+stage mixed 80 "${blind[@]}" --from "$(newest short)" --set training.seed=2
+stage feedback 100 --from "$(newest mixed)" --set training.batch_size=320 --set training.decay_share=0.5 \
+    --set training.seed=5
 
 weights=src/unembed/weights/minilm texts="$out/shards/test.txt"
-python runs/package.py "$out/mixed/inverter" $weights
+python runs/package.py "$out/feedback/inverter" $weights
 evaluate() { # FILE OPTION...
     python runs/evaluate_table.py --precision bfloat16 --texts "$texts" -o "$out/$1" "${@:2}"
 }
+python runs/calibrate.py --texts "$out/shards/validation.txt" --precision bfloat16 --limit 600 --seed 1 \
+    --model $weights -o $weights/calibration.json
 evaluate default.jsonl --limit 1000 --strategy confidence --steps 8
 python runs/package.py $weights $weights --table "$out/default.jsonl"
 evaluate table.jsonl --limit 500
+evaluate passes.jsonl --limit 500 --strategy confidence --steps 1 --steps 2 --steps 4 --steps 8 --steps 16 --steps 32 \
+    --plot docs/passes.svg
+evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
 python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 12 -o "$out/guided.jsonl" \
     --plot docs/guided.svg
+python runs/samples.py
