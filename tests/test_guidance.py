@@ -200,7 +200,7 @@ def test_inversions_say_what_they_cost(inverter: Inverter) -> None:
         assert one.passes > other.passes > other.encoder_calls == 0
         (vector,) = FakeEncoder().encode([one.text])
         assert one.cosine == pytest.approx(float(vector @ e_D), abs=1e-5)
-        assert inverter.tokenizer.decode(one.ids) == one.text
+        assert inverter.tokenizer.content(one.ids) == inverter.tokenizer.encode(one.text)
         assert len(one.tokens) == len(one.confidence)
         assert one.candidates == []
     assert np.mean([one.cosine or 0 for one in guided]) > np.mean([one.cosine or 0 for one in blind])

@@ -78,6 +78,14 @@ def test_doubtful_tokens_are_masked_more_often() -> None:
     assert min(others) > 200  # a denoiser may be sure of what is wrong
 
 
+def test_the_more_is_doubted_the_more_is_masked() -> None:
+    ids, noise = list(range(20, 52)), np.random.default_rng(0)
+    for doubt, most in ((0.0, 3), (0.5, 12), (1.0, 23)):
+        counts = [moves.refill(ids, np.full(32, doubt), STARTS, noise).ids.count(MASK) for _ in range(1000)]
+        assert (min(counts), max(counts)) == (1, most)
+        assert np.mean(counts) == pytest.approx((1 + most) / 2, rel=0.1)
+
+
 def test_moves_are_drawn_as_often_as_they_should() -> None:
     noise = np.random.default_rng(0)
     ids = list(range(20, 32))

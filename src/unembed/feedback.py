@@ -26,6 +26,7 @@ from unembed.tokenizer import Tokenizer
 
 TEMPERATURE = 0.7  # of the filling: between the blind candidates' and the refills' of a search
 WHOLE = 0.5  # share of hypotheses that are seen without masks
+DOUBT = 0.1  # of every token of the true text, so that a move changes a few
 STOP = 0.5  # chance of no further move: one each, on average
 
 Embed = Callable[[Tensor, Tensor], Tensor]  # content ids (F, L) and their numbers (F,) -> embeddings (F, D)
@@ -76,7 +77,7 @@ def _moved(tokenizer: Tokenizer, canvas_FL: Tensor, generator: torch.Generator) 
     for ids in canvas_FL.tolist():
         tokens = tokenizer.content(ids)
         for _ in range(int(noise.geometric(STOP)) - 1):
-            _, draft = draw(tokens, np.ones(len(tokens)), tokenizer.starts_word, noise, length)
+            _, draft = draw(tokens, np.full(len(tokens), DOUBT), tokenizer.starts_word, noise, length)
             tokens = [mask_id if token == MASK else token for token in draft.ids]
         rows.append(tokenizer.canvas(tokens, length))
     return torch.tensor(rows, device=canvas_FL.device)

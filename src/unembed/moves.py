@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MASK = -1  # stands for the mask, whatever its id
+FEW, MOST = 3, 0.7  # tokens, and share of the expected number of wrong tokens, that a refill masks at most
 CERTAIN = 0.1  # added to every doubt: a denoiser may be sure of what is wrong
 
 Doubts = NDArray[np.float64]
@@ -31,8 +32,8 @@ Move = Callable[[Sequence[int], Doubts, Starts, np.random.Generator], Draft]
 
 
 def refill(ids: Sequence[int], doubts: Doubts, starts_word: Starts, noise: np.random.Generator) -> Draft:
-    """Mask a few doubtful tokens, 2.5 on average."""
-    count = min(int(noise.geometric(0.4)), len(ids))
+    """Mask doubtful tokens: up to three, or where more must be wrong, up to most of those."""
+    count = min(1 + int(noise.random() * max(FEW, MOST * doubts.sum())), len(ids))
     masked = set(noise.choice(len(ids), count, replace=False, p=_chances(doubts)).tolist())
     return Draft([MASK if place in masked else token for place, token in enumerate(ids)], list(range(len(ids))))
 
