@@ -13,12 +13,14 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from plots import Point, draw_curves
 from tqdm import tqdm
 
@@ -28,6 +30,7 @@ from unembed.evaluate import compare, describe_machine, describe_model, truths
 from unembed.files import atomic_file
 from unembed.guidance import BLACK_BOX, WHITE_BOX, Guide, Row, Search
 from unembed.inverter import Inverter
+from unembed.refill import Text
 from unembed.sources import read_texts
 
 BUDGETS = (0, 4, 20, 50, 100, 200, 400, 1000, 2000)
@@ -35,6 +38,15 @@ FIGURES = ("token_accuracy", "exact_match", "bleu", "token_f1", "cosine")
 NO_PRIOR = "no prior"
 ATTACKERS = (BLACK_BOX, WHITE_BOX, NO_PRIOR)
 STARTS = 8
+
+
+class Ignorant(Guide):
+    """A search that knows nothing of texts: no token is likelier than another, none more doubtful."""
+
+    def _likelihoods(
+        self, texts: Sequence[Text], e_hats: Mapping[Text, Any] | None = None
+    ) -> dict[Text, NDArray[np.float64]]:
+        return {text: np.full(len(text.ids) + 1, 0.9) for text in texts}
 
 
 @dataclasses.dataclass
@@ -119,7 +131,8 @@ def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: in
             four = [[one.text] for one in chosen]
         current = {0: blind, 4: [several[0] for several in four]}
         reached: dict[int, list[str]] = {budget: list(current[min(4, budget)]) for budget in budgets}
-        guide = Guide(denoiser, inverter.tokenizer, inverter.encoder, part, starts, search, first)
+        kind = Ignorant if attacker == NO_PRIOR else Guide
+        guide = kind(denoiser, inverter.tokenizer, inverter.encoder, part, starts, search, first)
         rows: list[Row] = []
         for rows in guide.run():
             for number, row in enumerate(rows):

@@ -279,14 +279,13 @@ class Guide:
         e_hats, cosines = self._embed(chosen)
         # No likelihood raises a score above the cosine, so most texts need no pass.
         hopeful = [text for text in chosen if self._hopeful(self.rows[text.row], cosines[text])]
-        chances |= self._likelihoods([text for text in hopeful if text not in chances])
-        told = chances
-        if self.denoiser.feedback is not None:  # what is likely, and what is wrong
-            told = self._likelihoods(hopeful, e_hats)
+        if self.denoiser.feedback is not None:  # more is known now than when they were chosen
+            chances = {}
+        chances |= self._likelihoods([text for text in hopeful if text not in chances], e_hats)
         for text in hopeful:
             row, cosine = self.rows[text.row], cosines[text]
             score = cosine + self.search.prior * float(np.log(chances[text]).sum())
-            doubts = 1 - told[text][: len(text.ids)]
+            doubts = 1 - chances[text][: len(text.ids)]
             row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text]))
         for number in {text.row for text in hopeful}:
             row = self.rows[number]
