@@ -15,6 +15,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scripts import run
 
 from unembed.calibration import Calibration, fit
 from unembed.errors import UnembedError
@@ -153,4 +154,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

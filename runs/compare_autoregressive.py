@@ -18,12 +18,13 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from scripts import run
 from tqdm import tqdm
 
 from unembed.autoregressive import generate
 from unembed.checkpoint import load_inverter
 from unembed.encoder import Encoder, load_encoder
-from unembed.errors import RecipeError, UnembedError
+from unembed.errors import RecipeError
 from unembed.evaluate import Truths, compare, truths
 from unembed.files import atomic_file
 from unembed.inverter import Inverter
@@ -135,8 +136,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UnembedError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run(main)

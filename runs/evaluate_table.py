@@ -10,14 +10,14 @@ stopped; rows of other weights, texts or options in that file are left alone and
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from plots import Point, draw_curves
+from scripts import run
 
-from unembed.errors import DataError, UnembedError
+from unembed.errors import DataError
 from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_model, evaluate, truths
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
@@ -134,8 +134,4 @@ def draw(table: list[Report], path: Path, title: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UnembedError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run(main)

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from plots import Point, draw_curves
+from scripts import run
 from tqdm import tqdm
 
 from unembed import metrics
-from unembed.errors import UnembedError
 from unembed.evaluate import compare, describe_machine, describe_model, truths
 from unembed.files import atomic_file
 from unembed.guidance import BLACK_BOX, WHITE_BOX, Guide, Row, Search
@@ -194,8 +194,4 @@ def draw(curves: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UnembedError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run(main)

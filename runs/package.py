@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import torch
+from scripts import run
 
 from unembed.evaluate import fingerprint
 from unembed.inverter import Inverter
@@ -31,4 +32,4 @@ def main(source: str, target: str, table: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

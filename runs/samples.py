@@ -7,11 +7,10 @@ inverted alone, blind and guided, as `unembed invert` would.
 """
 
 import random
-import sys
 
 import click
+from scripts import run
 
-from unembed.errors import UnembedError
 from unembed.inverter import Inverter
 from unembed.server.sentences import EASY, HARD
 
@@ -39,8 +38,4 @@ def main(model: str | None, limit: int, rounds: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UnembedError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run(main)
