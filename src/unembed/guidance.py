@@ -89,7 +89,7 @@ class Search:
     beam: int = 4
     temperature: float = 1.0
     pull: float = 200.0
-    prior: float = 0.002
+    prior: float = 0.001
     seed: int = 0
 
     def check(self) -> None:
