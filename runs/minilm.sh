@@ -29,7 +29,8 @@ stage feedback 100 --from "$(newest mixed)" --set training.batch_size=320 --set 
     --set training.seed=5
 
 weights=src/unembed/weights/minilm texts="$out/shards/test.txt"
-python runs/package.py "$out/feedback/inverter" $weights
+python runs/average.py "$out/mixed/inverter" "$out/feedback/inverter" --share 0.5 -o "$out/average"
+python runs/package.py "$out/average" $weights
 evaluate() { # FILE OPTION...
     python runs/evaluate_table.py --precision bfloat16 --texts "$texts" -o "$out/$1" "${@:2}"
 }
