@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from serving import tiny_inverter
 
+from fakes import save_tiny_inverter
 from unembed.inverter import Inverter
 from unembed.server.command import serve
 from unembed.server.models import Models, Served, load_models
@@ -33,7 +34,7 @@ import unembed.server.batching as batching
 from unembed.inverter import Inverter
 torch.set_num_threads(1)
 inverter = tiny_inverter()
-Inverter.from_pretrained = classmethod(lambda cls, name, device, encoder=None: inverter)
+Inverter.from_pretrained = classmethod(lambda cls, name, device, precision: inverter)
 predict = batching.predict
 batching.predict = lambda passes: time.sleep(float(os.environ["PASS_SECONDS"])) or predict(passes)
 from unembed.server.command import main
@@ -167,7 +168,7 @@ def test_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folder = tmp_path / "mine"
     folder.mkdir()
     inverter = tiny_inverter()
-    monkeypatch.setattr(Inverter, "from_pretrained", classmethod(lambda cls, name, device, encoder=None: inverter))
+    monkeypatch.setattr(Inverter, "from_pretrained", classmethod(lambda cls, name, device, precision: inverter))
     models = load_models([str(folder), "named=x", "all-MiniLM-L6-v2"], "cpu", warm=False)
     assert models.ids == ["mine", "named", "all-MiniLM-L6-v2"]
     assert load_models([], "cpu").ids == ["all-MiniLM-L6-v2"]
@@ -176,6 +177,10 @@ def test_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="there is no such inverter"):
         load_models([str(tmp_path / "nowhere.pt")], "cpu")
+    with pytest.raises(InputError, match="precision is 'int4', expected float32 or bfloat16"):
+        load_models([str(folder)], "cpu", warm=False, precision="int4")
+    (served,) = load_models([str(save_tiny_inverter(folder))], "cpu", warm=False, precision="bfloat16").all
+    assert str(served.inverter.denoiser.precision) == "torch.bfloat16"
 
 
 def test_a_model_is_found_by_its_name_or_its_encoders(models: Models) -> None:

@@ -98,22 +98,23 @@ class Models:
             return fitting[0] if fitting else self.default
 
 
-def load_models(names: Sequence[str], device: str, warm: bool = True) -> Models:
+def load_models(names: Sequence[str], device: str, warm: bool = True, precision: str = "float32") -> Models:
     """Load inverters; without names the packaged one.
 
     Args:
         names: what `Inverter.from_pretrained` takes, or `NAME=` and that.
+        precision: as there.
 
     Raises:
         CheckpointError: there is no such inverter, or it is damaged.
         EncoderError: its encoder cannot be loaded.
-        InputError: two have the same name.
+        InputError: two have the same name, or there is no such precision.
     """
     served = []
     for given in names or [DEFAULT]:
         name, found, place = given.partition("=")
         source = place if found else given
-        inverter = Inverter.from_pretrained(source, device)
+        inverter = Inverter.from_pretrained(source, device, precision=precision)
         served.append(Served(name if found else _name(source), inverter, int(time.time())))
     models = Models(served)
     if warm:

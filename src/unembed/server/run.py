@@ -68,7 +68,7 @@ def load(settings: Settings) -> Models:
     """The models of the settings, warm. Raises CheckpointError, EncoderError, InputError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return load_models(settings.model, _device(settings.device))
+    return load_models(settings.model, _device(settings.device), precision=settings.precision)
 
 
 def run(

@@ -24,6 +24,10 @@ class Settings:
         "Inverter to serve: packaged name, folder, .pt file or Hub id, or NAME=ONE OF THESE; the first is the default.",
     )
     device: str = _setting("auto", "cpu, cuda, cuda:N, mps; auto is cuda where there is one.")
+    precision: str = _setting(
+        "float32",
+        "Of passes: float32, or bfloat16, faster where the processor has it; it changes a token here and there.",
+    )
     threads: int = _setting(0, "CPU threads of a pass; 0 leaves it to torch.", 0)
     max_batch: int = _setting(32, "Canvases in one merged pass.", 1)
     max_waiting: int = _setting(128, "Requests that may wait; further ones get 503.", 0)
