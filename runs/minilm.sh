@@ -38,7 +38,7 @@ python runs/calibrate.py --texts "$out/shards/validation.txt" --precision bfloat
     --model $weights -o $weights/calibration.json
 evaluate default.jsonl --limit 1000 --strategy confidence --steps 8
 python runs/package.py $weights $weights --table "$out/default.jsonl"
-evaluate table.jsonl --limit 500
+evaluate table.jsonl --limit 300 --steps 8
 evaluate passes.jsonl --limit 500 --strategy confidence --steps 1 --steps 2 --steps 4 --steps 8 --steps 16 --steps 32 \
     --plot docs/passes.svg
 evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural

@@ -175,7 +175,7 @@ def _limits(config: Config, calibrated: bool) -> str:
     if calibrated:
         confidence = (
             "the calibrated chance that it is right at its place, in a blind inversion (`calibration.json`). Frames of "
-            "a stream and guided inversions keep the denoiser's own probability, which is too high."
+            "a stream and guided inversions keep the denoiser's own probability."
         )
     return (
         "## Limits\n\n"

@@ -79,6 +79,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C; what was left stays
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

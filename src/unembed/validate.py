@@ -1,7 +1,7 @@
 """A quick look at a denoiser while it trains; the honest figures come from `evaluate`."""
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from unembed.data import Batch
 from unembed.encoder import Encoder
@@ -40,13 +40,17 @@ def validate(denoiser: Denoiser, encoder: Encoder, batch: Batch, seed: int) -> d
         found[f"accuracy_{share * 100:.0f}"] = (best == batch.canvas[chosen_BL]).float().mean().item()
     ids_BL = decode(denoiser, e_BD, Options(steps=min(PASSES, batch.canvas.shape[1]))).ids
     found["token_accuracy"] = (ids_BL == batch.canvas)[content_BL].float().mean().item()
-    e_hat = encoder.encode([encoder.tokenizer.decode(row) for row in ids_BL.tolist()])
-    found["cosine"] = float(np.mean(np.sum(e_hat * e_BD.cpu().numpy(), axis=1)))
+    e_hat_BD, found["cosine"] = _embedded(encoder, ids_BL, e_BD)
     if denoiser.feedback is not None:
-        modulation = denoiser.condition(e_BD, hypothesis_BD=torch.from_numpy(e_hat).to(e_BD))
+        modulation = denoiser.condition(e_BD, hypothesis_BD=e_hat_BD)
         ids_BL = denoiser.logits(denoiser.hidden(ids_BL, modulation)).argmax(-1)
         found["corrected_accuracy"] = (ids_BL == batch.canvas)[content_BL].float().mean().item()
-        e_hat = encoder.encode([encoder.tokenizer.decode(row) for row in ids_BL.tolist()])
-        found["corrected_cosine"] = float(np.mean(np.sum(e_hat * e_BD.cpu().numpy(), axis=1)))
+        _, found["corrected_cosine"] = _embedded(encoder, ids_BL, e_BD)
     denoiser.train(training)
     return found
+
+
+def _embedded(encoder: Encoder, ids_BL: Tensor, e_BD: Tensor) -> tuple[Tensor, float]:
+    """Embeddings (B, D) of the canvases' texts, and their mean cosine to e (B, D)."""
+    e_hat_BD = torch.from_numpy(encoder.encode([encoder.tokenizer.decode(row) for row in ids_BL.tolist()])).to(e_BD)
+    return e_hat_BD, (e_hat_BD * e_BD).sum(1).mean().item()
