@@ -70,15 +70,32 @@ def test_candidates_of_a_search(visit: Open, real: str) -> None:
 def test_a_link_brings_the_attacker_back(visit: Open, real: str) -> None:
     page = visit(real)
     attack(page, "black-box", 12)
-    assert "attacker=black-box&rounds=12" in page.page.url
+    expect(page.page).to_have_url(re.compile("attacker=black-box&rounds=12$"))
+    page.find("#max-calls").fill("90")
+    expect(page.page).to_have_url(re.compile("attacker=black-box&rounds=12&max_calls=90$"))
     other = visit(page.page.url)
     assert other.find("[name=attacker]:checked").input_value() == "black-box"
     assert other.find("#rounds").input_value() == "12"
+    assert other.find("#max-calls").input_value() == "90"
     other.choose("attacker", "blind")
-    assert "rounds" not in other.page.url
+    expect(other.page).not_to_have_url(re.compile("rounds|max_calls"))
     assert other.find("#rounds").is_disabled()
+    assert other.find("#max-calls").is_disabled()
     unknown = visit(f"{real}#attacker=white-box&rounds=400")  # this encoder gives no gradients: blind, as for any other
     assert unknown.find("[name=attacker]:checked").input_value() == "blind"
+
+
+def test_a_limit_on_encoder_calls_ends_a_search(visit: Open, real: str) -> None:
+    page = visit(real)
+    page.embed(TEXT)
+    attack(page, "black-box", 20)
+    page.find("#max-calls").fill("31")
+    page.invert()
+    assert page.text("#live").endswith("31 encoder calls.")
+    assert "black box, 31 encoder calls" in page.text("trial-table tbody tr")
+    page.find("#max-calls").fill("-3")  # no limit that could be meant
+    page.invert()
+    assert not page.text("#live").endswith(" 31 encoder calls.")
 
 
 def test_a_search_can_be_stopped_and_what_it_found_stays(visit: Open, canned: FakeServer) -> None:
@@ -94,6 +111,9 @@ def test_a_search_can_be_stopped_and_what_it_found_stays(visit: Open, canned: Fa
     page.find("#invert").click()
     expect(page.find("#invert")).to_have_text("Invert")
     assert page.text(".curve-figure").endswith("after 127 encoder calls")
+    assert "white box, 127 encoder calls, stopped" in page.text("trial-table tbody tr")
+    assert page.text("trial-table tbody td >> nth=2") == page.text("text-comparison dd >> nth=0")
+    assert page.text("trial-table tbody .said") == page.text("cosine-curve .said")
     page.find("#pass").fill("3")
     expect(page.find("pass-replay label")).to_have_text("Round 3 of 20")
     assert page.find("cosine-curve ins").count() > 0
@@ -101,6 +121,7 @@ def test_a_search_can_be_stopped_and_what_it_found_stays(visit: Open, canned: Fa
     page.invert()
     request = canned.mood.requests[-1]
     assert (request["attacker"], request["rounds"], request["alternatives"]) == ("white-box", 20, 0)
+    assert request["max_calls"] is None
 
 
 def test_what_was_found_until_the_time_was_up_stays(visit: Open, canned: FakeServer) -> None:
@@ -112,6 +133,7 @@ def test_what_was_found_until_the_time_was_up_stays(visit: Open, canned: FakeSer
     says = "The request took longer than 60 s. What was found until then stays."
     expect(page.find("#invert-error")).to_have_text(says)
     assert page.text("pass-replay label") == "Round 5 of 20"
+    assert "93 encoder calls, stopped" in page.text("trial-table tbody tr")
     page.find("#pass").fill("0")
     expect(page.find("pass-replay label")).to_have_text("Blind start")
 

@@ -1,4 +1,4 @@
-/** What the attacker may ask beside the vector, and for how many rounds. Its events are its inputs' own. */
+/** What the attacker may ask beside the vector, for how many rounds and calls. Its events are its inputs' own. */
 
 import { h } from "./dom.js";
 
@@ -13,10 +13,12 @@ class AttackerControl extends HTMLElement {
     this.choices = h("div", { class: "choices" });
     this.value = h("output", { for: "rounds" });
     this.rounds = h("input", { id: "rounds", type: "range", min: 1, max: 50, value: 20, disabled: true });
+    this.calls = h("input", { id: "max-calls", type: "number", min: 1, step: 1, inputmode: "numeric", placeholder: "no limit", disabled: true });
     this.note = h("p", { class: "quiet note", id: "attacker-note" });
     this.append(
       h("fieldset", { "aria-describedby": "attacker-note" }, h("legend", {}, "Attacker"), this.choices),
-      h("div", { class: "field" }, h("label", { for: "rounds" }, "Rounds of queries ", this.value), this.rounds),
+      h("div", { class: "field" }, h("label", { for: "rounds" }, "Rounds ", this.value), this.rounds),
+      h("div", { class: "field" }, h("label", { for: "max-calls" }, "Call limit"), this.calls),
       this.note);
     this.addEventListener("input", () => this.show());
     this.offer(Object.keys(ATTACKERS), "blind"); // room for them, until the model says which
@@ -30,22 +32,25 @@ class AttackerControl extends HTMLElement {
 
   get attack() {
     const attacker = this.querySelector("[name=attacker]:checked").value;
-    return { attacker, rounds: attacker === "blind" ? 0 : Number(this.rounds.value) };
+    if (attacker === "blind") return { attacker, rounds: 0, max_calls: null };
+    const calls = Math.trunc(Number(this.calls.value)); // 0 where nothing is asked for, or no number
+    return { attacker, rounds: Number(this.rounds.value), max_calls: calls >= 1 ? calls : null };
   }
 
-  /** Offer what the model allows; `wish` is {attacker, rounds}, as far as asked for. */
+  /** Offer what the model allows; `wish` is {attacker, rounds, max_calls}, as far as asked for. */
   adapt({ attackers, limits }, wish) {
     const offered = limits.rounds ? attackers : ["blind"];
     this.hidden = offered.length === 1;
     const wanted = wish.attacker ?? (wish.rounds ? offered.at(-1) : "blind");
     this.rounds.max = Math.max(1, limits.rounds);
     if (wish.rounds) this.rounds.value = wish.rounds;
+    if (wish.rounds) this.calls.value = wish.max_calls ?? "";
     this.offer(offered, offered.includes(wanted) ? wanted : "blind");
   }
 
   show() {
     const { attacker, rounds } = this.attack;
-    this.rounds.disabled = attacker === "blind";
+    this.rounds.disabled = this.calls.disabled = attacker === "blind";
     this.value.textContent = rounds || "none";
     this.note.textContent = ATTACKERS[attacker].says;
   }

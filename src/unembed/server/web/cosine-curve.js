@@ -26,9 +26,10 @@ class CosineCurve extends HTMLElement {
     this.lay(false);
   }
 
-  /** Make room, or none where an inversion is blind. */
-  lay(guided) {
+  /** Make room, or none where an inversion is blind. `limit`: most encoder calls, or null. */
+  lay(guided, limit = null) {
     this.hidden = !guided;
+    this.limit = limit ?? Infinity;
     this.best.textContent = "\u2026";
     this.figure.textContent = "No round yet";
     this.picture.setAttribute("aria-label", "No round yet");
@@ -47,7 +48,7 @@ class CosineCurve extends HTMLElement {
 
   draw(points, shown, left) {
     const { calls } = points.at(-1);
-    const most = calls + left * CALLS;
+    const most = Math.max(calls, Math.min(this.limit, calls + left * CALLS));
     const low = Math.max(-1, Math.floor(Math.min(...points.map(({ cosine }) => cosine)) * 10 - 0.5) / 10);
     const x = (point) => ((100 * point.calls) / most).toFixed(2);
     const y = (point) => (HEIGHT * (1 - (point.cosine - low) / (1 - low))).toFixed(2);

@@ -7,7 +7,7 @@ export function readLink(hash = location.hash) {
   const query = new URLSearchParams(hash.slice(1));
   const found = {};
   for (const key of ["text", "model", "strategy", "attacker"]) if (query.get(key)) found[key] = query.get(key);
-  for (const key of ["steps", "candidates", "seed", "rounds"]) {
+  for (const key of ["steps", "candidates", "seed", "rounds", "max_calls"]) {
     const value = Number(query.get(key));
     if (query.has(key) && Number.isInteger(value) && value >= 0) found[key] = value;
   }
@@ -17,7 +17,7 @@ export function readLink(hash = location.hash) {
 }
 
 /** The hash for a state; what is the model's default is left out. */
-export function writeLink({ text, model, strategy, steps, candidates, seed, attacker, rounds, defence }) {
+export function writeLink({ text, model, strategy, steps, candidates, seed, attacker, rounds, max_calls, defence }) {
   const query = new URLSearchParams();
   if (text) query.set("text", text);
   if (!model.default) query.set("model", model.id);
@@ -27,6 +27,7 @@ export function writeLink({ text, model, strategy, steps, candidates, seed, atta
   if (seed) query.set("seed", seed);
   if (rounds) query.set("attacker", attacker);
   if (rounds) query.set("rounds", rounds);
+  if (max_calls) query.set("max_calls", max_calls);
   if (defence.kind !== "none") query.set("defence", `${defence.kind}:${defence.strength}`);
   return query.size ? `#${query}` : "";
 }

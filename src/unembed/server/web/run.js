@@ -32,7 +32,7 @@ export class Run {
   }
 
   /** Room for what is to come; nothing on the page moves from here to the end. */
-  lay(length, { candidates, rounds }, subject) {
+  lay(length, { candidates, rounds, max_calls: limit }, subject) {
     this.length = length;
     this.guided = rounds > 0;
     this.subject = subject;
@@ -45,7 +45,7 @@ export class Run {
     this.grid.lay(length);
     this.detail.lay(this.guided);
     this.replay.reset(this.guided ? ROUNDS : PASSES);
-    this.curve.lay(this.guided);
+    this.curve.lay(this.guided, limit);
     this.list.lay(candidates);
     this.comparison.clear(this.guided);
     if (subject) this.comparison.wait({ original: subject.text, source: subject.source });
@@ -57,7 +57,7 @@ export class Run {
     this.abort?.abort();
   }
 
-  /** Invert `vector`; returns what the table of trials needs, or null where nothing came of it. */
+  /** Invert `vector`; returns what the table of trials needs, or null where nothing came of it: a search may be stopped. */
   async start(subject, vector, model, settings) {
     this.lay(model.length, settings, subject);
     this.replay.start(this.guided ? settings.rounds : settings.steps, this.guided ? ROUNDS : PASSES);
@@ -92,7 +92,17 @@ export class Run {
         }
       }
     }
-    return null;
+    return this.found(subject, vector, model);
+  }
+
+  /** What a search had found when it was stopped or its time was up. */
+  async found(subject, vector, model) {
+    if (!this.guided || !this.frames.length || this.subject !== subject) return null;
+    const { candidates, encoder_calls: calls } = this.frames.at(-1);
+    const best = candidates.reduce((a, b) => ((b.cosine ?? -1) > (a.cosine ?? -1) ? b : a));
+    this.candidate = candidates.indexOf(best);
+    this.showStep(this.frames.length - 1);
+    return { subject, scores: this.compare(best), text: best.text, calls, stopped: true, cosine: await this.trueCosine(best, vector, model) };
   }
 
   button(running) {
@@ -154,14 +164,19 @@ export class Run {
     this.showTokens(candidate.tokens);
     if (this.guided) {
       this.curve.show(this.frames, index, this.candidate, this.running ? frame.total - this.frames.at(-1).step : 0);
-      const content = candidate.tokens.filter(({ end }) => !end);
-      const result = { text: candidate.text, cosine: candidate.cosine, tokens: content.map(({ t }) => t), ids: content.map(({ id }) => id) };
-      this.comparison.show({ truth: this.truth, result, length: this.length, whole: this.whole });
-      return changes(content, frame.step);
+      this.compare(candidate);
+      return changes(content(candidate), frame.step);
     }
     if (this.running) this.comparison.progress(candidate.text);
     const masked = candidate.tokens.filter(({ s }) => s === "m").length;
     return masked === 0 ? "no mask left" : `${masked} masked`;
+  }
+
+  /** Show a round's candidate beside the original; returns its scores where that is known. */
+  compare(candidate) {
+    const tokens = content(candidate);
+    const result = { text: candidate.text, cosine: candidate.cosine, tokens: tokens.map(({ t }) => t), ids: tokens.map(({ id }) => id) };
+    return this.comparison.show({ truth: this.truth, result, length: this.length, whole: this.whole });
   }
 
   showTokens(tokens) {
@@ -174,6 +189,8 @@ export class Run {
     this.detail.show(this.grid.tokens[position], position);
   }
 }
+
+const content = ({ tokens }) => tokens.filter(({ end }) => !end);
 
 /** What a round did to the text, in words. */
 function changes(tokens, step) {
