@@ -35,7 +35,7 @@ REVISING = ("remask", "two-stage")
 
 def make_denoiser(sharpness: float = 1.0) -> Denoiser:
     """Weights of order one: what it predicts depends on the embedding, the place and the context."""
-    denoiser = small_denoiser(V, D, L, noise=0.3, width=16, blocks=2).requires_grad_(False)
+    denoiser = small_denoiser(V, D, L, noise=0.2, width=16, blocks=2).requires_grad_(False)
     denoiser.table.weight.mul_(sharpness)
     return denoiser
 
@@ -471,3 +471,18 @@ def test_tokens_that_end_a_text_are_committed_after_all_others(name: str) -> Non
         visible = frame.ids != MASK
         assert visible[:, ~odd].all() or not visible[:, odd].any()
     assert torch.equal(frame.ids, tokens)
+
+
+@pytest.mark.parametrize("name", ["confidence", "two-stage", "threshold"])
+def test_one_word_at_several_places_is_committed_where_it_is_surest(name: str) -> None:
+    """Five positions of eight predict token 1: those less sure wait a pass, but not for the text's end."""
+    tokens = torch.tensor([[1, 1, 2, 1, 3, 1, 1, 9]])
+    sure = torch.tensor([[0.5, 0.7, 0.2, 0.7, 0.1, 0.6, 0.4, 0.8]])  # of equals the leftmost
+    options = Options(steps=8 if name == "two-stage" else 4, strategy=name)
+    decoding = STRATEGIES[name](Canvas(torch.full((1, 8), MASK), MASK, (9,), options, [0]))
+    frame, seen = next(decoding), []
+    for _ in range(3):
+        frame = decoding.send(Prediction(tokens, sure))
+        seen.append(set((frame.ids[0] != MASK).nonzero().flatten().tolist()))
+    after = [new - old for old, new in pairwise([set(), *seen])]
+    assert after == [{1, 2}, {3, 4}, {0, 5}]

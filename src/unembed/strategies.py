@@ -140,11 +140,23 @@ class Canvas:
         self.confidence = self.confidence.masked_fill(where, 0.0)
 
     def eagerness(self, prediction: Prediction) -> Tensor:
-        """(B, L): the order in which to commit, by confidence, but EOS and PAD after everything else.
+        """(B, L): the order in which to commit masked positions, by confidence, with two exceptions.
 
-        While the length is open, PAD is the best single guess for the canvas' end; taking it early cuts texts short.
+        A token that another masked position is surer of comes later: the positions of a pass do not know of
+        each other, and one word whose place is open is the best guess for several. EOS and PAD come after
+        everything else: while the length is open, PAD is the best single guess for the canvas' end, and taking it
+        early cuts texts short.
         """
-        return prediction.confidence - torch.isin(prediction.tokens, self.end_ids).float()
+        tokens_BL, sure_BL = prediction.tokens, prediction.confidence.masked_fill(~self.masked, -torch.inf)
+        same_BLL = tokens_BL[:, :, None] == tokens_BL[:, None, :]
+        surer_BLL = sure_BL[:, None, :] > sure_BL[:, :, None]
+        equal_BLL = (sure_BL[:, None, :] == sure_BL[:, :, None]).tril(-1)  # of equals the leftmost
+        repeated_BL = (same_BLL & (surer_BLL | equal_BLL)).any(2)
+        return prediction.confidence - repeated_BL.float() - 2 * self.ends(prediction).float()
+
+    def ends(self, prediction: Prediction) -> Tensor:
+        """(B, L) bool: where EOS or PAD is predicted."""
+        return torch.isin(prediction.tokens, self.end_ids)
 
     def unchanged(self) -> Prediction:
         """The prediction that a canvas without masks needs no pass for."""
@@ -252,7 +264,8 @@ def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
         prediction = yield frame
         masked_BL = canvas.masked
         least_BL = highest(canvas.eagerness(prediction), masked_BL, -(-masked_BL.sum(1) // left))
-        canvas.reveal(least_BL | (masked_BL & (canvas.eagerness(prediction) >= THRESHOLD)), prediction)
+        sure_BL = masked_BL & (prediction.confidence >= THRESHOLD) & ~canvas.ends(prediction)
+        canvas.reveal(least_BL | sure_BL, prediction)
     yield canvas.frame(last=True)
 
 
