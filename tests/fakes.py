@@ -125,7 +125,9 @@ def tiny_config() -> Config:
     """A whole configuration that trains in seconds: 16 positions, 2 blocks of width 32."""
     return Config(
         encoder=fake_encoder().recipe,
-        model=ModelConfig(max_tokens=16, width=32, blocks=2, heads=4, feed_forward=64, adaln_rank=8),
+        model=ModelConfig(
+            max_tokens=16, width=32, blocks=2, heads=4, feed_forward=64, adaln_rank=8, condition_width=16
+        ),
         diffusion=DiffusionConfig(),
         data=DataConfig(held_out=0.1, min_tokens=2),
         training=TrainingConfig(
@@ -154,7 +156,15 @@ def small_denoiser(
 ) -> Denoiser:
     """A denoiser for canvases of any few tokens, the last of which is the mask; the same one each time."""
     torch.manual_seed(0)
-    config = ModelConfig(max_tokens=length, width=width, blocks=blocks, heads=2, feed_forward=width, adaln_rank=0)
+    config = ModelConfig(
+        max_tokens=length,
+        width=width,
+        blocks=blocks,
+        heads=2,
+        feed_forward=width,
+        adaln_rank=0,
+        condition_width=width,
+    )
     return perturbed(Denoiser(vocab_size, dimension, vocab_size - 1, config), noise)
 
 
@@ -166,7 +176,7 @@ def tiny_denoiser(noise: float) -> Denoiser:
 
 def tiny_parts() -> Parts:
     """An untrained inverter whose guesses differ from text to text and are more than a few tokens long."""
-    denoiser = tiny_denoiser(0.25).eval().requires_grad_(False)
+    denoiser = tiny_denoiser(0.2).eval().requires_grad_(False)
     denoiser.output_bias[list(denoiser.end_ids)] = -4.0
     return Parts(denoiser, tiny_tokenizer(), tiny_config(), {"steps": 1})
 

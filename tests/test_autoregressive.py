@@ -26,7 +26,9 @@ from unembed.throughput import flops_per_sequence
 from unembed.train import train
 
 V, D, MASK, EOS, PAD = 11, 6, 3, 1, 0
-SHAPE = ModelConfig(max_tokens=7, width=16, blocks=2, heads=4, feed_forward=24, adaln_rank=4, causal=True)
+SHAPE = ModelConfig(
+    max_tokens=7, width=16, blocks=2, heads=4, feed_forward=24, adaln_rank=4, condition_width=8, causal=True
+)
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -85,10 +85,11 @@ def test_without_a_hypothesis_nothing_changes() -> None:
 def test_it_tells_what_is_missing_and_not_how_long_the_vectors_are() -> None:
     denoiser, e, hypotheses = denoiser_with(), embeddings(4), embeddings(4, seed=3)
     by_hand = torch.cat([hypotheses, F.normalize(e - hypotheses, dim=-1)], 1) * 4  # sqrt(16)
-    inner = denoiser.projection[0](e * 4) + by_hand @ denoiser.feedback.weight.T
-    c = denoiser.projection[2](F.gelu(inner))
+    told = by_hand @ denoiser.feedback.weight.T
+    inner = denoiser.projection[0](e * 4) + told[:, :-16]
+    known = torch.cat([F.silu(denoiser.projection[2](F.gelu(inner))), e * 4 + told[:, -16:]], 1)
     found = denoiser.condition(3 * e, hypothesis_BD=0.5 * hypotheses)
-    torch.testing.assert_close(found.final, denoiser.final_adaln(c), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.final, denoiser.final_adaln(known), rtol=1e-4, atol=1e-5)
 
 
 def test_a_perfect_hypothesis_lacks_nothing_in_particular() -> None:

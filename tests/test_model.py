@@ -16,7 +16,7 @@ from unembed.errors import ConfigError
 from unembed.initialise import start_from_encoder
 from unembed.model import Denoiser, attend, count_parameters
 
-CONFIG = ModelConfig(max_tokens=8, width=32, blocks=3, heads=4, feed_forward=48, adaln_rank=8)
+CONFIG = ModelConfig(max_tokens=8, width=32, blocks=3, heads=4, feed_forward=48, adaln_rank=8, condition_width=16)
 V, D, MASK = 23, 10, 4
 V2_QWEN3 = Path(__file__).parents[1] / "configs" / "v2_qwen3.yaml"
 QWEN3_VOCABULARY = 151_669
@@ -101,6 +101,20 @@ def test_adaln_is_zero_at_the_start_yet_gets_gradient(rank: int) -> None:
         for vector in layer.weight.grad.unflatten(0, (-1, CONFIG.width)):  # each shift, scale and gate
             assert vector.abs().max() > 0
         assert layer.bias.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("asked", "width"), [(0, 64), (7, 7)])
+def test_what_reads_the_embedding_is_as_wide_as_asked(asked: int, width: int) -> None:
+    denoiser = denoiser_with(noise=0.2, config=dataclasses.replace(CONFIG, condition_width=asked))
+    e = embeddings()
+    assert denoiser.projection[0].out_features == 2 * width
+    known = torch.cat([F.silu(denoiser.projection(e * D**0.5)), e * D**0.5], 1)  # once through a network, once as it is
+    assert known.shape == (5, width + D)
+    block = denoiser.blocks[1].adaln
+    by_hand = known @ (block.up.weight @ block.down.weight).T + block.up.bias
+    torch.testing.assert_close(denoiser.condition(e).blocks[:, 1].flatten(1), by_hand, rtol=1e-4, atol=1e-4)
+    final = denoiser.final_adaln.up  # of full rank whatever that of the blocks
+    torch.testing.assert_close(denoiser.condition(e).final.flatten(1), known @ final.weight.T + final.bias)
 
 
 def test_the_embedding_matters_once_adaln_is_not_zero() -> None:
@@ -194,10 +208,10 @@ def test_the_published_model_has_78_million_parameters() -> None:
     assert found == pytest.approx(78e6, rel=0.01)
     for rank in (model.adaln_rank - 1, model.adaln_rank + 1):
         assert abs(found - 78e6) <= abs(on_meta(dataclasses.replace(model, adaln_rank=rank)) - 78e6)
-    h, f, r, d = 768, 3072, model.adaln_rank, 1024
-    block = (h * 3 * h + 3 * h) + (h * h + h) + (h * f + f) + (f * h + h) + (h * r + r * 6 * h + 6 * h)
-    final = h * r + r * 2 * h + 2 * h
-    projection = (d * h + h) + (h * h + h)
+    h, f, r, d, c = 768, 3072, model.adaln_rank, 1024, 2 * 768
+    block = (h * 3 * h + 3 * h) + (h * h + h) + (h * f + f) + (f * h + h) + ((c + d) * r + r * 6 * h + 6 * h)
+    final = (c + d) * 2 * h + 2 * h
+    projection = (d * 2 * c + 2 * c) + (2 * c * c + c)
     assert found == 8 * block + final + projection + 32 * h + 2 * h + d  # positions, embedding norm, null embedding
 
 

@@ -482,8 +482,8 @@ def test_every_parameter_has_one_optimizer() -> None:
     denoiser = build_denoiser(settings(), tiny_tokenizer())
     names = {id(parameter): name for name, parameter in denoiser.named_parameters()}
 
-    def grouped(optimizer: str) -> list[list[str]]:
-        config = dataclasses.replace(settings().training, optimizer=optimizer)
+    def grouped(optimizer: str, **changes: float) -> list[list[str]]:
+        config = dataclasses.replace(settings().training, optimizer=optimizer, **changes)
         found = [
             [names[id(parameter)] for parameter in group["params"]]
             for one in make_optimizers(denoiser, config)
@@ -495,13 +495,18 @@ def test_every_parameter_has_one_optimizer() -> None:
     decayed, plain, muon = grouped("muon")
     matrices = ("attention.qkv", "attention.out", "feed_forward.0", "feed_forward.2")
     assert muon == [f"blocks.{i}.{name}.weight" for i in range(2) for name in matrices]
-    assert {"table.weight", "projection.0.weight", "blocks.0.adaln.up.weight", "final_adaln.down.weight"} <= set(
-        decayed
-    )
+    assert {"table.weight", "projection.0.weight", "blocks.0.adaln.up.weight", "final_adaln.up.weight"} <= set(decayed)
     assert {"positions", "null_embedding", "output_bias", "embedding_norm.weight"} <= set(plain)
     assert all(name.endswith("bias") for name in plain if name.startswith(("blocks", "projection", "final")))
     decayed, plain = grouped("adamw")
     assert set(muon) <= set(decayed)
+    rates = {"final_learning_rate": 0.03, "table_learning_rate": 0.01}
+    *_, final, table = grouped("adamw", **rates)
+    assert (final, table) == (["final_adaln.up.weight", "final_adaln.up.bias"], ["table.weight"])
+    config = dataclasses.replace(settings().training, **rates)
+    optimizers = make_optimizers(denoiser, config)
+    set_rates(optimizers, 0.5)
+    assert [group["lr"] for group in optimizers[0].param_groups] == [config.learning_rate / 2] * 2 + [0.015, 0.005]
 
 
 def test_the_average_equals_a_loop_by_hand() -> None:

@@ -96,7 +96,11 @@ def _network(config: Config, state: dict[str, Tensor]) -> str:
         ("blocks x width", f"{model.blocks} x {model.width}"),
         ("attention heads", str(model.heads)),
         ("feed-forward", str(model.feed_forward)),
-        ("AdaLN", rank),
+        (
+            "projection of the embedding",
+            f"{state['projection.0.weight'].shape[0]}, {state['projection.2.weight'].shape[0]}",
+        ),
+        ("AdaLN", f"{rank} in blocks, full rank at the last norm"),
     ]
     return (
         "## Network\n\nA bidirectional pre-norm transformer. The embedding enters through adaptive layer norms alone "

@@ -67,6 +67,7 @@ class ModelConfig:
     blocks: int = _doc("transformer blocks", 6)
     heads: int = _doc("attention heads", 12)
     feed_forward: int = _doc("hidden width of the feed-forward layers", 1536)
+    condition_width: int = _doc("width of what the network that reads the embedding makes of it; 0 means 2 h", 0)
     adaln_rank: int = _doc("rank of the AdaLN layer of each block; 0 means a full matrix", 128)
     causal: bool = _doc("the autoregressive twin: each position sees only those before it; a comparison", False)
     feedback: bool = _doc("whether a hypothesis's own embedding can enter beside the embedding to invert", False)
@@ -79,6 +80,7 @@ class ModelConfig:
             self.width % self.heads == 0,
             f"model.width is {self.width}, expected a multiple of model.heads ({self.heads})",
         )
+        _require(self.condition_width >= 0, f"model.condition_width is {self.condition_width}, expected 0 or more")
         _require(self.adaln_rank >= 0, f"model.adaln_rank is {self.adaln_rank}, expected 0 or more")
         _require(not (self.causal and self.feedback), "model.feedback needs a network that sees all of a hypothesis")
 
@@ -161,6 +163,12 @@ class TrainingConfig:
     optimizer: str = _doc("'muon' (matrices of the blocks; AdamW for the rest) or 'adamw'", "muon")
     learning_rate: float = _doc("peak rate of AdamW", 1e-3)
     muon_learning_rate: float = _doc("peak rate of Muon", 6e-3)
+    final_learning_rate: float = _doc(
+        "peak rate of AdamW for the last norm's AdaLN, which says what words a text has; 0 means learning_rate", 0.0
+    )
+    table_learning_rate: float = _doc(
+        "peak rate of AdamW for the token table, whose rare rows see mostly noise; 0 means learning_rate", 0.0
+    )
     weight_decay: float = _doc("decoupled weight decay of matrices", 0.01)
     warmup_steps: int = _doc("steps over which the rate rises from 0", 200)
     decay_share: float = _doc("share of the run over which the rate falls to 0 at the end", 0.2)
@@ -194,6 +202,9 @@ class TrainingConfig:
         for name in ("learning_rate", "muon_learning_rate", "gradient_clip", "checkpoint_minutes"):
             value = getattr(self, name)
             _require(value > 0, f"training.{name} is {value}, expected more than 0")
+        for name in ("final_learning_rate", "table_learning_rate"):
+            value = getattr(self, name)
+            _require(value >= 0, f"training.{name} is {value}, expected 0 or more")
         _require(0.0 <= self.ema < 1.0, f"training.ema is {self.ema}, expected 0 <= ema < 1")
         _require(0.0 <= self.decay_share <= 1.0, f"training.decay_share is {self.decay_share}, expected 0 to 1")
         _require(self.warmup_steps >= 0, f"training.warmup_steps is {self.warmup_steps}, expected 0 or more")

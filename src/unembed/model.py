@@ -1,15 +1,18 @@
 """The denoiser: a bidirectional transformer that an embedding modulates through AdaLN-Zero.
 
-Shape suffixes: B batch, L positions, H width, D embedding, V vocabulary, N heads, R rows chosen
-from the canvas.
+Shape suffixes: B batch, L positions, H width, D embedding, C condition width, V vocabulary, N heads, R rows
+chosen from the canvas.
 
-    e (B, D) -> projection MLP -> c (B, H) -> AdaLN of each block -> shift, scale, gate (B, H)
+    e (B, D) -> projection MLP -> SiLU -> c (B, C), e -> AdaLN of each block -> shift, scale, gate (B, H)
     canvas (B, L) -> token table + positions -> blocks -> final norm -> token table^T -> logits
 
 What is unusual here:
 
 - There is no time conditioning: the number of masks tells the noise level (arXiv 2406.03736), so the
   modulation depends on the embedding alone. `condition` computes it once per inversion; `hidden` takes it.
+- The embedding is read by a wide network, and once more directly: this happens once per text, not once per token, so
+  that it costs next to nothing, and a narrow network loses words (`runs/words.py`). For the same reason the
+  last norm's AdaLN has full rank, whatever that of the blocks.
 - Gates enter as `1 + gate`. With everything that AdaLN produces starting at zero, the network starts
   as a vanilla pre-norm transformer, whatever the embedding. (DiT's zero gates, arXiv 2212.09748,
   would start it as the identity.)
@@ -50,20 +53,20 @@ class Modulation(NamedTuple):
 
 
 class AdaLN(nn.Module):
-    """c (B, H) -> `chunks` vectors (B, chunks, H), all zero at initialisation.
+    """What is known of a text (B, F) -> `chunks` vectors (B, chunks, H), all zero at initialisation.
 
-    With rank r > 0 the matrix is the product of an (r, H) and a (chunks * H, r) matrix; the second
+    With rank r > 0 the matrix is the product of an (r, F) and a (chunks * H, r) matrix; the second
     starts at zero.
     """
 
-    def __init__(self, width: int, chunks: int, rank: int) -> None:
+    def __init__(self, features: int, width: int, chunks: int, rank: int) -> None:
         super().__init__()
-        self.down = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
-        self.up = nn.Linear(rank or width, chunks * width)
+        self.down = nn.Linear(features, rank, bias=False) if rank else nn.Identity()
+        self.up = nn.Linear(rank or features, chunks * width)
         self.chunks = chunks
 
-    def forward(self, c_BH: Tensor) -> Tensor:
-        flat_BK: Tensor = self.up(self.down(F.silu(c_BH)))
+    def forward(self, known_BF: Tensor) -> Tensor:
+        flat_BK: Tensor = self.up(self.down(known_BF))
         return flat_BK.view(len(flat_BK), self.chunks, -1)
 
 
@@ -100,7 +103,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
 class Block(nn.Module):
     """One pre-norm transformer block with its six modulation vectors."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, features: int) -> None:
         super().__init__()
         self.attention = Attention(config.width, config.heads, config.causal)
         self.feed_forward = nn.Sequential(
@@ -108,7 +111,7 @@ class Block(nn.Module):
             nn.GELU(),
             nn.Linear(config.feed_forward, config.width),
         )
-        self.adaln = AdaLN(config.width, 6, config.adaln_rank)
+        self.adaln = AdaLN(features, config.width, 6, config.adaln_rank)
 
     def forward(self, x_BLH: Tensor, modulation_B6H: Tensor, past: list[Tensor] | None = None) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation_B6H.unsqueeze(2).unbind(1)  # each (B, 1, H)
@@ -147,12 +150,14 @@ class Denoiser(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.max_tokens, config.width))
         self.embedding_norm = nn.LayerNorm(config.width)
         self.null_embedding = nn.Parameter(torch.empty(dimension))
+        condition = config.condition_width or 2 * config.width
         self.projection = nn.Sequential(
-            nn.Linear(dimension, config.width), nn.GELU(), nn.Linear(config.width, config.width)
+            nn.Linear(dimension, 2 * condition), nn.GELU(), nn.Linear(2 * condition, condition)
         )
-        self.feedback = nn.Linear(2 * dimension, config.width, bias=False) if config.feedback else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
-        self.final_adaln = AdaLN(config.width, 2, config.adaln_rank)
+        self.feedback = nn.Linear(2 * dimension, 2 * condition + dimension, bias=False) if config.feedback else None
+        features = condition + dimension
+        self.blocks = nn.ModuleList(Block(config, features) for _ in range(config.blocks))
+        self.final_adaln = AdaLN(features, config.width, 2, rank=0)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -192,7 +197,8 @@ class Denoiser(nn.Module):
         x_BD = F.normalize(e_BD.float(), dim=-1) * scale
         if drop_B is not None:
             x_BD = torch.where(drop_B[:, None], self.null_embedding.float(), x_BD)
-        inner_BH = self.projection[0](x_BD.to(dtype))
+        x_BD = x_BD.to(dtype)
+        inner_BK = self.projection[0](x_BD)
         if hypothesis_BD is not None and self.feedback is not None:
             known_B1 = hypothesis_BD.any(-1, keepdim=True)
             if drop_B is not None:  # what is missing would tell e
@@ -200,10 +206,13 @@ class Denoiser(nn.Module):
             guess_BD = F.normalize(hypothesis_BD.float(), dim=-1)
             # Its direction, however little is missing, down to what training in bfloat16 can tell from nothing.
             missing_BD = F.normalize(F.normalize(e_BD.float(), dim=-1) - guess_BD, dim=-1, eps=LEAST_MISSING)
-            inner_BH = inner_BH + self.feedback((torch.cat([guess_BD, missing_BD], -1) * known_B1 * scale).to(dtype))
-        c_BH = self.projection[2](self.projection[1](inner_BH))
+            told_BF = self.feedback((torch.cat([guess_BD, missing_BD], -1) * known_B1 * scale).to(dtype))
+            inner_BK, x_BD = inner_BK + told_BF[:, : -self.dimension], x_BD + told_BF[:, -self.dimension :]
+        c_BC = F.silu(self.projection[2](self.projection[1](inner_BK)))
+        known_BF = torch.cat([c_BC, x_BD.to(c_BC.dtype)], -1)
         return Modulation(
-            torch.stack([block.adaln(c_BH) for block in cast(list[Block], self.blocks)], 1), self.final_adaln(c_BH)
+            torch.stack([block.adaln(known_BF) for block in cast(list[Block], self.blocks)], 1),
+            self.final_adaln(known_BF),
         )
 
     def unconditional(self, batch: int) -> Modulation:

@@ -267,15 +267,25 @@ def embed(batch: Batch, encoder: Encoder) -> Tensor:
 
 def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."""
-    matrices, decayed, plain = [], [], []
+    matrices, decayed, plain, final, table = [], [], [], [], []
     for name, parameter in denoiser.named_parameters():
-        if settings.optimizer == "muon" and "blocks." in name and "adaln" not in name and parameter.ndim == 2:
+        if settings.final_learning_rate and name.startswith("final_adaln."):
+            final.append(parameter)
+        elif settings.table_learning_rate and name == "table.weight":
+            table.append(parameter)
+        elif settings.optimizer == "muon" and "blocks." in name and "adaln" not in name and parameter.ndim == 2:
             matrices.append(parameter)
         elif parameter.ndim == 2 and "positions" not in name:
             decayed.append(parameter)
         else:
             plain.append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    for special, rate in ((final, settings.final_learning_rate), (table, settings.table_learning_rate)):
+        if special:
+            groups.append({"params": special, "weight_decay": 0.0, "lr": rate})
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     ]
