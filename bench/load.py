@@ -2,6 +2,7 @@
 
     python bench/load.py                          starts a server with the packaged inverter, then measures
     python bench/load.py --url http://host:8080   measures one that runs (with --rate-limit 0)
+    python bench/load.py --searches 2             the same beside two guided inversions at any time
 
 Unusual here: HTTP is written by hand on asyncio streams, so that the client costs little beside the server it shares a
 machine with. Each stream asks for one inversion after the other; one that is refused with 503 waits as told.
@@ -17,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +29,8 @@ from unembed.server.sentences import EASY, HARD
 COLUMNS = (
     "streams  done  refused  failed  seq/s  passes/s  rows/pass   first frame p50/p99 s      done p50/p99 s   memory MB"
 )
+
+ENCODER_CALLS = "unembed_encoder_calls_total"
 
 
 @dataclass
@@ -105,10 +109,10 @@ async def invert(host: str, port: int, body: dict[str, Any], seen: Seen) -> None
 
 
 async def level(
-    host: str, port: int, streams: int, seconds: float, bodies: Sequence[dict[str, Any]]
+    host: str, port: int, streams: int, seconds: float, bodies: Sequence[dict[str, Any]], searches: int = 0
 ) -> tuple[Seen, float]:
-    """`streams` clients at once for so many seconds; what was begun is finished."""
-    seen = Seen()
+    """`streams` clients at once for so many seconds; what was begun is finished, but not the searches beside it."""
+    seen, aside = Seen(), Seen()
     started = time.perf_counter()
 
     async def one(number: int) -> None:
@@ -117,8 +121,18 @@ async def level(
             await invert(host, port, bodies[turn % len(bodies)], seen)
             turn += streams
 
+    async def search(number: int) -> None:
+        for turn in count(number, searches):
+            await invert(host, port, bodies[turn % len(bodies)] | {"rounds": 20}, aside)
+
+    beside = [asyncio.create_task(search(number)) for number in range(searches)]
     await asyncio.gather(*(one(number) for number in range(streams)))
-    return seen, time.perf_counter() - started
+    spent = time.perf_counter() - started
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
+    seen.outcomes.update({f"guided {name}": times for name, times in aside.outcomes.items() if name != "done"})
+    return seen, spent
 
 
 async def metrics(host: str, port: int) -> Counter[str]:
@@ -137,7 +151,7 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
-async def measure(url: str, levels: Sequence[int], seconds: float, steps: int) -> dict[int, float]:
+async def measure(url: str, levels: Sequence[int], seconds: float, steps: int, searches: int = 0) -> dict[int, float]:
     """Print a line for each level; returns sequences per second of each."""
     place = urlsplit(url)
     host, port = place.hostname or "127.0.0.1", place.port or 80
@@ -152,12 +166,13 @@ async def measure(url: str, levels: Sequence[int], seconds: float, steps: int) -
     click.echo(COLUMNS)
     for streams in levels:
         before = await metrics(host, port)
-        seen, spent = await level(host, port, streams, seconds, bodies)
+        seen, spent = await level(host, port, streams, seconds, bodies, searches)
         after = await metrics(host, port)
         rates[streams] = len(seen.done) / spent
         passes = after["unembed_passes_total"] - before["unembed_passes_total"]
         merged = after["unembed_merged_passes_total"] - before["unembed_merged_passes_total"]
-        failed = sum(seen.outcomes.values()) - seen.outcomes["done"] - seen.outcomes["refused"]
+        fine = {"done", "refused", "guided refused"}
+        failed = sum(times for outcome, times in seen.outcomes.items() if outcome not in fine)
         memory = [counts["process_resident_memory_bytes"] / 2**20 for counts in (before, after)]
         click.echo(
             f"{streams:7} {seen.outcomes['done']:5} {seen.outcomes['refused']:8} {failed:7} {rates[streams]:6.2f} "
@@ -166,6 +181,11 @@ async def measure(url: str, levels: Sequence[int], seconds: float, steps: int) -
             f"{percentile(seen.done, 0.5):12.3f} / {percentile(seen.done, 0.99):6.3f} "
             f"{memory[0]:6.0f} -> {memory[1]:.0f}"
         )
+        if searches:
+            rounds, calls = (after[name] - before[name] for name in ("unembed_round_seconds_count", ENCODER_CALLS))
+            click.echo(
+                f"        beside {searches} searches: {rounds / spent:.2f} rounds/s, {calls / spent:.1f} calls/s"
+            )
         for outcome in seen.outcomes.keys() - {"done", "refused"}:
             click.echo(f"        {outcome}: {seen.outcomes[outcome]}")
     return rates
@@ -177,9 +197,12 @@ async def measure(url: str, levels: Sequence[int], seconds: float, steps: int) -
 @click.option("--levels", default="1,8,32,128", show_default=True, help="Numbers of concurrent streams.")
 @click.option("--seconds", default=20.0, show_default=True, help="For each level.")
 @click.option("--steps", default=8, show_default=True, help="Passes of each inversion.")
-def main(url: str | None, model: str | None, levels: str, seconds: float, steps: int) -> None:
+@click.option(
+    "--searches", default=0, show_default=True, help="Guided inversions of 20 rounds at any time beside them."
+)
+def main(url: str | None, model: str | None, levels: str, seconds: float, steps: int, searches: int) -> None:
     """Measure the server under 1, 8, 32 and 128 concurrent streams."""
-    counts = [int(count) for count in levels.split(",")]
+    counts = [int(streams) for streams in levels.split(",")]
     server = None
     if url is None:
         command = [
@@ -201,7 +224,7 @@ def main(url: str | None, model: str | None, levels: str, seconds: float, steps:
         if url is None:
             raise click.ClickException("the server did not start")
     try:
-        rates = asyncio.run(measure(url, counts, seconds, steps))
+        rates = asyncio.run(measure(url, counts, seconds, steps, searches))
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)
