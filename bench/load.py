@@ -30,8 +30,6 @@ COLUMNS = (
     "streams  done  refused  failed  seq/s  passes/s  rows/pass   first frame p50/p99 s      done p50/p99 s   memory MB"
 )
 
-ENCODER_CALLS = "unembed_encoder_calls_total"
-
 
 @dataclass
 class Seen:
@@ -182,10 +180,10 @@ async def measure(url: str, levels: Sequence[int], seconds: float, steps: int, s
             f"{memory[0]:6.0f} -> {memory[1]:.0f}"
         )
         if searches:
-            rounds, calls = (after[name] - before[name] for name in ("unembed_round_seconds_count", ENCODER_CALLS))
-            click.echo(
-                f"        beside {searches} searches: {rounds / spent:.2f} rounds/s, {calls / spent:.1f} calls/s"
-            )
+            rounds = after["unembed_round_seconds_count"] - before["unembed_round_seconds_count"]
+            calls = after["unembed_encoder_calls_total"] - before["unembed_encoder_calls_total"]
+            says = f"{rounds / spent:.2f} rounds/s, {calls / spent:.1f} encoder calls/s"
+            click.echo(f"        beside {searches} searches: {says}")
         for outcome in seen.outcomes.keys() - {"done", "refused"}:
             click.echo(f"        {outcome}: {seen.outcomes[outcome]}")
     return rates

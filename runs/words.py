@@ -24,6 +24,7 @@ from tqdm import tqdm
 from unembed.checkpoint import Parts, load_inverter
 from unembed.data import Shards, Windows
 from unembed.encoder import Encoder, load_encoder
+from unembed.initialise import count_tokens
 
 FREQUENT = 8192  # tokens K told apart
 BATCH = 512
@@ -136,7 +137,7 @@ def rows_of_table(
 ) -> Iterator[tuple[str, str, float, float]]:
     """Name, parameters beside the table, cross-entropy and recall: unigrams, the heads, the inverter."""
     words, denoiser = len(frequent_K), parts.denoiser
-    counts_K = 1 + train.bags(slice(None), words).sum(0)
+    counts_K = 1 + train.tokens[train.tokens >= 0].bincount(minlength=words)
     shares_K = counts_K / counts_K.sum()
     yield "frequencies alone", "0", *judge(lambda e_BD: shares_K.log().expand(len(e_BD), -1), held_out, words)
     for name, shape in HEADS.items():
@@ -171,14 +172,13 @@ def main(data: str, model: str, texts: int, held_out: int, passes: int, seed: in
     def drawn(split: str) -> Windows:
         return Windows(shards, whole, encoder.tokenizer, length, BATCH, seed, split)
 
-    counts_V = torch.zeros(encoder.tokenizer.vocab_size, dtype=torch.int64)
-    for step in range(64):
-        counts_V += drawn("train").batch(step).canvas.flatten().bincount(minlength=len(counts_V))
+    windows = drawn("train")
+    counts_V = count_tokens(windows, encoder.tokenizer.vocab_size)
     counts_V[[encoder.tokenizer.pad_id, encoder.tokenizer.eos_id, encoder.tokenizer.mask_id]] = 0
     frequent_K = counts_V.topk(min(FREQUENT, int((counts_V > 0).sum()))).indices
     place_V = torch.full_like(counts_V, -1)
     place_V[frequent_K] = torch.arange(len(frequent_K))
-    train = sample(drawn("train"), encoder, texts, place_V, "training texts")
+    train = sample(windows, encoder, texts, place_V, "training texts")
     judges = sample(drawn("validation"), encoder, held_out, place_V, "held-out texts")
     click.echo(f"| words from the embedding | parameters | cross-entropy per token | recall in {GUESSES} |")
     click.echo("| --- | ---: | ---: | ---: |")

@@ -48,10 +48,16 @@ def start_from_frequencies(denoiser: Denoiser, windows: Windows, batches: int = 
 
     Tokens are counted once more than they occur, so that unseen ones stay possible.
     """
-    counts = torch.ones(len(denoiser.output_bias), dtype=torch.int64)
+    counts_V = 1 + count_tokens(windows, len(denoiser.output_bias), batches)
+    denoiser.output_bias.copy_((counts_V / counts_V.sum()).log())
+
+
+def count_tokens(windows: Windows, vocab_size: int, batches: int = 64) -> Tensor:
+    """How often each token (V,) stands on the canvases of the first `batches` batches, EOS and PAD too."""
+    counts_V = torch.zeros(vocab_size, dtype=torch.int64)
     for step in range(batches):
-        counts += windows.batch(step).canvas.flatten().bincount(minlength=len(counts))
-    denoiser.output_bias.copy_((counts / counts.sum()).log())
+        counts_V += windows.batch(step).canvas.flatten().bincount(minlength=vocab_size)
+    return counts_V
 
 
 def _take_blocks(denoiser: Denoiser, network: Any) -> None:

@@ -266,7 +266,10 @@ def embed(batch: Batch, encoder: Encoder) -> Tensor:
 
 
 def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."""
+    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest.
+
+    The last AdaLN and the token table may have rates of their own; they then have no weight decay.
+    """
     matrices, decayed, plain, final, table = [], [], [], [], []
     for name, parameter in denoiser.named_parameters():
         if settings.final_learning_rate and name.startswith("final_adaln."):
