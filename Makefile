@@ -56,7 +56,8 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -exec rm -rf {} +
 
-# Hatchling goes in first, so that the package is built here, with the pinned build tools.
+# The build tools go in first, so that what is built here is built with pinned ones: hatchling this package, setuptools
+# rouge-score, which has no wheel (and the setuptools that a venv of Python 3.11 brings cannot build one alone).
 $(STAMP): pyproject.toml constraints.txt
 	@found=; for python in $(CANDIDATES); do \
 		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
@@ -67,6 +68,6 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "Setting up $(VENV) with $$($$found --version); the first time takes some minutes ..."; \
 	$$found -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling setuptools
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
