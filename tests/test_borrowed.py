@@ -312,12 +312,16 @@ def test_overrides() -> None:
     assert found["training"]["learning_rate"] == 0.01
     assert found["model"]["causal"] is True
     assert found["data"]["weights"] == {"dialogue": 2.0}
+    found = overridden(tree, "training.freeze=[table, blocks],training.steps=7")
+    assert (found["training"]["freeze"], found["training"]["steps"]) == (["table", "blocks"], 7)
     assert overridden(tree, "") == tree
     for wrong, message in (
         ("training.learning_rate", "expected section.key=value"),
         ("causal=true", "expected section.key=value"),
         ("training.steps=x", "training.steps is 'x', expected int"),
         ("training.steps.x=1", "expected section.key=value"),
+        ("training.freeze=table", "training.freeze is 'table', expected a list"),
+        ("training.freeze=[1]", r"training.freeze\[0\] is 1, expected str"),
         ("nothing.x=1", "unknown key nothing"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -32,7 +32,7 @@ from unembed.config import Config, Recipe, config_to_dict
 from unembed.corpus_licences import CORPUS_LICENCES
 from unembed.errors import CheckpointError, OutputError
 from unembed.model import Denoiser, count_parameters
-from unembed.train import make_optimizers
+from unembed.optimizers import make_optimizers
 
 RESULTS = {
     "steps": 1200,

@@ -23,14 +23,14 @@ from torch import Tensor
 import unembed.train
 from fakes import FakeEncoder, fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
 from unembed.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
-from unembed.config import Config, TrainingConfig, config_to_dict
+from unembed.config import Config, config_to_dict
 from unembed.data import Shards, Windows
 from unembed.diffusion import Loss
 from unembed.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
 from unembed.initialise import start_from_frequencies
 from unembed.inverter import Inverter
 from unembed.prepare import prepare
-from unembed.train import autocast, averaged, make_optimizers, rate_factor, set_rates, train, update_average
+from unembed.train import autocast, averaged, train, update_average
 
 STEPS = 12
 REPOSITORY = Path(__file__).parents[1]
@@ -412,6 +412,19 @@ def test_a_run_can_start_from_an_inverter(whole: Path, data: Path, tmp_path: Pat
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-7)
 
 
+def test_what_is_frozen_stays_and_the_rest_moves(whole: Path, data: Path, tmp_path: Path) -> None:
+    config = settings(steps=4, freeze=("table", "blocks"))
+    inverter = run(config, data, tmp_path / "run", start_from=whole / "inverter")
+    before = load_inverter(whole / "inverter").denoiser.state_dict()
+    for name, tensor in load_inverter(inverter).denoiser.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith(("table", "blocks")), name
+    with pytest.raises(ConfigError, match="training.freeze"):
+        run(settings(steps=8), data, tmp_path / "run", resume=True)
+    run(settings(steps=8, freeze=("table", "blocks")), data, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="training.freeze names 'head'"):
+        run(settings(freeze=("head",)), data, tmp_path / "other")
+
+
 def test_a_run_cannot_start_from_another_shape(whole: Path, data: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(settings(), model=dataclasses.replace(settings().model, feed_forward=32))
     for start in (whole / "inverter", training_checkpoints(whole, "stable")[0]):
@@ -454,59 +467,6 @@ def test_the_time_box_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pyte
 
 
 # --- its parts
-
-
-def test_the_learning_rate_warms_up_stays_and_decays() -> None:
-    config = TrainingConfig(steps=100, warmup_steps=4, decay_share=0.2)
-    found = [rate_factor(step, step / 100, config) for step in range(101)]
-    expected = [0.2, 0.4, 0.6, 0.8] + [1.0] * 76 + [1 - i / 20 for i in range(21)]
-    assert found == pytest.approx(expected)
-    assert rate_factor(50, 1.2, config) == 0.0  # past a time box
-    never = TrainingConfig(steps=10, warmup_steps=0, decay_share=0.0)
-    assert [rate_factor(step, step / 10, never) for step in range(10)] == [1.0] * 10
-    always = TrainingConfig(steps=10, warmup_steps=0, decay_share=1.0)
-    assert [rate_factor(step, step / 10, always) for step in range(10)] == pytest.approx(
-        [1 - i / 10 for i in range(10)]
-    )
-
-
-def test_rates_are_shares_of_each_groups_own_peak() -> None:
-    optimizers = make_optimizers(build_denoiser(settings(), tiny_tokenizer()), settings().training)
-    for factor in (0.5, 0.25, 1.0):
-        set_rates(optimizers, factor)
-        assert [group["lr"] for group in optimizers[0].param_groups] == [1e-3 * factor] * 2
-        assert [group["lr"] for group in optimizers[1].param_groups] == [6e-3 * factor]
-
-
-def test_every_parameter_has_one_optimizer() -> None:
-    denoiser = build_denoiser(settings(), tiny_tokenizer())
-    names = {id(parameter): name for name, parameter in denoiser.named_parameters()}
-
-    def grouped(optimizer: str, **changes: float) -> list[list[str]]:
-        config = dataclasses.replace(settings().training, optimizer=optimizer, **changes)
-        found = [
-            [names[id(parameter)] for parameter in group["params"]]
-            for one in make_optimizers(denoiser, config)
-            for group in one.param_groups
-        ]
-        assert sorted(name for group in found for name in group) == sorted(names.values())
-        return found
-
-    decayed, plain, muon = grouped("muon")
-    matrices = ("attention.qkv", "attention.out", "feed_forward.0", "feed_forward.2")
-    assert muon == [f"blocks.{i}.{name}.weight" for i in range(2) for name in matrices]
-    assert {"table.weight", "projection.0.weight", "blocks.0.adaln.up.weight", "final_adaln.up.weight"} <= set(decayed)
-    assert {"positions", "null_embedding", "output_bias", "embedding_norm.weight"} <= set(plain)
-    assert all(name.endswith("bias") for name in plain if name.startswith(("blocks", "projection", "final")))
-    decayed, plain = grouped("adamw")
-    assert set(muon) <= set(decayed)
-    rates = {"final_learning_rate": 0.03, "table_learning_rate": 0.01}
-    *_, final, table = grouped("adamw", **rates)
-    assert (final, table) == (["final_adaln.up.weight", "final_adaln.up.bias"], ["table.weight"])
-    config = dataclasses.replace(settings().training, **rates)
-    optimizers = make_optimizers(denoiser, config)
-    set_rates(optimizers, 0.5)
-    assert [group["lr"] for group in optimizers[0].param_groups] == [config.learning_rate / 2] * 2 + [0.015, 0.005]
 
 
 def test_the_average_equals_a_loop_by_hand() -> None:

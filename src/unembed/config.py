@@ -6,6 +6,7 @@ key. The text in each field's metadata is what the documentation shows for it.
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -169,6 +170,9 @@ class TrainingConfig:
     table_learning_rate: float = _doc(
         "peak rate of AdamW for the token table, whose rare rows see mostly noise; 0 means learning_rate", 0.0
     )
+    freeze: tuple[str, ...] = _doc(
+        "parts of the denoiser that keep the weights they start with, by their names there, such as [table, blocks]", ()
+    )
     weight_decay: float = _doc("decoupled weight decay of matrices", 0.01)
     warmup_steps: int = _doc("steps over which the rate rises from 0", 200)
     decay_share: float = _doc("share of the run over which the rate falls to 0 at the end", 0.2)
@@ -261,13 +265,13 @@ def config_from_dict(tree: Any) -> Config:
 
 
 def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
-    """A configuration's tree with "section.key=value,section.key=value" put in; values are YAML.
+    """A configuration's tree with "section.key=value,section.key=value" put in; values are YAML, such as 2 or [a, b].
 
     Raises:
         ConfigError: not of that form, an unknown key, or an impossible value.
     """
     changed: dict[str, Any] = json.loads(json.dumps(tree))
-    for override in filter(None, overrides.split(",")):
+    for override in filter(None, re.split(r",(?![^\[]*\])", overrides)):  # not at the commas within a list
         name, equals, value = override.partition("=")
         *sections, key = name.strip().split(".")
         place = changed
@@ -280,8 +284,9 @@ def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """The inverse of `config_from_dict`, for any of the dataclasses here; JSON-ready."""
-    return dataclasses.asdict(config)
+    """The inverse of `config_from_dict`, for any of the dataclasses here; as JSON would give it back."""
+    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return tree
 
 
 def recipe_from_dict(tree: Any) -> Recipe:
@@ -318,6 +323,10 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} is {value!r}, expected keys and values")
         return {str(k): _convert(item, v, f"{key}.{k}") for k, v in value.items()}
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} is {value!r}, expected a list")
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{key}[{place}]") for place, item in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text

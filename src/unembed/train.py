@@ -43,6 +43,7 @@ from unembed.feedback import make_hypotheses
 from unembed.files import remove_leftovers
 from unembed.initialise import start_from_encoder, start_from_frequencies
 from unembed.model import Denoiser
+from unembed.optimizers import freeze, make_optimizers, rate_factor, set_rates
 from unembed.throughput import flops_per_sequence, peak_flops
 from unembed.trainlog import TrainingLog
 from unembed.validate import validate
@@ -130,6 +131,7 @@ def train(
         start_from_encoder(denoiser, encoder, settings.start_from_encoder)
         start_from_frequencies(denoiser, windows)
 
+    freeze(denoiser, settings.freeze)
     step_module = TrainingStep(denoiser, config, encoder).to(device)
     average = {name: tensor.detach().clone().float() for name, tensor in denoiser.state_dict().items()}
     optimizers = make_optimizers(denoiser, settings)
@@ -265,58 +267,6 @@ def embed(batch: Batch, encoder: Encoder) -> Tensor:
     return encoder.encode_tokens(batch.canvas, batch.lengths)
 
 
-def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest.
-
-    The last AdaLN and the token table may have rates of their own; they then have no weight decay.
-    """
-    matrices, decayed, plain, final, table = [], [], [], [], []
-    for name, parameter in denoiser.named_parameters():
-        if settings.final_learning_rate and name.startswith("final_adaln."):
-            final.append(parameter)
-        elif settings.table_learning_rate and name == "table.weight":
-            table.append(parameter)
-        elif settings.optimizer == "muon" and "blocks." in name and "adaln" not in name and parameter.ndim == 2:
-            matrices.append(parameter)
-        elif parameter.ndim == 2 and "positions" not in name:
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    for special, rate in ((final, settings.final_learning_rate), (table, settings.table_learning_rate)):
-        if special:
-            groups.append({"params": special, "weight_decay": 0.0, "lr": rate})
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-    ]
-    if matrices:
-        optimizers.append(
-            torch.optim.Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
-        )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
-
-
-def rate_factor(step: int, fraction: float, settings: TrainingConfig) -> float:
-    """Learning rate as a share of its peak: linear warm-up, stable, linear decay to 0."""
-    factor = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    if settings.decay_share and fraction > 1 - settings.decay_share:
-        factor = min(factor, (1 - fraction) / settings.decay_share)
-    return max(factor, 0.0)
-
-
-def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Set each group's learning rate to `factor` of its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-
-
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], denoiser: nn.Module, decay: float, step: int) -> None:
     """Move the fp32 average towards the weights; it forgets faster in the first steps, so that it never lags."""
@@ -380,10 +330,8 @@ def _same_run(config: Config, shards: Shards, state: dict[str, Any], out: Path) 
     if state.get("shards", manifest) != manifest:  # checkpoints of earlier versions do not tell
         raise InputError(f"{out}: the run was trained on other shards than those in {shards.folder}")
     free = {"steps", "log_every", "validate_every", "validation_texts", "checkpoint_minutes", "compile"}
-    now = json.loads(json.dumps(config_to_dict(config)))
-    saved = json.loads(
-        json.dumps(config_to_dict(config_from_dict(state["config"])))
-    )  # a key it was made without has its default
+    now = config_to_dict(config)
+    saved = config_to_dict(config_from_dict(state["config"]))  # a key it was made without has its default
     for section, values in now.items():
         for key, value in values.items():
             if section == "training" and key in free:

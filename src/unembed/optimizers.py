@@ -1,0 +1,82 @@
+"""What moves the weights and how fast: frozen parts, Muon and AdamW with their groups, the learning rate's course."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from unembed.config import TrainingConfig
+from unembed.errors import ConfigError
+from unembed.model import Denoiser
+
+
+def freeze(denoiser: Denoiser, parts: Sequence[str]) -> None:
+    """Keep the named parts as they are: neither gradients nor optimizer state, which makes a step cheaper.
+
+    With everything frozen but `final_adaln`, for example, no gradient passes through the blocks.
+
+    Raises:
+        ConfigError: the denoiser has no such part, or nothing is left to train.
+    """
+    known = list(dict.fromkeys(name.partition(".")[0] for name, _ in denoiser.named_parameters()))
+    for part in parts:
+        if part not in known:
+            raise ConfigError(f"training.freeze names {part!r}, expected some of {', '.join(known)}")
+    if not set(known) - set(parts):
+        raise ConfigError("training.freeze names every part of the denoiser, expected something left to train")
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_(name.partition(".")[0] not in parts)
+
+
+def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest.
+
+    The last AdaLN and the token table may have rates of their own; they then have no weight decay.
+    """
+    matrices, decayed, plain, final, table = [], [], [], [], []
+    for name, parameter in denoiser.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if settings.final_learning_rate and name.startswith("final_adaln."):
+            final.append(parameter)
+        elif settings.table_learning_rate and name == "table.weight":
+            table.append(parameter)
+        elif settings.optimizer == "muon" and "blocks." in name and "adaln" not in name and parameter.ndim == 2:
+            matrices.append(parameter)
+        elif parameter.ndim == 2 and "positions" not in name:
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    for special, rate in ((final, settings.final_learning_rate), (table, settings.table_learning_rate)):
+        if special:
+            groups.append({"params": special, "weight_decay": 0.0, "lr": rate})
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def rate_factor(step: int, fraction: float, settings: TrainingConfig) -> float:
+    """Learning rate as a share of its peak: linear warm-up, stable, linear decay to 0."""
+    factor = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    if settings.decay_share and fraction > 1 - settings.decay_share:
+        factor = min(factor, (1 - fraction) / settings.decay_share)
+    return max(factor, 0.0)
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set each group's learning rate to `factor` of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
