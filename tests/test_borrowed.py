@@ -148,7 +148,9 @@ def until(condition: Any, what: str, seconds: float = 240) -> None:
 def configuration(folder: Path) -> Config:
     """A tiny denoiser for the tiny encoder `folder / "tiny"`, with a checkpoint several times a second."""
     config = tiny_config()
-    training = dataclasses.replace(config.training, checkpoint_minutes=0.004, log_every=2, validate_every=10**6)
+    training = dataclasses.replace(
+        config.training, steps=10**6, checkpoint_minutes=0.004, log_every=2, validate_every=10**6
+    )  # only the clock ends it, however fast the machine
     return dataclasses.replace(config, encoder=describe("tiny", folder / "tiny"), training=training)
 
 
@@ -259,7 +261,8 @@ def test_what_cannot_be_packed_or_started(here: Path, tmp_path: Path, monkeypatc
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> borrowed_job.Job:
     """A job with the fake encoder, done in this process."""
-    config = dataclasses.replace(tiny_config(), training=dataclasses.replace(tiny_config().training, log_every=1))
+    training = dataclasses.replace(tiny_config().training, steps=10**6, log_every=1)  # only the clock ends it
+    config = dataclasses.replace(tiny_config(), training=training)
     (tmp_path / "texts.txt").write_text("".join(text + "\n" for text in tiny_texts(300)))
     prepare(config, [str(tmp_path / "texts.txt")], tmp_path / "shards", fake_encoder())
     monkeypatch.setattr("unembed.train.load_encoder", lambda *_: fake_encoder())
@@ -290,7 +293,7 @@ def test_the_best_try_goes_on(job: borrowed_job.Job, tmp_path: Path, monkeypatch
     assert [row["overrides"] for row in rows] == tries
     assert rows[3]["failed"] == "out of memory"
     assert rows[1]["losses"][-1] > rows[2]["losses"][-1]
-    assert all(row["seconds"] == pytest.approx(0.6, abs=0.4) for row in rows[:3])
+    assert all(0.6 <= row["seconds"] < 6 for row in rows[:3])  # a step may take long where others are at work
     assert kept["chosen"] == min(rows[:3], key=lambda row: row["losses"][-1])["overrides"] != tries[1]
     table = (run / "tries.md").read_text()
     assert "| as configured |" in table
