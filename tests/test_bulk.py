@@ -268,6 +268,7 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
         "attacker": None,
         "max_calls": None,
         "guidance": 0.0,
+        "balance": 0.7,
         "temperature": None,
     }
     options |= {"seed": 0, "measure_cosine": False}

@@ -188,13 +188,21 @@ def test_nothing_recovered():
 
 def test_the_inverter_gets_the_embeddings_and_the_options_and_nothing_else():
     inverter = FakeInverter(TEXTS)
-    options = {"steps": 4, "strategy": "euler", "candidates": 2, "rounds": 1, "seed": 3, "guidance": 0.5}
+    options = {
+        "steps": 4,
+        "strategy": "euler",
+        "candidates": 2,
+        "rounds": 1,
+        "seed": 3,
+        "guidance": 0.5,
+        "balance": 0.6,
+    }
     options |= {"attacker": "black-box", "max_calls": 40}
     options |= {"temperature": 0.7, "batch_size": 8, "show_progress_bar": False}
     report = evaluate(inverter, TEXTS, tokens="natural", limit=9, **options)
     assert inverter.asked == [{"n": 9, **options}] * 2  # the texts and as many random vectors
     assert (report.strategy, report.steps, report.seed, report.n) == ("euler", 4, 3, 9)
-    decided = ("candidates", "rounds", "attacker", "max_calls", "guidance", "temperature", "batch_size")
+    decided = ("candidates", "rounds", "attacker", "max_calls", "guidance", "balance", "temperature", "batch_size")
     assert report.options == {name: options[name] for name in decided}
     assert (report.passes, report.encoder_calls) == (8.0, 3.0)
     assert report.seconds_per_text == report.seconds / 9

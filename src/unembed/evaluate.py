@@ -30,7 +30,7 @@ from unembed import __version__, metrics
 from unembed.errors import InputError
 from unembed.guidance import BLIND, STARTS
 from unembed.metrics import Scores
-from unembed.strategies import default_temperature
+from unembed.strategies import BALANCE, default_temperature
 from unembed.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ def evaluate(
     max_calls: int | None = None,
     seed: int = 0,
     guidance: float = 0.0,
+    balance: float = BALANCE,
     temperature: float | None = None,
     batch_size: int = 64,
     random_vectors: int = RANDOM_VECTORS,
@@ -189,7 +190,7 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
-        steps, strategy, candidates, rounds, attacker, max_calls, seed, guidance, temperature, batch_size,
+        steps, strategy, candidates, rounds, attacker, max_calls, seed, guidance, balance, temperature, batch_size,
             show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
         random_vectors: for the baseline of that name; 0 leaves it out.
 
@@ -202,7 +203,7 @@ def evaluate(
     if temperature is None:
         temperature = default_temperature(STARTS if guided and candidates == 1 else candidates)
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
-    options |= {"guidance": guidance, "temperature": temperature}
+    options |= {"guidance": guidance, "balance": balance, "temperature": temperature}
     if guided:  # rows of blind inversions stay what they were
         options |= {"attacker": attacker, "max_calls": max_calls}
     length = inverter.config.model.max_tokens

@@ -42,7 +42,7 @@ from unembed.packaged import DEFAULT, locate
 from unembed.predictor import stream
 from unembed.recipes import RECIPES
 from unembed.rounds import load_rounds, save_rounds
-from unembed.strategies import Frame, Options, default_temperature
+from unembed.strategies import BALANCE, Frame, Options, default_temperature
 from unembed.tokenizer import Tokenizer
 
 
@@ -168,6 +168,7 @@ class Inverter:
         rounds: int = 0,
         *,
         guidance: float = 0.0,
+        balance: float = BALANCE,
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
@@ -186,6 +187,7 @@ class Inverter:
             steps: most passes per candidate, 1 to L.
             candidates: texts per embedding, ranked by the denoiser's own confidence, or by the attacker's cosine.
             rounds: most rounds of guided inversion; 0 is blind, or best of `candidates` for an attacker who is not.
+            balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
             attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
                 where the encoder gives gradients, else a black box.
@@ -205,7 +207,7 @@ class Inverter:
         """
         search = self._search(rounds, attacker, max_calls, candidates, seed)
         starts = _starts(search, candidates)
-        options = self._options(steps, strategy, starts, guidance, temperature, seed)
+        options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
         at_once = max(1, batch_size // starts)
         found: list[Inversion] = []
@@ -227,6 +229,7 @@ class Inverter:
         strategy: str = "confidence",
         *,
         guidance: float = 0.0,
+        balance: float = BALANCE,
         temperature: float | None = None,
         seed: int = 0,
         recipe: Recipe | str | None = None,
@@ -237,7 +240,7 @@ class Inverter:
         Arguments and errors as for `invert`, whose one candidate for the embedding the last frame holds; options are
         checked before the first frame is asked for.
         """
-        options = self._options(steps, strategy, 1, guidance, temperature, seed)
+        options = self._options(steps, strategy, 1, guidance, balance, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
@@ -252,6 +255,7 @@ class Inverter:
         strategy: str = "confidence",
         *,
         guidance: float = 0.0,
+        balance: float = BALANCE,
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
@@ -268,7 +272,7 @@ class Inverter:
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
         starts = _starts(search, candidates)
-        options = self._options(steps, strategy, starts, guidance, temperature, seed)
+        options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"search takes one embedding, found {len(e_BD)}")
@@ -367,12 +371,13 @@ class Inverter:
         strategy: str,
         candidates: int,
         guidance: float,
+        balance: float,
         temperature: float | None,
         seed: int,
     ) -> Options:
         if temperature is None:
             temperature = default_temperature(candidates)
-        options = Options(steps, strategy, temperature, guidance, seed)
+        options = Options(steps, strategy, temperature, guidance, seed, balance)
         options.check(self.length)
         return options
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unembed.balance import Balance
 from unembed.model import Denoiser, Modulation
 from unembed.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Options, Prediction
 
@@ -65,6 +66,8 @@ class Predictor:
         self.unconditional = denoiser.unconditional(1) if options.guidance else None
         self.options = options
         self.noise = Noise(options.seed, rows, stream=1)
+        self.balance = Balance(options.balance, denoiser.mask_id, denoiser.end_ids)
+        self.expected: dict[int, Tensor] = {}  # row of the batch -> token counts (V,), from its first pass on
         self.alternatives = alternatives
 
     def __call__(self, frame: Frame) -> Prediction:
@@ -84,7 +87,7 @@ class Predictor:
     def answer(self, frame: Frame, logits: Sequence[Tensor]) -> Prediction:
         """The prediction for `frame` by the logits (R, V) of each of its questions.
 
-        A few rows at a time, which are still in the cache when they are read again; the result does not depend on it.
+        A few canvases at a time, whose rows are still in the cache when they are read again.
         """
         standing_R = frame.ids[frame.wanted]
         uniform_R = self._uniform(frame.wanted) if self.options.temperature else None
@@ -93,10 +96,11 @@ class Predictor:
             standing_R.new_full((len(standing_R), self.alternatives), -1),
             confidence_R.new_zeros(len(standing_R), self.alternatives),
         )
-        rows = max(1, CHUNK.get(logits[0].device.type, LARGE_CHUNK) // logits[0].shape[1])
-        for start in range(0, len(standing_R), rows):
-            chunk = slice(start, start + rows)
+        most = max(1, CHUNK.get(logits[0].device.type, LARGE_CHUNK) // logits[0].shape[1])
+        for canvases, chunk in chunks(frame.wanted.sum(1).tolist(), most):
             logits_CV = self._guided([each_RV[chunk].float() for each_RV in logits])
+            if self.options.balance:
+                self._balance(logits_CV, frame, canvases)
             if uniform_R is None:
                 chosen_R[chunk] = logits_CV.argmax(-1)
             else:
@@ -124,11 +128,42 @@ class Predictor:
         guided_CV[:, self.denoiser.mask_id] = -torch.inf  # where -inf - -inf is not a number
         return guided_CV
 
+    def _balance(self, logits_CV: Tensor, frame: Frame, canvases: Sequence[int]) -> None:
+        """Balance the masked positions of some canvases, whose wanted positions' logits these are, in place."""
+        stop = 0
+        for canvas in canvases:
+            ids_L, wanted_L = frame.ids[canvas], frame.wanted[canvas]
+            start, stop = stop, stop + int(wanted_L.sum())
+            masked = (ids_L[wanted_L] == self.denoiser.mask_id).nonzero().squeeze(1) + start
+            n_V = self.balance.visible(ids_L, logits_CV.shape[1])
+            if canvas not in self.expected:  # the first pass is as it is
+                self.expected[canvas] = self.balance.expected(logits_CV[masked], n_V)
+                continue
+            logits_CV[masked] = self.balance.balanced(logits_CV[masked], self.expected[canvas], n_V)
+
     def _uniform(self, wanted_BL: Tensor) -> Tensor:
         """The next random numbers (R,) of the rows that want a pass, float64 on the CPU."""
         wanted_BL = wanted_BL.cpu()
         active_B = wanted_BL.any(1).nonzero().squeeze(1)
         return self.noise.uniform(wanted_BL.shape[1], active_B.tolist())[wanted_BL[active_B]]
+
+
+def chunks(counts: Sequence[int], most: int) -> Iterator[tuple[list[int], slice]]:
+    """Canvases, of whose rows there are `counts`, to be looked at together, and their rows.
+
+    Whole canvases, at least one, and not more than `most` rows of several.
+    """
+    canvases: list[int] = []
+    start = stop = 0
+    for canvas, count in enumerate(counts):
+        if canvases and stop + count - start > most:
+            yield canvases, slice(start, stop)
+            canvases, start = [], stop
+        if count:
+            canvases.append(canvas)
+            stop += count
+    if canvases:
+        yield canvases, slice(start, stop)
 
 
 def sample(logits_RV: Tensor, temperature: float, uniform_R: Tensor) -> Tensor:

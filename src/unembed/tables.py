@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unembed.evaluate import BASELINE_METRICS, Report
+from unembed.strategies import BALANCE
 
 
 def rows(reports: Sequence[Report]) -> str:
@@ -45,8 +46,9 @@ def length_rows(reports: Sequence[Report]) -> str:
 
 
 def _strategy(report: Report) -> str:
-    defaults = {"candidates": 1, "rounds": 0, "guidance": 0.0, "temperature": 0.0}
-    changed = [f"{name} {report.options[name]:g}" for name, value in defaults.items() if report.options[name] != value]
+    defaults = {"candidates": 1, "rounds": 0, "guidance": 0.0, "balance": BALANCE, "temperature": 0.0}
+    options = {"balance": 0.0} | report.options  # which rows of earlier versions do not name
+    changed = [f"{name} {options[name]:g}" for name, value in defaults.items() if options[name] != value]
     return ", ".join([report.strategy, *changed])
 
 

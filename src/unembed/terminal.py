@@ -120,7 +120,7 @@ def show_denoising(
             several = inverter.invert(embedding, **options, first_row=row)
         return several[0], time.perf_counter() - started
     seconds = 0.0
-    one = {name: options[name] for name in ("steps", "strategy", "guidance", "temperature", "seed")}
+    one = {name: options[name] for name in ("steps", "strategy", "guidance", "balance", "temperature", "seed")}
     for frame in inverter.stream(embedding, **one):
         spent = time.perf_counter() - started
         seconds += spent

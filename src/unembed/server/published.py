@@ -53,7 +53,7 @@ def router(context: Context) -> APIRouter:
         e_BD = wire.read_embeddings(body.embedding, served, normalize=True, most=1)
         length = served.inverter.length
         steps = min(body.steps, length) if body.steps == wire.PUBLISHED_STEPS else body.steps
-        options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed)
+        options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed, body.balance)
         options.check(length)
         ticket = batcher.submit(
             served,

@@ -57,7 +57,7 @@ def router(context: Context) -> APIRouter:
         temperature = body.temperature
         if temperature is None:
             temperature = default_temperature(body.candidates)
-        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed)
+        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, body.balance)
         options.check(served.inverter.length)
         canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
         return batcher.submit(
@@ -92,6 +92,7 @@ def router(context: Context) -> APIRouter:
                 body.steps,
                 body.strategy,
                 guidance=body.guidance,
+                balance=body.balance,
                 temperature=body.temperature,
                 attacker=body.attacker,
                 max_calls=body.max_calls,

@@ -22,6 +22,7 @@ from unembed.inverter import Inversion
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
+from unembed.strategies import BALANCE
 
 MAX_ALTERNATIVES = 10
 PUBLISHED_STEPS = 32  # the published demo's default, which its page always sends
@@ -46,6 +47,9 @@ Vectors = Annotated[
 Seed = Annotated[int, Field(ge=0, le=2**53, description="Decides everything that is random.")]
 Steps = Annotated[int, Field(ge=1, description="Most passes for each candidate, up to the model's length.")]
 Guidance = Annotated[float, Field(ge=-1, le=100, description="Classifier-free guidance; doubles the passes.")]
+Balance = Annotated[
+    float, Field(ge=0, le=100, description="How strongly later passes keep to the token counts that the first expects.")
+]
 Temperature = Annotated[
     float | None, Field(ge=0, le=100, description="0 takes the likeliest token; null is 0 for one candidate, else 0.5.")
 ]
@@ -79,6 +83,7 @@ class DecodeRequest(Request):
     model: str | None = None
     strategy: str = "confidence"
     guidance: Guidance = 0.0
+    balance: Balance = BALANCE
     temperature: Temperature = None
     seed: Seed = 0
 
@@ -116,6 +121,7 @@ class InvertRequest(Request):
     strategy: str = "confidence"
     candidates: int = Field(1, ge=1, description="Texts for each embedding, best first.")
     guidance: Guidance = 0.0
+    balance: Balance = BALANCE
     temperature: Temperature = None
     seed: Seed = 0
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")

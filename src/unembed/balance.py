@@ -1,0 +1,72 @@
+"""Balance: how often each token stands in a text is settled by the first pass, whatever later passes put where.
+
+The positions of a pass do not know of each other, and a denoiser that is not perfect goes on expecting a word that it
+sees already. But the first pass sees all that a blind inversion will ever know of the text. Its probabilities,
+summed over the positions, are how often it expects each token, c (V). What is committed later is a guess and tells
+nothing new, so that on average the counts must stay what they were (the law of total expectation): where n of a
+token are visible, the masked positions should hold
+
+    r = max(c - n, 0)
+
+of it. Where a pass expects m instead, the token's probability is multiplied by (r + FLOOR) / (m + FLOOR), at every
+masked position: one step of iterative proportional fitting (Deming and Stephan 1940, Annals of Mathematical
+Statistics 11, 4) towards the counts. EOS and PAD keep their probabilities, so that the length is not affected.
+The first pass itself is left as it is.
+
+Shape suffixes as in model.py; R: positions of one canvas that are to be filled; T: tokens whose chances change.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 0.1  # counts are not told apart below this, so that what was hardly expected is not scaled up at will
+SHARPNESS = 1.15  # power of the expected counts: places unknown, a first pass spreads its chances over too many tokens
+NEGLIGIBLE = 1e-3  # a token neither expected nor missing this often keeps its logits, which changes them by .01 at most
+
+
+class Balance:
+    """What the counts of one canvas make of its logits.
+
+    Args:
+        strength: power of the factor; 1 is the formula above, 0 changes nothing.
+        mask_id, end_ids: the tokens that are not counted: [MASK], EOS and PAD.
+    """
+
+    def __init__(self, strength: float, mask_id: int, end_ids: Sequence[int]) -> None:
+        self.strength = strength
+        self.end_ids = list(end_ids)
+        self.uncounted = [*end_ids, mask_id]
+
+    def visible(self, ids_L: Tensor, vocab_size: int) -> Tensor:
+        """How often each token is among `ids` (any number of them), (V,) float32: n."""
+        n_V = torch.bincount(ids_L, minlength=vocab_size).float()
+        n_V[self.uncounted] = 0.0
+        return n_V
+
+    def expected(self, logits_RV: Tensor, n_V: Tensor) -> Tensor:
+        """How often the text holds each token, (V,), by the canvas' first pass: c."""
+        m_V = self._masses(logits_RV.softmax(-1)).sum(0)
+        sharp_V = m_V**SHARPNESS
+        return n_V + sharp_V * (m_V.sum() / sharp_V.sum().clamp(min=1e-9))
+
+    def balanced(self, logits_RV: Tensor, c_V: Tensor, n_V: Tensor) -> Tensor:
+        """The logits (R, V) float32 of all positions that are to be filled, so changed that the counts agree better."""
+        chances_RV = logits_RV.softmax(-1)
+        content_R = 1 - chances_RV[:, self.end_ids].sum(-1)
+        m_V, r_V = self._masses(chances_RV).sum(0), (c_V - n_V).clamp(min=0)
+        tokens_T = (torch.maximum(r_V, m_V) > NEGLIGIBLE).nonzero().squeeze(1)
+        factor_T = self.strength * ((r_V[tokens_T] + FLOOR) / (m_V[tokens_T] + FLOOR)).log()
+        # All tokens but EOS and PAD together keep the chance they have.
+        gained_R = (chances_RV[:, tokens_T] * factor_T.expm1()).sum(-1)
+        change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-9))[:, None]
+        changed_RV = logits_RV - change_R1
+        changed_RV[:, self.end_ids] += change_R1
+        changed_RV[:, tokens_T] += factor_T
+        return changed_RV
+
+    def _masses(self, chances_RV: Tensor) -> Tensor:
+        """The chances without those of the tokens that are not counted, in place."""
+        chances_RV[:, self.uncounted] = 0.0
+        return chances_RV
