@@ -128,7 +128,10 @@ def keep(source: Path, target: Path, dtype: str) -> None:
     else:
         parts = load_inverter(source, causal=None)
         weights = parts.denoiser.state_dict()
-        save_inverter(target, weights, parts.tokenizer, parts.config, parts.results, getattr(torch, dtype))
+        save_inverter(
+            target, weights, parts.tokenizer, parts.config, parts.results, getattr(torch, dtype),
+            surrogate=parts.surrogate,
+        )  # fmt: skip
 
 
 def evaluate(run: Path, job: Job, config: Config) -> None:

@@ -4,8 +4,8 @@
 
 One search of each text gives the whole curve: what was best when so many calls were spent. All attackers see the
 same texts. `no prior` is the white box's search with a denoiser that finds every token equally likely, from random
-tokens: what the encoder gives away without a model of language. Finished attackers are kept in the JSONL file, so that
-the script goes on where it stopped.
+words, exchanging tokens for random ones as the surrogate advises: what the encoder gives away without a model of
+language. Finished attackers are kept in the JSONL file, so that the script goes on where it stopped.
 """
 
 import copy
@@ -20,17 +20,17 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from plots import Point, draw_curves
 from scripts import run
 from tqdm import tqdm
 
 from unembed import metrics
 from unembed.evaluate import compare, describe_machine, describe_model, truths
+from unembed.exchange import CONSIDERED, Choices
 from unembed.files import atomic_file
 from unembed.guidance import BLACK_BOX, WHITE_BOX, Guide, Row, Search
 from unembed.inverter import Inverter
-from unembed.refill import Text
+from unembed.refill import Judged, Text
 from unembed.sources import read_texts
 
 BUDGETS = (0, 4, 20, 50, 100, 200, 400, 1000, 2000)
@@ -43,10 +43,16 @@ STARTS = 8
 class Ignorant(Guide):
     """A search that knows nothing of texts: no token is likelier than another, none more doubtful."""
 
-    def _likelihoods(
-        self, texts: Sequence[Text], e_hats: Mapping[Text, Any] | None = None
-    ) -> dict[Text, NDArray[np.float64]]:
-        return {text: np.full(len(text.ids) + 1, 0.9) for text in texts}
+    def _likelihoods(self, texts: Sequence[Text], e_hats: Mapping[Text, Any] | None = None) -> dict[Text, Judged]:
+        judged = {}
+        for text in texts:
+            choices = None
+            if self.surrogate is not None:
+                size = len(text.ids), CONSIDERED
+                tokens = self.rows[text.row].noise.choice(np.flatnonzero(self.tokenizer.starts_word), size)
+                choices = Choices(tokens, np.zeros(size, np.float32))
+            judged[text] = Judged(np.full(len(text.ids) + 1, 0.9), choices)
+        return judged
 
 
 @dataclasses.dataclass
@@ -132,7 +138,7 @@ def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: in
         current = {0: blind, 4: [several[0] for several in four]}
         reached: dict[int, list[str]] = {budget: list(current[min(4, budget)]) for budget in budgets}
         kind = Ignorant if attacker == NO_PRIOR else Guide
-        guide = kind(denoiser, inverter.tokenizer, inverter.encoder, part, starts, search, first)
+        guide = kind(denoiser, inverter.tokenizer, inverter.encoder, part, starts, search, first, inverter.surrogate)
         rows: list[Row] = []
         for rows in guide.run():
             for number, row in enumerate(rows):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unembed.checkpoint import Parts, build_denoiser, save_inverter
 from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, Recipe, TrainingConfig
 from unembed.model import Denoiser
+from unembed.surrogate import Fitted, fit
 from unembed.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -141,6 +142,13 @@ def tiny_config() -> Config:
             validation_texts=16,
         ),
     )
+
+
+def tiny_surrogate() -> Fitted:
+    """What the fake encoder looks like to a denoiser whose token table is `tiny_parts`'."""
+    encoder, texts = fake_encoder(), tiny_texts(300, seed=9)
+    ids = encoder.tokenizer.encode_batch(texts)
+    return fit(tiny_parts().denoiser.table.weight, ids, torch.from_numpy(encoder.encode(texts)))
 
 
 def perturbed(denoiser: Denoiser, noise: float) -> Denoiser:

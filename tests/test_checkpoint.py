@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fakes import tiny_config, tiny_denoiser, tiny_tokenizer
+from fakes import tiny_config, tiny_denoiser, tiny_surrogate, tiny_tokenizer
 from unembed import checkpoint
 from unembed.card import model_card
 from unembed.checkpoint import (
@@ -31,6 +31,7 @@ from unembed.checkpoint import (
 from unembed.config import Config, Recipe, config_to_dict
 from unembed.corpus_licences import CORPUS_LICENCES
 from unembed.errors import CheckpointError, OutputError
+from unembed.inverter import Inverter
 from unembed.model import Denoiser, count_parameters
 from unembed.optimizers import make_optimizers
 
@@ -51,7 +52,10 @@ def denoiser() -> Denoiser:
 @pytest.fixture
 def folder(tmp_path: Path, denoiser: Denoiser) -> Path:
     """A saved inverter."""
-    save_inverter(tmp_path / "inverter", denoiser.state_dict(), tiny_tokenizer(), tiny_config(), RESULTS)
+    save_inverter(
+        tmp_path / "inverter", denoiser.state_dict(), tiny_tokenizer(), tiny_config(), RESULTS,
+        surrogate=tiny_surrogate(),
+    )  # fmt: skip
     return tmp_path / "inverter"
 
 
@@ -103,9 +107,21 @@ def test_a_folder_comes_back_as_it_was(folder: Path, denoiser: Denoiser) -> None
         "README.md",
         "config.json",
         "model.safetensors",
+        "surrogate.safetensors",
         "tokenizer.json",
         "tokenizer_ids.json",
     ]
+
+
+def test_a_folder_keeps_what_was_fitted(folder: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time as an inverter writes it
+        found = load_inverter(folder).surrogate
+        assert found is not None
+        assert all(torch.equal(one, other) for one, other in zip(found, tiny_surrogate(), strict=True))
+        Inverter.from_pretrained(folder).save_pretrained(tmp_path / "again")
+        folder = tmp_path / "again"
+    (folder / "surrogate.safetensors").write_bytes(b"nothing")
+    assert_refused(folder, "surrogate.safetensors: cannot be read as safetensors")
 
 
 def test_a_pt_file_comes_back_as_it_was(pt: Path, denoiser: Denoiser) -> None:

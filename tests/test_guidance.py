@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import FakeEncoder, small_denoiser, tiny_denoiser, tiny_parts, tiny_texts
+from fakes import FakeEncoder, small_denoiser, tiny_denoiser, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.encoder import load_encoder
 from unembed.errors import EncoderError, InputError
 from unembed.guidance import BLACK_BOX, EXACT, WHITE_BOX, Differentiable, Guide, Row, Search
 from unembed.inverter import Inverter
+from unembed.surrogate import Surrogate
 
 TEXTS = tiny_texts(6)
 PARTS = tiny_parts()
+SURROGATE = Surrogate(PARTS.denoiser.table.weight, tiny_surrogate())
 
 
 class OpenEncoder(FakeEncoder):
@@ -46,12 +48,18 @@ class OpenEncoder(FakeEncoder):
         return gradient[:, 1:]
 
 
-def guide(encoder: Any, texts: Sequence[str] = TEXTS, first_row: int = 0, **options: Any) -> Guide:
+def guide(
+    encoder: Any,
+    texts: Sequence[str] = TEXTS,
+    first_row: int = 0,
+    surrogate: Surrogate | None = None,
+    **options: Any,
+) -> Guide:
     """A search for texts, from starts that have nothing to do with them."""
     e_BD = FakeEncoder().encode(texts)
     starts = [["the cat", "a dog watches every river", "x y z"]] * len(texts)
     search = Search(**{"attacker": BLACK_BOX, "rounds": 5, "pull": 20.0, **options})
-    return Guide(PARTS.denoiser, PARTS.tokenizer, encoder, e_BD, starts, search, first_row)
+    return Guide(PARTS.denoiser, PARTS.tokenizer, encoder, e_BD, starts, search, first_row, surrogate)
 
 
 def finished(encoder: Any, texts: Sequence[str] = TEXTS, **options: Any) -> list[Row]:
@@ -63,11 +71,12 @@ def best_texts(rows: Sequence[Row]) -> list[str]:
     return [row.beam[0].text for row in rows]
 
 
+@pytest.mark.parametrize("surrogate", [None, SURROGATE], ids=["alone", "surrogate"])
 @pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])
-def test_the_best_gets_better_and_every_call_is_counted(attacker: str) -> None:
+def test_the_best_gets_better_and_every_call_is_counted(attacker: str, surrogate: Surrogate | None) -> None:
     encoder = OpenEncoder()
     best, calls = [], []
-    for rows in guide(encoder, rounds=8, attacker=attacker).run():
+    for rows in guide(encoder, rounds=8, attacker=attacker, surrogate=surrogate).run():
         best.append([row.beam[0].score for row in rows])
         calls.append(sum(row.calls for row in rows))
         assert calls[-1] == len(encoder.asked) + encoder.gradients
@@ -112,6 +121,19 @@ def test_the_gradient_helps() -> None:
     assert means[1] > means[0]
 
 
+def test_the_surrogate_helps_and_learns() -> None:
+    """At the same number of calls, over many texts."""
+    texts = tiny_texts(16, seed=5)
+    options = {"max_calls": 40, "rounds": 99}
+    without = finished(OpenEncoder(), texts, **options)
+    rows = finished(OpenEncoder(), texts, surrogate=SURROGATE, **options)
+    assert np.mean([row.beam[0].cosine for row in rows]) > np.mean([row.beam[0].cosine for row in without])
+    for row in rows:
+        assert 20 < len(row.answers.errors) <= row.calls - 3  # the starts answer nothing, nor do other orders
+        assert len(row.answers.corrections(16).tokens) > 10
+    assert not any(row.answers.errors for row in without)
+
+
 @pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])
 @pytest.mark.parametrize("most", [1, 3, 4, 20, 21])
 def test_no_more_calls_than_allowed(attacker: str, most: int) -> None:
@@ -122,12 +144,13 @@ def test_no_more_calls_than_allowed(attacker: str, most: int) -> None:
     assert min(row.calls for row in rows) >= most - 1
 
 
-def test_a_rows_result_depends_on_its_number_and_the_seed_alone() -> None:
-    together = finished(OpenEncoder())
-    alone = finished(OpenEncoder(), TEXTS[2:3], first_row=2)
+@pytest.mark.parametrize("surrogate", [None, SURROGATE], ids=["alone", "surrogate"])
+def test_a_rows_result_depends_on_its_number_and_the_seed_alone(surrogate: Surrogate | None) -> None:
+    together = finished(OpenEncoder(), surrogate=surrogate)
+    alone = finished(OpenEncoder(), TEXTS[2:3], first_row=2, surrogate=surrogate)
     assert [h.text for h in alone[0].beam] == [h.text for h in together[2].beam]
     assert alone[0].calls == together[2].calls
-    again, other = finished(OpenEncoder()), finished(OpenEncoder(), seed=1)
+    again, other = (finished(OpenEncoder(), surrogate=surrogate, seed=seed) for seed in (0, 1))
     assert best_texts(again) == best_texts(together)
     assert best_texts(other) != best_texts(together)
 

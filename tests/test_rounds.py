@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_texts
+from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from test_guidance import OpenEncoder
 from unembed.bulk import invert_file
 from unembed.errors import InputError
@@ -33,9 +33,10 @@ class Stopping(OpenEncoder):
         return super().encode(texts, batch_size)
 
 
-def invert(encoder: FakeEncoder, folder: Path, attacker: str) -> bytes:
+def invert(encoder: FakeEncoder, folder: Path, attacker: str, surrogate: bool) -> bytes:
     vectors = open_vectors(str(folder / "in.npy"))
-    inverter = Inverter(tiny_parts(), encoder)
+    parts = tiny_parts()
+    inverter = Inverter(parts._replace(surrogate=tiny_surrogate()) if surrogate else parts, encoder)
     options = OPTIONS | {"attacker": attacker}
     invert_file(inverter, vectors, scan(vectors, inverter.recipe), folder / "out.jsonl", options, batch_size=BATCH)
     return (folder / "out.jsonl").read_bytes()
@@ -47,10 +48,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])
-def test_stopped_in_any_round_and_continued_equals_never_stopped(folder: Path, attacker: str) -> None:
+@pytest.mark.parametrize(("attacker", "surrogate"), [(BLACK_BOX, False), (BLACK_BOX, True), (WHITE_BOX, True)])
+def test_stopped_in_any_round_and_continued_equals_never_stopped(folder: Path, attacker: str, surrogate: bool) -> None:
     whole = OpenEncoder()
-    expected = invert(whole, folder, attacker)
+    expected = invert(whole, folder, attacker, surrogate)
     assert not (folder / "out.jsonl.rounds").exists()
     chunks, most = 2, 3 * 16 + STARTS  # searches; texts that a round embeds
     for times in range(1, chunks * (1 + ROUNDS)):
@@ -58,8 +59,8 @@ def test_stopped_in_any_round_and_continued_equals_never_stopped(folder: Path, a
             path.unlink()
         stopping, again = Stopping(times), OpenEncoder()
         with pytest.raises(KeyboardInterrupt):
-            invert(stopping, folder, attacker)
-        assert invert(again, folder, attacker) == expected
+            invert(stopping, folder, attacker, surrogate)
+        assert invert(again, folder, attacker, surrogate) == expected
         repeated = len(stopping.asked) + len(again.asked) - len(whole.asked)
         assert 0 <= repeated <= most
         assert stopping.gradients + again.gradients - whole.gradients <= 3 * 4

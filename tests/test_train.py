@@ -30,7 +30,8 @@ from unembed.errors import CheckpointError, ConfigError, InputError, OutputError
 from unembed.initialise import start_from_frequencies
 from unembed.inverter import Inverter
 from unembed.prepare import prepare
-from unembed.train import autocast, averaged, train, update_average
+from unembed.surrogate import fit
+from unembed.train import autocast, averaged, embed, train, update_average
 
 STEPS = 12
 REPOSITORY = Path(__file__).parents[1]
@@ -113,6 +114,12 @@ def test_a_run_leaves_an_inverter_logs_and_a_checkpoint(whole: Path, data: Path,
     assert inverter.config == settings()
     average = load_training(training_checkpoints(whole)[0]).average
     assert all(torch.equal(average[name], tensor) for name, tensor in inverter.denoiser.state_dict().items())
+    windows = Windows(Shards.open(data), settings().data, fake.tokenizer, 16, 16)
+    batches = [windows.batch(step) for step in range(STEPS, STEPS + 256)]  # those that would come next
+    ids = [fake.tokenizer.content(row) for batch in batches for row in batch.canvas.tolist()]
+    expected = fit(inverter.denoiser.table.weight, ids, torch.cat([embed(batch, fake) for batch in batches]))
+    assert inverter.surrogate is not None
+    torch.testing.assert_close(inverter.surrogate.fitted, expected)
     assert inverter.results["steps"] == STEPS
     assert inverter.results["sequences"] == STEPS * 16
     assert inverter.results["parts"] == {"tiny": Shards.open(data).manifest.parts[0].passages["train"]}

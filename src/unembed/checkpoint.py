@@ -1,9 +1,9 @@
 """Files of an inverter and of a training run.
 
 An inverter is a folder: `config.json` (recipe included), `tokenizer.json` with `tokenizer_ids.json`,
-`model.safetensors` (or shards of it with an index), `README.md` (its model card), and where it has been calibrated
-`calibration.json`. A `.pt` file holds the same, but for the last, as one dictionary of tensors and text. Tensors are
-loaded strictly and never by running a pickle.
+`model.safetensors` (or shards of it with an index), `README.md` (its model card), where it has been calibrated
+`calibration.json`, and where the encoder has been fitted `surrogate.safetensors`. A `.pt` file holds the same, but for
+the last two, as one dictionary of tensors and text. Tensors are loaded strictly and never by running a pickle.
 
 A training run keeps `checkpoint-<step>` folders: fp32 weights, their moving average, the optimizers'
 state and one JSON with everything else.
@@ -18,8 +18,6 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unembed.calibration import FILE, Calibration
@@ -27,6 +25,9 @@ from unembed.config import Config, config_from_dict, config_to_dict
 from unembed.errors import CheckpointError, ConfigError, OutputError
 from unembed.files import atomic_file, atomic_folder
 from unembed.model import Denoiser
+from unembed.surrogate import FILE as SURROGATE
+from unembed.surrogate import Fitted
+from unembed.tensors import load_tensors, save_tensors
 from unembed.tokenizer import Tokenizer
 
 SHARD_SIZE = "48MB"
@@ -41,6 +42,7 @@ class Parts(NamedTuple):
     config: Config
     results: dict[str, Any]  # how it was trained and what it reached, for the model card
     calibration: Calibration | None = None  # of its confidences
+    surrogate: Fitted | None = None  # of its encoder
 
 
 def build_denoiser(config: Config, tokenizer: Tokenizer) -> Denoiser:
@@ -57,6 +59,7 @@ def save_inverter(
     results: dict[str, Any],
     dtype: torch.dtype = torch.float32,
     calibration: Calibration | None = None,
+    surrogate: Fitted | None = None,
 ) -> None:
     """Write an inverter's folder, whole or not at all. Weights are stored as `dtype`.
 
@@ -71,7 +74,7 @@ def save_inverter(
     with atomic_folder(folder) as temporary:
         split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
         for file, names in split.filename_to_tensors.items():
-            _save_file({name: state[name] for name in names}, temporary / file)
+            save_tensors({name: state[name] for name in names}, temporary / file)
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -80,6 +83,8 @@ def save_inverter(
         (temporary / "config.json").write_text(json.dumps(tree, indent=1), encoding="utf-8")
         if calibration is not None:
             (temporary / FILE).write_text(json.dumps(calibration.to_dict(), indent=1), encoding="utf-8")
+        if surrogate is not None:
+            surrogate.save(temporary / SURROGATE)
         (temporary / "README.md").write_text(
             model_card(config, state, results, calibration is not None), encoding="utf-8"
         )
@@ -125,8 +130,11 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
         )
     denoiser = build_denoiser(config, tokenizer)
     load_strictly(denoiser, state, path)
-    calibration = Calibration.load(path) if path.is_dir() else None
-    return Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}), calibration)
+    parts = Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))
+    if path.is_dir():
+        fitted = Fitted.load(path, config.model.width, config.encoder.dimension)
+        parts = parts._replace(calibration=Calibration.load(path), surrogate=fitted)
+    return parts
 
 
 def save_pt(
@@ -181,8 +189,8 @@ def save_training(out: Path, checkpoint: TrainingCheckpoint, prefix: str = "chec
     """Write `out/<prefix>-<step>` and delete the older ones of that prefix."""
     folder = out / f"{prefix}-{checkpoint.state['step']:08d}"
     with atomic_folder(folder) as temporary:
-        _save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
-        _save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        save_tensors(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+        save_tensors(_contiguous(checkpoint.average), temporary / "average.safetensors")
         groups = []
         for number, optimizer in enumerate(checkpoint.optimizers):
             tensors = {
@@ -190,7 +198,7 @@ def save_training(out: Path, checkpoint: TrainingCheckpoint, prefix: str = "chec
                 for parameter, values in optimizer["state"].items()
                 for name, value in values.items()
             }
-            _save_file(_contiguous(tensors), temporary / f"optimizer-{number}.safetensors")
+            save_tensors(_contiguous(tensors), temporary / f"optimizer-{number}.safetensors")
             groups.append(optimizer["param_groups"])
         tree = checkpoint.state | {"param_groups": groups}
         (temporary / "state.json").write_text(json.dumps(tree), encoding="utf-8")
@@ -213,26 +221,16 @@ def load_training(folder: Path) -> TrainingCheckpoint:
     optimizers = []
     for number, groups in enumerate(state.pop("param_groups")):
         values: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _load_file(folder / f"optimizer-{number}.safetensors").items():
+        for key, tensor in load_tensors(folder / f"optimizer-{number}.safetensors").items():
             parameter, name = key.split(".", 1)
             values.setdefault(int(parameter), {})[name] = tensor
         optimizers.append({"state": values, "param_groups": groups})
-    weights, average = (_load_file(folder / f"{name}.safetensors") for name in ("weights", "average"))
+    weights, average = (load_tensors(folder / f"{name}.safetensors") for name in ("weights", "average"))
     return TrainingCheckpoint(weights, average, optimizers, state)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(mode)  # as of any new file; safetensors keeps others from reading it
-    except SafetensorError as error:  # a full disk is no OSError to safetensors
-        raise OutputError(f"{path.name}: cannot be written ({error})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -249,7 +247,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if not (folder / INDEX).exists():
-        return _load_file(folder / "model.safetensors")
+        return load_tensors(folder / "model.safetensors")
     shards = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict):
         raise CheckpointError(f"{folder / INDEX}: has no weight_map of tensor to shard")
@@ -257,17 +255,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     for name in sorted({str(name) for name in shards.values()}):
         if os.path.basename(name) != name:
             raise CheckpointError(f"{folder / INDEX}: shard {name!r} lies outside the folder")
-        state |= _load_file(folder / name)
+        state |= load_tensors(folder / name)
     return state
-
-
-def _load_file(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({reason})") from error
 
 
 def _read_pt(path: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ Three attackers, by what they may ask:
 Unusual here: a hypothesis is a text, not a canvas: its tokens are those that the text tokenises to, since that is
 what the encoder sees, and no text is embedded twice for one embedding. What hypotheses are ranked by is the cosine plus
 a small share of the denoiser's log-likelihood: by the cosine alone the search ends in unreadable text of high cosine.
+Where the inverter has a surrogate of the encoder, most drafts exchange tokens that the denoiser and the surrogate
+both promise something of (`exchange`), and every answer of the encoder corrects the surrogate for its row.
 A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts. It sees what
 that still lacks, and may choose tokens anew that are not even masked (`REVISE`).
 Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
@@ -32,11 +34,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unembed import exchange
 from unembed.encoder import Encoder
 from unembed.errors import EncoderError, InputError
+from unembed.exchange import Choices, Shortlist
 from unembed.model import Denoiser
 from unembed.moves import Draft, draw
-from unembed.refill import ROWS, Blank, Floats, Refiller, Text
+from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
+from unembed.surrogate import Answers, Surrogate
 from unembed.tokenizer import Tokenizer
 
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
@@ -44,7 +49,11 @@ STARTS = 8  # blind candidates to start from, where no other number is asked for
 EXACT = (
     1 - 1e-6
 )  # cosine from which a text is the very one: float noise is 2e-7, the nearest other text ten thousand times that
-REVISE = 0.3  # share of drafts in which tokens are not masked but chosen anew in sight of the old, with feedback only
+EXCHANGE = 0.7  # share of drafts that exchange tokens as the surrogate advises, where there is one
+AGAIN = 8  # times to draw when the same exchanges were drawn in this round already
+REVISE = (
+    0.3  # share of the others in which tokens are not masked but chosen anew in sight of the old, with feedback only
+)
 IDLE = 30  # rounds without a new text after which there is none to be expected
 
 
@@ -114,6 +123,7 @@ class Hypothesis:
     doubts: NDArray[np.float64]  # of each token: 1 - its probability, all others given
     score: float  # what the beam is ranked by
     e_hat: Floats  # (D,) the text's embedding
+    choices: Choices | None = None  # other tokens at each position, where there is a surrogate
 
 
 @dataclass
@@ -129,6 +139,7 @@ class Row:
     idle: int = 0  # rounds since a new text was embedded
     seen: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
+    answers: Answers = field(default_factory=Answers)  # what the surrogate has learned
 
     @property
     def exact(self) -> bool:
@@ -147,6 +158,7 @@ class Guide:
         e_BD: the embeddings, (B, D) float32.
         starts: texts to begin with, some for each row.
         first_row: the first row's number, which decides its random numbers.
+        surrogate: of this encoder, for this denoiser.
 
     Raises:
         InputError: an option is impossible, or a white box is asked for of an encoder that gives no gradient.
@@ -161,6 +173,7 @@ class Guide:
         starts: Sequence[Sequence[str]],
         search: Search,
         first_row: int = 0,
+        surrogate: Surrogate | None = None,
     ) -> None:
         search.check()
         self.white_box: Differentiable | None = None
@@ -174,6 +187,7 @@ class Guide:
         self.search = search
         self.starts = [list(texts) for texts in starts]
         self.first_row = first_row
+        self.surrogate = surrogate
         self.length = denoiser.config.max_tokens
         table_VH = self.white_box.token_table if self.white_box is not None else None
         self.refiller = Refiller(denoiser, tokenizer, torch.from_numpy(e_BD), search.temperature, table_VH)
@@ -188,7 +202,7 @@ class Guide:
             EncoderError: the encoder fails, or answers with something else than one finite vector (D,) per text.
         """
         if not any(row.calls for row in self.rows):
-            self._judge([(number, text) for number, texts in enumerate(self.starts) for text in texts])
+            self._judge({(number, text): None for number, texts in enumerate(self.starts) for text in texts})
         yield self.rows
         for _ in range(max((row.rounds for row in self.rows), default=0), self.search.rounds):
             active = [
@@ -201,9 +215,11 @@ class Guide:
                 self._differentiate(self.white_box, active)
             blanks = [blank for number in active for blank in self._propose(number)]
             filled = self.refiller.fill(blanks)
+            origins: dict[tuple[int, str], Blank | None] = {}
             for blank, found in zip(blanks, filled, strict=True):
                 self.rows[blank.row].passes += found.passes
-            self._judge([(blank.row, found.text) for blank, found in zip(blanks, filled, strict=True)])
+                origins.setdefault((blank.row, found.text), blank)
+            self._judge(origins)
             for number in active:
                 self.rows[number].rounds += 1
                 self.rows[number].idle += 1
@@ -216,22 +232,34 @@ class Guide:
         drafts = self.search.drafts
         if drafts <= self.search.proposals:  # each of them is to be embedded
             drafts = min(drafts, row.left(self.search))
+        listed: dict[str, Shortlist] = {}
+        drawn: set[tuple[str, frozenset[tuple[int, int]]]] = set()
         found = []
         for _ in range(drafts):
             parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
             ids = parent.ids
-            if self.denoiser.feedback is not None and row.noise.random() < REVISE:
+            revised = np.zeros(self.length, dtype=bool)
+            if parent.choices is not None and row.noise.random() < EXCHANGE:
+                if parent.text not in listed:
+                    listed[parent.text] = self._shortlist(row, parent, parent.choices)
+                draft = _exchanged(parent, listed[parent.text], row, drawn)
+            elif self.denoiser.feedback is not None and row.noise.random() < REVISE:
                 draft = Draft(list(ids), list(range(len(ids))))
-                revised = row.noise.random(len(ids)) < row.noise.random()
+                revised[: len(ids)] = row.noise.random(len(ids)) < row.noise.random()
             else:
                 _, draft = draw(ids, parent.doubts, self.tokenizer.starts_word, row.noise, self.length)
-                revised = np.zeros(len(draft.ids), dtype=bool)
             pull, gradient_TH = self.search.pull * row.noise.random(), row.gradients.get(parent.text)
             if gradient_TH is not None:
                 gradient_TH = pull * gradient_TH
             uniform_L = row.noise.random(self.length)
-            found.append(Blank(number, draft, revised, parent.e_hat, gradient_TH, uniform_L))
+            found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L))
         return found
+
+    def _shortlist(self, row: Row, parent: Hypothesis, choices: Choices) -> Shortlist:
+        assert self.surrogate is not None  # there are choices only beside one
+        corrections = row.answers.corrections(len(row.e))
+        known = parent.ids, parent.e_hat
+        return exchange.shortlist(self.surrogate, corrections, row.e, known, choices, self.search.prior)
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
         """The gradient of each new hypothesis, as far as calls are left."""
@@ -253,19 +281,22 @@ class Guide:
                 row.calls += 1
                 row.gradients[hypothesis.text] = gradient_TH[: len(hypothesis.ids)]
 
-    def _judge(self, found: Sequence[tuple[int, str]]) -> None:
-        """Of the texts that are new to their rows, embed the likeliest and keep the best."""
-        texts = dict.fromkeys((number, text) for number, text in found if text not in self.rows[number].seen)
+    def _judge(self, found: Mapping[tuple[int, str], Blank | None]) -> None:
+        """Of the texts (by row) that are new to their rows, embed the likeliest, learn from them, keep the best.
+
+        Each with what it was made of, if it was made of another text.
+        """
+        texts = [(number, text) for number, text in found if text not in self.rows[number].seen]
         ids = self.tokenizer.encode_batch([text for _, text in texts])
         new = [
             Text(number, text, tuple(content))
             for (number, text), content in zip(texts, ids, strict=True)
             if 0 < len(content) <= self.length
         ]
-        chances: dict[Text, NDArray[np.float64]] = {}
+        judged: dict[Text, Judged] = {}
         if self.search.drafts > self.search.proposals:
-            chances = self._likelihoods(new)
-            new.sort(key=lambda text: -np.log(chances[text]).sum())
+            judged = self._likelihoods(new)
+            new.sort(key=lambda text: -np.log(judged[text].chances).sum())
         chosen: list[Text] = []
         asked = Counter[int]()
         for text in new:
@@ -277,16 +308,23 @@ class Guide:
                 row.seen.add(text.text)
                 chosen.append(text)
         e_hats, cosines = self._embed(chosen)
+        if self.surrogate is not None:
+            for text in chosen:
+                blank = found[text.row, text.text]
+                if blank is not None:
+                    before, after = (blank.before, blank.e_hat), (text.ids, e_hats[text])
+                    self.rows[text.row].answers.take(self.surrogate, before, after)
         # No likelihood raises a score above the cosine, so most texts need no pass.
         hopeful = [text for text in chosen if self._hopeful(self.rows[text.row], cosines[text])]
         if self.denoiser.feedback is not None:  # more is known now than when they were chosen
-            chances = {}
-        chances |= self._likelihoods([text for text in hopeful if text not in chances], e_hats)
+            judged = {}
+        judged |= self._likelihoods([text for text in hopeful if text not in judged], e_hats)
         for text in hopeful:
             row, cosine = self.rows[text.row], cosines[text]
-            score = cosine + self.search.prior * float(np.log(chances[text]).sum())
-            doubts = 1 - chances[text][: len(text.ids)]
-            row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text]))
+            chances_T, choices = judged[text]
+            score = cosine + self.search.prior * float(np.log(chances_T).sum())
+            doubts = 1 - chances_T[: len(text.ids)]
+            row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text], choices))
         for number in {text.row for text in hopeful}:
             row = self.rows[number]
             row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
@@ -310,11 +348,24 @@ class Guide:
         cosines = (vectors * wanted).sum(1) / sizes
         return dict(zip(texts, vectors, strict=True)), dict(zip(texts, cosines.tolist(), strict=True))
 
-    def _likelihoods(
-        self, texts: Sequence[Text], e_hats: Mapping[Text, Floats] | None = None
-    ) -> dict[Text, NDArray[np.float64]]:
-        """See `Refiller.chances`, whose passes are counted here."""
+    def _likelihoods(self, texts: Sequence[Text], e_hats: Mapping[Text, Floats] | None = None) -> dict[Text, Judged]:
+        """See `Refiller.judge`, whose passes are counted here."""
         for text in texts:
             self.rows[text.row].passes += 1
         known = None if e_hats is None else [e_hats[text] for text in texts]
-        return dict(zip(texts, self.refiller.chances(texts, known), strict=True))
+        return dict(zip(texts, self.refiller.judge(texts, known, self.surrogate is not None), strict=True))
+
+
+def _exchanged(
+    parent: Hypothesis, listed: Shortlist, row: Row, drawn: set[tuple[str, frozenset[tuple[int, int]]]]
+) -> Draft:
+    """The hypothesis with some of its tokens exchanged, others than were `drawn` in this round if that can be."""
+    chosen: dict[int, int] = {}
+    for _ in range(AGAIN):
+        chosen = exchange.draw(listed, row.e, row.noise)
+        key = parent.text, frozenset(chosen.items())
+        if key not in drawn:
+            drawn.add(key)
+            break
+    ids = [chosen.get(place, token) for place, token in enumerate(parent.ids)]
+    return Draft(ids, list(range(len(ids))))

@@ -43,6 +43,7 @@ from unembed.predictor import stream
 from unembed.recipes import RECIPES
 from unembed.rounds import load_rounds, save_rounds
 from unembed.strategies import BALANCE, Frame, Options, default_temperature
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 
@@ -78,6 +79,7 @@ class Inverter:
         self.config: Config = parts.config
         self.results: dict[str, Any] = parts.results
         self.calibration: Calibration | None = parts.calibration
+        self.surrogate = Surrogate(self.denoiser.table.weight, parts.surrogate) if parts.surrogate else None
         if encoder is not None:
             check_recipe(encoder.recipe, self.recipe)
         self._encoder = encoder
@@ -110,13 +112,20 @@ class Inverter:
 
     def asking(self, encoder: Encoder) -> "Inverter":
         """The same inverter, sharing its weights, with another encoder to ask. Raises RecipeError."""
-        parts = Parts(self.denoiser, self.tokenizer, self.config, self.results, self.calibration)
-        return Inverter(parts, encoder)
+        return Inverter(self._parts, encoder)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the inverter's folder, whole or not at all. Raises OutputError."""
-        state = self.denoiser.state_dict()
-        save_inverter(folder, state, self.tokenizer, self.config, self.results, dtype, self.calibration)
+        parts = self._parts
+        save_inverter(
+            folder, parts.denoiser.state_dict(), parts.tokenizer, parts.config, parts.results, dtype,
+            parts.calibration, parts.surrogate,
+        )  # fmt: skip
+
+    @property
+    def _parts(self) -> Parts:
+        surrogate = self.surrogate.fitted if self.surrogate else None
+        return Parts(self.denoiser, self.tokenizer, self.config, self.results, self.calibration, surrogate)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the inverter's folder to the Hub; returns the address of the commit."""
@@ -329,7 +338,9 @@ class Inverter:
     ) -> Iterator[list[Inversion]]:
         """What a search from blind candidates has found for each row, after each round."""
         starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
-        guide = Guide(self.denoiser, self.tokenizer, self.encoder, e_BD.cpu().numpy(), starts, search, first_row)
+        guide = Guide(
+            self.denoiser, self.tokenizer, self.encoder, e_BD.cpu().numpy(), starts, search, first_row, self.surrogate
+        )
         if kept is not None:
             load_rounds(kept, guide)
         for rows in guide.run():

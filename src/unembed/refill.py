@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unembed.exchange import CONSIDERED, Choices
 from unembed.model import Denoiser, Modulation
 from unembed.moves import MASK, Draft
 from unembed.predictor import Question, compute, sample
 from unembed.tokenizer import Tokenizer
 
-CONSIDERED = 64  # tokens K from which a masked position is drawn
+DRAWN_FROM = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
 ROWS = 128  # canvases in one pass
 LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
@@ -34,8 +35,9 @@ class Blank(NamedTuple):
 
     row: int  # whose text it is to become
     draft: Draft
-    revised: NDArray[np.bool_]  # (tokens,) to be chosen anew beside those that are masked
-    e_hat: Floats  # (D,) embedding of the hypothesis that the draft was made from
+    revised: NDArray[np.bool_]  # (L,) to be chosen anew beside those that are masked
+    before: tuple[int, ...]  # tokens of the hypothesis that the draft was made from
+    e_hat: Floats  # (D,) its embedding
     gradient: Tensor | None  # (tokens of the hypothesis, h): what a token's logit gains there per input vector
     uniform: NDArray[np.float64]  # (L,) random numbers
 
@@ -53,6 +55,13 @@ class Text(NamedTuple):
     row: int
     text: str
     ids: tuple[int, ...]
+
+
+class Judged(NamedTuple):
+    """What one pass says of a text."""
+
+    chances: NDArray[np.float64]  # (T + 1,) of each token and of the end; without the end where the canvas is full
+    choices: Choices | None  # other tokens at each position, where asked for
 
 
 class Refiller:
@@ -82,7 +91,7 @@ class Refiller:
         canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
         wanted_PL = canvas_PL == mask_id
         for wanted_L, blank in zip(wanted_PL, blanks, strict=True):
-            wanted_L[: len(blank.revised)] |= torch.from_numpy(blank.revised).to(self.device)
+            wanted_L |= torch.from_numpy(blank.revised).to(self.device)
         modulation = self._modulation([blank.row for blank in blanks], [blank.e_hat for blank in blanks])
         uniform_PL = torch.from_numpy(np.stack([blank.uniform for blank in blanks]))
         passes = [0] * len(blanks)
@@ -110,13 +119,15 @@ class Refiller:
         return [Filled(text, number) for text, number in zip(texts, passes, strict=True)]
 
     @torch.inference_mode()
-    def chances(self, texts: Sequence[Text], e_hats: Sequence[Floats] | None = None) -> list[NDArray[np.float64]]:
-        """The probability (T + 1,) of each token of some texts and of their ends, all others in sight.
+    def judge(
+        self, texts: Sequence[Text], e_hats: Sequence[Floats] | None = None, choices: bool = False
+    ) -> list[Judged]:
+        """How likely each token of some texts is, and which others would be likelier, all others in sight.
 
         One pass for each, blind or in sight of the texts' embeddings. The tokens are not masked for it: the denoiser
         has learned to doubt what it sees (`diffusion.corrupt_visible`).
         """
-        chances: list[NDArray[np.float64]] = []
+        judged: list[Judged] = []
         for start in range(0, len(texts), ROWS):
             part = texts[start : start + ROWS]
             canvas_BL = torch.tensor(
@@ -130,8 +141,22 @@ class Refiller:
             # In its own precision and without a copy of the table: the largest tensor here by far.
             standing_R = logits_RV.gather(1, canvas_BL[wanted_BL][:, None]).squeeze(1).float()
             chances_R = (standing_R - logits_RV.logsumexp(-1).float()).exp().clamp(min=LEAST).double().cpu()
-            chances += [chances_T.numpy() for chances_T in torch.split(chances_R, wanted_BL.sum(1).tolist())]
-        return chances
+            counts = wanted_BL.sum(1).tolist()
+            several = zip(
+                part, *(torch.split(tensor, counts) for tensor in (chances_R, logits_RV, standing_R)), strict=True
+            )
+            for text, chances_T, logits_TV, standing_T in several:
+                found = self._choices(logits_TV, standing_T, len(text.ids)) if choices else None
+                judged.append(Judged(chances_T.numpy(), found))
+        return judged
+
+    def _choices(self, logits_TV: Tensor, standing_T: Tensor, count: int) -> Choices:
+        """The likeliest tokens at the first `count` positions, which may be exchanged for those that stand there."""
+        best = logits_TV[:count].topk(min(CONSIDERED, logits_TV.shape[1]), dim=-1)
+        gains_TK = best.values.float() - standing_T[:count, None]
+        for token in (*self.denoiser.end_ids, self.denoiser.mask_id):  # moves decide the length
+            gains_TK = gains_TK.masked_fill(best.indices == token, -torch.inf)
+        return Choices(best.indices.cpu().numpy(), gains_TK.cpu().numpy())
 
     def _modulation(self, rows: Sequence[int], e_hats: Sequence[Floats] | None) -> Modulation:
         """Of some rows' embeddings, with the embeddings of hypotheses where they are known."""
@@ -158,7 +183,7 @@ class Refiller:
             gain_RV = (gradients_RH @ self.table_VH.to(gradients_RH).T).to(logits_RV.device)[:, : logits_RV.shape[1]]
             logits_RV[:, : gain_RV.shape[1]] += gain_RV - gain_RV.mean(1, keepdim=True)
         logits_RV[:, [*self.denoiser.end_ids, self.denoiser.mask_id]] = -torch.inf
-        best = logits_RV.topk(min(CONSIDERED, logits_RV.shape[1]), dim=-1)
+        best = logits_RV.topk(min(DRAWN_FROM, logits_RV.shape[1]), dim=-1)
         index_R1 = sample(best.values, self.temperature, uniform_R)[:, None]
         chances_RK = best.values.softmax(-1)
         return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)

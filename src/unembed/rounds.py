@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from unembed.errors import InputError
+from unembed.exchange import Choices
 from unembed.files import atomic_file
 from unembed.guidance import Guide, Hypothesis
+from unembed.surrogate import Answers
 
 
 def save_rounds(path: Path, guide: Guide) -> None:
@@ -29,13 +31,18 @@ def save_rounds(path: Path, guide: Guide) -> None:
                 {"text": h.text, "ids": h.ids, "cosine": h.cosine, "doubts": h.doubts.tolist(), "score": h.score}
             )
             arrays[f"{number}.{place}.e_hat"] = h.e_hat
+            if h.choices is not None:
+                arrays[f"{number}.{place}.tokens"], arrays[f"{number}.{place}.gains"] = h.choices
             if h.text in row.gradients:
                 arrays[f"{number}.{place}.gradient"] = row.gradients[h.text].cpu().numpy()
+        if row.answers.errors:
+            arrays[f"{number}.errors"] = np.stack(row.answers.errors)
         rows.append({
             "noise": row.noise.bit_generator.state, "beam": beam, "seen": sorted(row.seen),
             "calls": row.calls, "passes": row.passes, "rounds": row.rounds, "idle": row.idle,
+            "changes": [list(change.items()) for change in row.answers.changes],
         })  # fmt: skip
-    tree = {"format": 1, "search": _key(guide), "rows": rows}
+    tree = {"format": 2, "search": _key(guide), "rows": rows}
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, tree=np.frombuffer(json.dumps(tree).encode(), np.uint8), allow_pickle=False, **arrays)
 
@@ -67,17 +74,24 @@ def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dic
     beam, gradients = [], {}
     for place, h in enumerate(tree["beam"]):
         e_hat = arrays[f"{number}.{place}.e_hat"]
-        beam.append(Hypothesis(h["text"], tuple(h["ids"]), h["cosine"], np.array(h["doubts"]), h["score"], e_hat))
-        gradient = arrays.get(f"{number}.{place}.gradient")
+        tokens, gains, gradient = (arrays.get(f"{number}.{place}.{name}") for name in ("tokens", "gains", "gradient"))
+        choices = Choices(tokens, gains) if tokens is not None and gains is not None else None
+        doubts = np.array(h["doubts"])
+        beam.append(Hypothesis(h["text"], tuple(h["ids"]), h["cosine"], doubts, h["score"], e_hat, choices))
         if gradient is not None:
             gradients[h["text"]] = torch.from_numpy(gradient)
+    answers = Answers()
+    answers.changes = [{int(token): float(share) for token, share in change} for change in tree["changes"]]
+    answers.errors = list(arrays.get(f"{number}.errors", []))
     values = {name: tree[name] for name in ("calls", "passes", "rounds", "idle")}
-    return tree["noise"], values | {"beam": beam, "gradients": gradients, "seen": set(tree["seen"])}
+    return tree["noise"], values | {"beam": beam, "gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
 
 
 def _key(guide: Guide) -> str:
     """Says whether two searches are the same: embeddings, starts, options, and where the random numbers began."""
     digest = hashlib.sha256(repr((guide.search, guide.first_row, guide.starts)).encode())
+    if guide.surrogate is not None:
+        digest.update(guide.surrogate.fitted.weight.numpy().tobytes())
     for row in guide.rows:
         digest.update(row.e.tobytes())
     return digest.hexdigest()

@@ -44,10 +44,12 @@ from unembed.files import remove_leftovers
 from unembed.initialise import start_from_encoder, start_from_frequencies
 from unembed.model import Denoiser
 from unembed.optimizers import freeze, make_optimizers, rate_factor, set_rates
+from unembed.surrogate import Fitted, fit
 from unembed.throughput import flops_per_sequence, peak_flops
 from unembed.trainlog import TrainingLog
 from unembed.validate import validate
 
+SURROGATE_TEXTS = 4096
 TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
 
 
@@ -206,7 +208,10 @@ def train(
                 # The inverter first: a run killed between the two then still has steps to do, and writes it again.
                 if accelerator.is_main_process:
                     found = results(progress, before, shards, log)
-                    save_inverter(out / "inverter", average, encoder.tokenizer, config, found)
+                    surrogate: Fitted | None = None
+                    if over() and not config.model.causal:
+                        surrogate = fit_surrogate(average["table.weight"], windows, encoder, progress.step)
+                    save_inverter(out / "inverter", average, encoder.tokenizer, config, found, surrogate=surrogate)
                 checkpoint()
                 last_checkpoint = time.monotonic()
     return out / "inverter"
@@ -265,6 +270,19 @@ def embed(batch: Batch, encoder: Encoder) -> Tensor:
     if batch.embeddings is not None:
         return batch.embeddings
     return encoder.encode_tokens(batch.canvas, batch.lengths)
+
+
+@torch.no_grad()
+def fit_surrogate(table_VH: Tensor, windows: Windows, encoder: Encoder, step: int) -> Fitted:
+    """The surrogate of the encoder for a token table, by the windows of the steps from `step` on."""
+    texts: list[list[int]] = []
+    embeddings = []
+    while len(texts) < SURROGATE_TEXTS:
+        batch = windows.batch(step).to(table_VH.device)
+        embeddings.append(embed(batch, encoder).cpu())
+        texts += [encoder.tokenizer.content(ids) for ids in batch.canvas.tolist()]
+        step += 1
+    return fit(table_VH, texts, torch.cat(embeddings))
 
 
 @torch.no_grad()

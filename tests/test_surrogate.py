@@ -1,0 +1,165 @@
+"""The surrogate against encoders that are linear, and its corrections against the posterior written out another way."""
+
+import itertools
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fakes import fake_encoder, tiny_texts
+from unembed import surrogate as module
+from unembed.errors import CheckpointError
+from unembed.surrogate import FILE, NOISE, RIDGE, Answers, Fitted, Surrogate, directions, fit
+
+V, H, D = 40, 6, 8
+GENERATOR = torch.Generator().manual_seed(1)
+TABLE = torch.randn(V, H, generator=GENERATOR) + 3.0  # a mean that says nothing
+LINEAR = Fitted(torch.randn(H, D, generator=GENERATOR), torch.randn(D, generator=GENERATOR))
+NOISES = np.random.default_rng(2)
+TEXTS = [NOISES.integers(V, size=NOISES.integers(1, 9)).tolist() for _ in range(300)]
+
+
+def linear(ids: list[int]) -> np.ndarray:
+    """An encoder that is what the surrogate takes it for, before normalisation."""
+    return (directions(TABLE)[ids].mean(0) @ LINEAR.weight + LINEAR.bias).numpy()
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def test_directions_have_length_one_and_no_mean_in_common() -> None:
+    u_VH = directions(TABLE.double())
+    assert u_VH.dtype == torch.float32
+    torch.testing.assert_close(u_VH.norm(dim=-1), torch.ones(V))
+    torch.testing.assert_close(u_VH, directions(TABLE + torch.arange(H)))
+
+
+def test_it_is_ridge_regression() -> None:
+    """By least squares with one more observation of 0 for each weight."""
+    e_ND = torch.randn(len(TEXTS), D, generator=torch.Generator().manual_seed(3))
+    features = np.stack([np.append(directions(TABLE)[ids].mean(0), 1) for ids in TEXTS])
+    penalty = RIDGE * (features**2).sum(0).mean()
+    above, below = np.sqrt(penalty) * np.eye(H + 1), np.zeros((H + 1, D))
+    expected, *_ = np.linalg.lstsq(np.vstack([features, above]), np.vstack([e_ND, below]), rcond=None)
+    found = fit(TABLE, TEXTS, e_ND)
+    np.testing.assert_allclose(found.weight, expected[:-1], atol=1e-5)
+    np.testing.assert_allclose(found.bias, expected[-1], atol=1e-5)
+
+
+def test_of_a_linear_encoder_it_knows_every_exchange() -> None:
+    fitted = fit(TABLE, TEXTS, torch.from_numpy(np.stack([linear(ids) for ids in TEXTS])))
+    surrogate = Surrogate(TABLE, fitted)
+    ids = TEXTS[0]
+    changed = [7, *ids[1:]]
+    start_D = surrogate.unnormalised(ids, unit(linear(ids)))
+    foreseen_D = start_D + (surrogate.x_VD[7] - surrogate.x_VD[ids[0]]) / len(ids)
+    assert float(unit(foreseen_D) @ unit(linear(changed))) > 0.999
+    np.testing.assert_allclose(start_D, linear(ids), atol=0.1)
+    np.testing.assert_allclose(unit(start_D), unit(linear(ids)), atol=1e-6)
+
+
+def test_an_encoder_is_foreseen_in_part() -> None:
+    encoder, texts = fake_encoder(), tiny_texts(500)
+    table_VH = encoder.network.table.weight  # from which denoisers start
+    ids = encoder.tokenizer.encode_batch(texts)
+    surrogate = Surrogate(table_VH, fit(table_VH, ids[:400], torch.from_numpy(encoder.encode(texts[:400]))))
+    measured, foreseen = [], []
+    noise = np.random.default_rng(0)
+    for row, e_D in zip(ids[400:], encoder.encode(texts[400:]), strict=True):
+        changed = list(row)
+        changed[noise.integers(len(row))] = int(noise.integers(12, encoder.tokenizer.vocab_size))
+        after = encoder.encode_tokens(torch.tensor([changed]), torch.tensor([len(row)]))[0].numpy()
+        measured.append(after @ e_D)
+        start_D = surrogate.unnormalised(row, e_D)
+        foreseen.append(unit(start_D + surrogate.x_VD[changed].mean(0) - surrogate.x_VD[row].mean(0)) @ e_D)
+    assert np.corrcoef(measured, foreseen)[0, 1] > 0.2
+
+
+# --- answers
+
+
+def about(pairs: list[tuple[list[int], list[int]]], e: dict[tuple[int, ...], np.ndarray]) -> Answers:
+    answers = Answers()
+    for before, after in pairs:
+        answers.take(SURROGATE, (before, e[tuple(before)]), (after, e[tuple(after)]))
+    return answers
+
+
+SURROGATE = Surrogate(TABLE, LINEAR)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
+def test_corrections_are_the_posterior_mean(seed: int, count: int) -> None:
+    """In the space of all tokens: (1 + A^T A / noise)^-1 A^T R / noise."""
+    noise = np.random.default_rng(seed)
+    texts = [noise.integers(V, size=noise.integers(1, 6)).tolist() for _ in range(2 * count)]
+    e = {tuple(ids): unit(noise.normal(size=D)) for ids in texts}
+    pairs = list(zip(texts[::2], texts[1::2], strict=True))
+    a_NV, r_ND = np.zeros((count, V)), np.zeros((count, D))
+    for number, (before, after) in enumerate(pairs):
+        for ids, sign in ((after, 1), (before, -1)):
+            for token in ids:
+                a_NV[number, token] += sign / len(ids)
+            r_ND[number] += sign * SURROGATE.unnormalised(ids, e[tuple(ids)])
+        r_ND[number] -= a_NV[number] @ SURROGATE.x_VD
+    expected_VD = np.linalg.solve(np.eye(V) + a_NV.T @ a_NV / NOISE, a_NV.T @ r_ND / NOISE)
+    found = about(pairs, e).corrections(D)
+    assert (np.diff(found.tokens) > 0).all()
+    np.testing.assert_allclose(found.of(np.arange(V)), expected_VD, atol=2e-3)
+    assert found.of(np.array([[0, 1], [2, 3]])).shape == (2, 2, D)
+
+
+def test_what_failed_is_not_expected_again() -> None:
+    ids, changed = [1, 2, 3, 4], [1, 2, 3, 9]
+    e = {tuple(ids): unit(linear(ids)), tuple(changed): unit(-linear(changed))}  # quite another answer than foreseen
+    corrections = about([(ids, changed)], e).corrections(D)
+    moved_D = (SURROGATE.x_VD[9] + corrections.of(np.array(9)) - SURROGATE.x_VD[4] - corrections.of(np.array(4))) / 4
+    measured_D = SURROGATE.unnormalised(changed, e[tuple(changed)]) - SURROGATE.unnormalised(ids, e[tuple(ids)])
+    np.testing.assert_allclose(moved_D, measured_D, atol=0.02 * np.abs(measured_D).max())
+    assert not corrections.of(np.array([1, 20])).any()
+
+
+def test_another_order_teaches_nothing() -> None:
+    e = {(1, 2, 3): unit(linear([1, 2, 3])), (3, 2, 1): unit(linear([9]))}
+    found = about([([1, 2, 3], [3, 2, 1])], e).corrections(D)
+    assert found.tokens.shape == (0,)
+    assert found.of(np.array([1, 2])).tolist() == np.zeros((2, D)).tolist()
+
+
+def test_only_the_latest_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [[place, place + 1] for place in range(6)]
+    e = {tuple(ids): unit(NOISES.normal(size=D)) for ids in texts}
+    pairs = list(itertools.pairwise(texts))
+    monkeypatch.setattr(module, "MEMORY", 2)
+    found, expected = about(pairs, e).corrections(D), about(pairs[-2:], e).corrections(D)
+    assert found.tokens.tolist() == expected.tokens.tolist()
+    np.testing.assert_array_equal(found.added, expected.added)
+
+
+# --- files
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    assert Fitted.load(tmp_path, H, D) is None
+    LINEAR.save(tmp_path / FILE)
+    found = Fitted.load(tmp_path, H, D)
+    assert found is not None
+    assert torch.equal(found.weight, LINEAR.weight)
+    assert torch.equal(found.bias, LINEAR.bias)
+    (tmp_path / "other").touch()
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+
+
+def test_one_that_does_not_fit_or_is_damaged_is_refused(tmp_path: Path) -> None:
+    LINEAR.save(tmp_path / FILE)
+    with pytest.raises(CheckpointError, match=r"surrogate.safetensors: holds .*\(6, 8\).*, expected .*\(7, 8\)"):
+        Fitted.load(tmp_path, 7, D)
+    (tmp_path / FILE).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"surrogate.safetensors: cannot be read as safetensors"):
+        Fitted.load(tmp_path, H, D)
