@@ -46,14 +46,10 @@ from unembed.tokenizer import Tokenizer
 
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
 STARTS = 8  # blind candidates to start from, where no other number is asked for
-EXACT = (
-    1 - 1e-6
-)  # cosine from which a text is the very one: float noise is 2e-7, the nearest other text ten thousand times that
+EXACT = 1 - 1e-6  # cosine from which a text is the very one: float noise is 2e-7, the next text ten thousand times that
 EXCHANGE = 0.7  # share of drafts that exchange tokens as the surrogate advises, where there is one
 AGAIN = 8  # times to draw when the same exchanges were drawn in this round already
-REVISE = (
-    0.3  # share of the others in which tokens are not masked but chosen anew in sight of the old, with feedback only
-)
+REVISE = 0.3  # share of the others that choose tokens anew in sight of the old, unmasked; with feedback only
 IDLE = 30  # rounds without a new text after which there is none to be expected
 
 
@@ -232,16 +228,20 @@ class Guide:
         drafts = self.search.drafts
         if drafts <= self.search.proposals:  # each of them is to be embedded
             drafts = min(drafts, row.left(self.search))
-        listed: dict[str, Shortlist] = {}
+        corrections = row.answers.corrections(len(row.e))
+        listed: dict[str, Shortlist] = {}  # of each parent
         drawn: set[tuple[str, frozenset[tuple[int, int]]]] = set()
         found = []
         for _ in range(drafts):
             parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
             ids = parent.ids
             revised = np.zeros(self.length, dtype=bool)
-            if parent.choices is not None and row.noise.random() < EXCHANGE:
+            if self.surrogate is not None and parent.choices is not None and row.noise.random() < EXCHANGE:
                 if parent.text not in listed:
-                    listed[parent.text] = self._shortlist(row, parent, parent.choices)
+                    known = ids, parent.e_hat
+                    listed[parent.text] = exchange.shortlist(
+                        self.surrogate, corrections, row.e, known, parent.choices, self.search.prior
+                    )
                 draft = _exchanged(parent, listed[parent.text], row, drawn)
             elif self.denoiser.feedback is not None and row.noise.random() < REVISE:
                 draft = Draft(list(ids), list(range(len(ids))))
@@ -254,12 +254,6 @@ class Guide:
             uniform_L = row.noise.random(self.length)
             found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L))
         return found
-
-    def _shortlist(self, row: Row, parent: Hypothesis, choices: Choices) -> Shortlist:
-        assert self.surrogate is not None  # there are choices only beside one
-        corrections = row.answers.corrections(len(row.e))
-        known = parent.ids, parent.e_hat
-        return exchange.shortlist(self.surrogate, corrections, row.e, known, choices, self.search.prior)
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
         """The gradient of each new hypothesis, as far as calls are left."""
