@@ -88,7 +88,7 @@ def main(
     about = {
         "model": describe_model(inverter), "machine": describe_machine(inverter), "precision": precision,
         "truths": truth.sha256, "n": len(truth.texts), "tokens": cut, "calls": calls, "seed": seed,
-        "search": dataclasses.asdict(Search()),
+        "search": dataclasses.asdict(Search()), "surrogate": inverter.surrogate is not None,
     }  # fmt: skip
     about = json.loads(json.dumps(about))
     known = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []

@@ -40,7 +40,6 @@ stage longer 105 --from "$out/last/inverter" --set training.batch_size=320 --set
     --set training.table_learning_rate=3e-5 --set training.muon_learning_rate=1.5e-3 --set training.decay_share=1 \
     --set training.ema=0.995 --set training.seed=11
 python runs/package.py "$out/longer/inverter" $weights
-python runs/surrogate.py --model $weights --data "$out/shards"
 evaluate() { # FILE OPTION...
     python runs/evaluate_table.py --precision bfloat16 --texts "$texts" -o "$out/$1" "${@:2}"
 }
@@ -55,4 +54,9 @@ evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens nat
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
 python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 12 -o "$out/guided.jsonl" \
     --plot docs/guided.svg
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 10 --calls 1000 -o "$out/guided-1000.jsonl" \
+    --attacker black-box --attacker white-box
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 24 --tokens natural \
+    --attacker black-box -o "$out/guided-natural.jsonl"
+python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3
 python runs/samples.py

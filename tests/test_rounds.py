@@ -1,5 +1,6 @@
 """Rounds on disk: a search stopped anywhere goes on as if it never had been, and asks again for one round at most."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,21 @@ def kept(folder: Path, **options: Any) -> list[str]:
 def test_the_rounds_of_another_search_are_not_used(tmp_path: Path) -> None:
     kept(tmp_path / "one", seed=1)
     assert kept(tmp_path / "one", seed=2) == kept(tmp_path / "other", seed=2)
+
+
+def test_the_rounds_of_an_earlier_version_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = kept(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr("unembed.rounds.FORMAT", 1)
+        kept(tmp_path / "one", rounds=2)
+    (path,) = (tmp_path / "one").iterdir()
+    with np.load(path) as file:
+        arrays = dict(file)
+    tree = json.loads(arrays.pop("tree").tobytes())
+    for row in tree["rows"]:
+        del row["changes"]  # of which that version knew nothing
+    np.savez(path, tree=np.frombuffer(json.dumps(tree).encode(), np.uint8), **arrays)
+    assert kept(tmp_path / "one") == expected
 
 
 def test_a_longer_search_does_not_go_on_from_a_shorter_one(tmp_path: Path) -> None:

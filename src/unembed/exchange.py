@@ -2,8 +2,9 @@
 
 The pass that judges a hypothesis tells, at each of its positions, which tokens the denoiser would rather see there. The
 surrogate says what each of them would do to the cosine. Neither is worth much alone: the denoiser ranks a word that is
-missing in the hundreds, and the surrogate knows nothing of texts. What is good by both is missing in every third
-case, and raises the cosine in two of three. One to a few such exchanges make a draft, which needs no pass of its own.
+missing in the hundreds, and the surrogate knows nothing of texts. Of what is good by both every third is missing, and
+half or more raise the cosine (experiments/LOG.md, 2026-11-25). One to a few such exchanges make a draft, which needs
+no pass of its own.
 
 Shape suffixes as in surrogate.py; K: tokens considered at a position; S: exchanges on a shortlist.
 """

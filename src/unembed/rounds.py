@@ -19,6 +19,8 @@ from unembed.files import atomic_file
 from unembed.guidance import Guide, Hypothesis
 from unembed.surrogate import Answers
 
+FORMAT = 2
+
 
 def save_rounds(path: Path, guide: Guide) -> None:
     """Write what a search has reached, whole or not at all. Raises OutputError."""
@@ -42,13 +44,13 @@ def save_rounds(path: Path, guide: Guide) -> None:
             "calls": row.calls, "passes": row.passes, "rounds": row.rounds, "idle": row.idle,
             "changes": [list(change.items()) for change in row.answers.changes],
         })  # fmt: skip
-    tree = {"format": 2, "search": _key(guide), "rows": rows}
+    tree = {"format": FORMAT, "search": _key(guide), "rows": rows}
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, tree=np.frombuffer(json.dumps(tree).encode(), np.uint8), allow_pickle=False, **arrays)
 
 
 def load_rounds(path: Path, guide: Guide) -> None:
-    """Put a search where the file says it was; without a file, or with that of another search, it starts anew.
+    """Put a search where the file says it was; without one, or with that of another search or version, it starts anew.
 
     Raises:
         InputError: the file is damaged.
@@ -59,11 +61,11 @@ def load_rounds(path: Path, guide: Guide) -> None:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # a damaged one would stay open
             arrays = dict(file)
         tree = json.loads(arrays.pop("tree").tobytes())
-        found, rows = tree["search"], [_row(row, arrays, number) for number, row in enumerate(tree["rows"])]
+        if (tree["format"], tree["search"]) != (FORMAT, _key(guide)):
+            return
+        rows = [_row(row, arrays, number) for number, row in enumerate(tree["rows"])]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as the rounds of a search; delete it to search anew") from error
-    if found != _key(guide):
-        return
     for row, (noise, values) in zip(guide.rows, rows, strict=True):
         row.noise.bit_generator.state = noise
         for name, value in values.items():

@@ -152,16 +152,16 @@ class Answers:
             foreseen_D = shares @ surrogate.x_VD[list(change)]
             self.changes.append(change)
             self.errors.append(surrogate.unnormalised(*after) - surrogate.unnormalised(*before) - foreseen_D)
+            del self.changes[:-MEMORY], self.errors[:-MEMORY]
 
     def corrections(self, dimension: int) -> Corrections:
-        """What to add to the contributions, by the latest answers."""
-        changes, errors = self.changes[-MEMORY:], self.errors[-MEMORY:]
-        tokens = sorted({token for change in changes for token in change})
+        """What to add to the contributions (V, D)."""
+        tokens = sorted({token for change in self.changes for token in change})
         if not tokens:
             return Corrections(np.zeros(0, np.int64), np.zeros((0, dimension), np.float32))
         column = {token: place for place, token in enumerate(tokens)}
-        a_NM = np.zeros((len(changes), len(tokens)))
-        for number, change in enumerate(changes):
+        a_NM = np.zeros((len(self.changes), len(tokens)))
+        for number, change in enumerate(self.changes):
             a_NM[number, [column[token] for token in change]] = list(change.values())
-        weights_ND = np.linalg.solve(a_NM @ a_NM.T + NOISE * np.eye(len(a_NM)), np.stack(errors))
+        weights_ND = np.linalg.solve(a_NM @ a_NM.T + NOISE * np.eye(len(a_NM)), np.stack(self.errors))
         return Corrections(np.array(tokens), (a_NM.T @ weights_ND).astype(np.float32))
