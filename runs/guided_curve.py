@@ -4,7 +4,7 @@
 
 One search of each text gives the whole curve: what was best when so many calls were spent. All attackers see the
 same texts. `no prior` is the white box's search with a denoiser that finds every token equally likely, from random
-words, exchanging tokens for random ones as the surrogate advises: what the encoder gives away without a model of
+words, exchanging tokens for random ones as the forecast advises: what the encoder gives away without a model of
 language. Finished attackers are kept in the JSONL file, so that the script goes on where it stopped.
 """
 
@@ -13,7 +13,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from scripts import run
 from tqdm import tqdm
 
 from unembed import metrics
+from unembed.edits import CONSIDERED, Choices
 from unembed.evaluate import compare, describe_machine, describe_model, truths
-from unembed.exchange import CONSIDERED, Choices
 from unembed.files import atomic_file
 from unembed.guidance import BLACK_BOX, WHITE_BOX, Guide, Row, Search
 from unembed.inverter import Inverter
@@ -70,6 +70,9 @@ class Curve:
 @click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
 @click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option(
+    "--between", nargs=2, type=int, default=None, help="only passages of so many tokens, at least and at most"
+)
 @click.option("--limit", default=100, show_default=True, help="texts measured at most")
 @click.option("--calls", default=400, show_default=True, help="encoder calls per text at most")
 @click.option("--attacker", "attackers", multiple=True, type=click.Choice(ATTACKERS), help="default: all")
@@ -78,12 +81,16 @@ class Curve:
 @click.option("--plot", default=None, type=click.Path(path_type=Path), help="SVG to draw")
 @click.option("-o", "--output", default="guided_curve.jsonl", show_default=True, type=click.Path(path_type=Path))
 def main(
-    texts: str, model: str | None, precision: str, tokens: str, limit: int, calls: int, attackers: tuple[str, ...],
-    seed: int, batch_size: int, plot: Path | None, output: Path,
+    texts: str, model: str | None, precision: str, tokens: str, between: tuple[int, int] | None, limit: int, calls: int,
+    attackers: tuple[str, ...], seed: int, batch_size: int, plot: Path | None, output: Path,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
     cut = int(tokens) if tokens.isdigit() else tokens
-    truth = truths(read_texts(texts), inverter.tokenizer, cut, inverter.length, limit)
+    passages: Iterable[str] = read_texts(texts)
+    if between is not None:
+        low, high = between
+        passages = (text for text in passages if low <= len(inverter.tokenizer.encode_batch([text])[0]) <= high)
+    truth = truths(passages, inverter.tokenizer, cut, inverter.length, limit)
     embeddings = inverter.encode(truth.texts)
     about = {
         "model": describe_model(inverter), "machine": describe_machine(inverter), "precision": precision,

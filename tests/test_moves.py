@@ -94,3 +94,26 @@ def test_moves_are_drawn_as_often_as_they_should() -> None:
     for kind, share in MOVES.items():
         assert kinds[kind.__name__] == pytest.approx(4000 * share, abs=5 * (4000 * share) ** 0.5)
     assert max(len(draft.ids) for _, draft in drawn) == LENGTH  # an insertion into a full canvas drops its last token
+
+
+@given(ids=TEXTS, seed=st.integers(0, 999))
+@settings(deadline=None, max_examples=200)
+def test_what_is_arranged_is_taken_up_whole(ids: list[int], seed: int) -> None:
+    draft, taken = moves.arrange(Draft(ids, list(range(len(ids)))), np.random.default_rng(seed), LENGTH)
+    room = draft.ids.count(MASK)
+    first = draft.ids.index(MASK)
+    assert draft.ids[first : first + room] == [MASK] * room
+    last = len(ids) - (len(draft.ids) - first - room)
+    assert draft.ids == [*ids[:first], *[MASK] * room, *ids[last:]]
+    assert list(taken) == ids[first:last]
+    assert draft.origin == [*range(first), *[-1] * room, *range(last, len(ids))]
+    assert abs(room - len(taken)) <= 1
+    assert 1 <= len(draft.ids) <= LENGTH
+
+
+def test_masks_are_not_taken_up() -> None:
+    draft = Draft([MASK, 20, MASK], [0, 1, 2])
+    for seed in range(20):
+        found, taken = moves.arrange(draft, np.random.default_rng(seed), LENGTH)
+        assert MASK not in taken
+        assert MASK in found.ids

@@ -89,7 +89,7 @@ def test_the_rounds_of_an_earlier_version_are_not_used(tmp_path: Path, monkeypat
         arrays = dict(file)
     tree = json.loads(arrays.pop("tree").tobytes())
     for row in tree["rows"]:
-        del row["changes"]  # of which that version knew nothing
+        del row["answers"]  # of which that version knew nothing
     np.savez(path, tree=np.frombuffer(json.dumps(tree).encode(), np.uint8), **arrays)
     assert kept(tmp_path / "one") == expected
 

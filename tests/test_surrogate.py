@@ -1,19 +1,15 @@
-"""The surrogate against encoders that are linear, and its corrections against the posterior written out another way."""
+"""The surrogate against encoders that are linear, and its file."""
 
-import itertools
 import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fakes import fake_encoder, tiny_texts
-from unembed import surrogate as module
 from unembed.errors import CheckpointError
-from unembed.surrogate import FILE, NOISE, RIDGE, Answers, Fitted, Surrogate, directions, fit
+from unembed.surrogate import FILE, RIDGE, Fitted, Surrogate, directions, fit
 
 V, H, D = 40, 6, 8
 GENERATOR = torch.Generator().manual_seed(1)
@@ -78,68 +74,6 @@ def test_an_encoder_is_foreseen_in_part() -> None:
         start_D = surrogate.unnormalised(row, e_D)
         foreseen.append(unit(start_D + surrogate.x_VD[changed].mean(0) - surrogate.x_VD[row].mean(0)) @ e_D)
     assert np.corrcoef(measured, foreseen)[0, 1] > 0.2
-
-
-# --- answers
-
-
-def about(pairs: list[tuple[list[int], list[int]]], e: dict[tuple[int, ...], np.ndarray]) -> Answers:
-    answers = Answers()
-    for before, after in pairs:
-        answers.take(SURROGATE, (before, e[tuple(before)]), (after, e[tuple(after)]))
-    return answers
-
-
-SURROGATE = Surrogate(TABLE, LINEAR)
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
-def test_corrections_are_the_posterior_mean(seed: int, count: int) -> None:
-    """In the space of all tokens: (1 + A^T A / noise)^-1 A^T R / noise."""
-    noise = np.random.default_rng(seed)
-    texts = [noise.integers(V, size=noise.integers(1, 6)).tolist() for _ in range(2 * count)]
-    e = {tuple(ids): unit(noise.normal(size=D)) for ids in texts}
-    pairs = list(zip(texts[::2], texts[1::2], strict=True))
-    a_NV, r_ND = np.zeros((count, V)), np.zeros((count, D))
-    for number, (before, after) in enumerate(pairs):
-        for ids, sign in ((after, 1), (before, -1)):
-            for token in ids:
-                a_NV[number, token] += sign / len(ids)
-            r_ND[number] += sign * SURROGATE.unnormalised(ids, e[tuple(ids)])
-        r_ND[number] -= a_NV[number] @ SURROGATE.x_VD
-    expected_VD = np.linalg.solve(np.eye(V) + a_NV.T @ a_NV / NOISE, a_NV.T @ r_ND / NOISE)
-    found = about(pairs, e).corrections(D)
-    assert (np.diff(found.tokens) > 0).all()
-    np.testing.assert_allclose(found.of(np.arange(V)), expected_VD, atol=2e-3)
-    assert found.of(np.array([[0, 1], [2, 3]])).shape == (2, 2, D)
-
-
-def test_what_failed_is_not_expected_again() -> None:
-    ids, changed = [1, 2, 3, 4], [1, 2, 3, 9]
-    e = {tuple(ids): unit(linear(ids)), tuple(changed): unit(-linear(changed))}  # quite another answer than foreseen
-    corrections = about([(ids, changed)], e).corrections(D)
-    moved_D = (SURROGATE.x_VD[9] + corrections.of(np.array(9)) - SURROGATE.x_VD[4] - corrections.of(np.array(4))) / 4
-    measured_D = SURROGATE.unnormalised(changed, e[tuple(changed)]) - SURROGATE.unnormalised(ids, e[tuple(ids)])
-    np.testing.assert_allclose(moved_D, measured_D, atol=0.02 * np.abs(measured_D).max())
-    assert not corrections.of(np.array([1, 20])).any()
-
-
-def test_another_order_teaches_nothing() -> None:
-    e = {(1, 2, 3): unit(linear([1, 2, 3])), (3, 2, 1): unit(linear([9]))}
-    found = about([([1, 2, 3], [3, 2, 1])], e).corrections(D)
-    assert found.tokens.shape == (0,)
-    assert found.of(np.array([1, 2])).tolist() == np.zeros((2, D)).tolist()
-
-
-def test_only_the_latest_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [[place, place + 1] for place in range(6)]
-    e = {tuple(ids): unit(NOISES.normal(size=D)) for ids in texts}
-    pairs = list(itertools.pairwise(texts))
-    monkeypatch.setattr(module, "MEMORY", 2)
-    found, expected = about(pairs, e).corrections(D), about(pairs[-2:], e).corrections(D)
-    assert found.tokens.tolist() == expected.tokens.tolist()
-    np.testing.assert_array_equal(found.added, expected.added)
 
 
 # --- files

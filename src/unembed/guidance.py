@@ -15,8 +15,10 @@ Three attackers, by what they may ask:
 Unusual here: a hypothesis is a text, not a canvas: its tokens are those that the text tokenises to, since that is
 what the encoder sees, and no text is embedded twice for one embedding. What hypotheses are ranked by is the cosine plus
 a small share of the denoiser's log-likelihood: by the cosine alone the search ends in unreadable text of high cosine.
-Where the inverter has a surrogate of the encoder, most drafts exchange tokens that the denoiser and the surrogate
-both promise something of (`exchange`), and every answer of the encoder corrects the surrogate for its row.
+Where the inverter has a surrogate of the encoder, a forecast (`forecast`) learns from every answer what cosine another
+text would have. Most drafts are then the most promising of hundreds of small edits (`edits`); the nearer a hypothesis
+is, the more of them are arranged: the denoiser puts the words of a part, or of all, down again in an order of its own.
+More drafts are made than embedded, and those embedded of which most is foreseen.
 A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts. It sees what
 that still lacks, and may choose tokens anew that are not even masked (`REVISE`).
 Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
@@ -34,21 +36,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed import exchange
+from unembed.edits import Choices, Editor, nearness
 from unembed.encoder import Encoder
 from unembed.errors import EncoderError, InputError
-from unembed.exchange import Choices, Shortlist
+from unembed.forecast import Answers, Forecast
 from unembed.model import Denoiser
-from unembed.moves import Draft, draw
+from unembed.moves import Draft, arrange, draw
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
-from unembed.surrogate import Answers, Surrogate
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
 STARTS = 8  # blind candidates to start from, where no other number is asked for
 EXACT = 1 - 1e-6  # cosine from which a text is the very one: float noise is 2e-7, the next text ten thousand times that
-EXCHANGE = 0.7  # share of drafts that exchange tokens as the surrogate advises, where there is one
-AGAIN = 8  # times to draw when the same exchanges were drawn in this round already
+EDIT = 0.92  # share of drafts that are edits, where there is a surrogate
+ARRANGE = 0.5  # share of drafts of a hypothesis near the embedding that are arranged; less of those that are farther
+AGAIN = 8  # times to draw when the same edits were drawn in this round already
 REVISE = 0.3  # share of the others that choose tokens anew in sight of the old, unmasked; with feedback only
 IDLE = 30  # rounds without a new text after which there is none to be expected
 
@@ -76,8 +79,8 @@ class Search:
         attacker: "black-box" or "white-box".
         max_calls: most encoder calls per embedding, those of the starts included; None for no limit but the rounds.
         proposals: texts embedded per round and embedding, at most.
-        drafts: texts made per round and embedding; where more than `proposals`, the likeliest of them are embedded,
-            which saves encoder calls and costs passes.
+        drafts: texts made per round and embedding; where more than `proposals`, those are embedded of which the
+            forecast promises most, or without a surrogate the likeliest. Saves encoder calls and costs passes.
         beam: hypotheses kept.
         temperature: of the refills.
         pull: what a refill's logits gain at most per unit of cosine that the gradient promises; each draft draws its
@@ -90,9 +93,9 @@ class Search:
     attacker: str = WHITE_BOX
     max_calls: int | None = None
     proposals: int = 16
-    drafts: int = 16
+    drafts: int = 24
     beam: int = 4
-    temperature: float = 1.0
+    temperature: float = 0.5
     pull: float = 200.0
     prior: float = 0.001
     seed: int = 0
@@ -135,7 +138,7 @@ class Row:
     idle: int = 0  # rounds since a new text was embedded
     seen: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
-    answers: Answers = field(default_factory=Answers)  # what the surrogate has learned
+    answers: Answers = field(default_factory=Answers)
 
     @property
     def exact(self) -> bool:
@@ -225,34 +228,37 @@ class Guide:
         """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
         row = self.rows[number]
         chances = 0.5 ** np.arange(len(row.beam))
-        drafts = self.search.drafts
-        if drafts <= self.search.proposals:  # each of them is to be embedded
-            drafts = min(drafts, row.left(self.search))
-        corrections = row.answers.corrections(len(row.e))
-        listed: dict[str, Shortlist] = {}  # of each parent
-        drawn: set[tuple[str, frozenset[tuple[int, int]]]] = set()
+        # No more than can still be embedded, or as many times that as in other rounds.
+        drafts = min(self.search.drafts, row.left(self.search) * -(-self.search.drafts // self.search.proposals))
+        forecast = None if self.surrogate is None else self._forecast(row, self.surrogate)
+        editors: dict[tuple[int, ...], Editor] = {}  # of each parent
+        drawn: set[tuple[int, ...]] = set()
         found = []
         for _ in range(drafts):
             parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
             ids = parent.ids
             revised = np.zeros(self.length, dtype=bool)
-            if self.surrogate is not None and parent.choices is not None and row.noise.random() < EXCHANGE:
-                if parent.text not in listed:
-                    known = ids, parent.e_hat
-                    listed[parent.text] = exchange.shortlist(
-                        self.surrogate, corrections, row.e, known, parent.choices, self.search.prior
-                    )
-                draft = _exchanged(parent, listed[parent.text], row, drawn)
+            if forecast is not None and parent.choices is not None and row.noise.random() < EDIT:
+                if ids not in editors:
+                    editors[ids] = Editor(
+                        forecast, ids, parent.cosine, parent.doubts, parent.choices,
+                        self.tokenizer.starts_word, self.length, self.search.prior, row.noise,
+                    )  # fmt: skip
+                draft = _edited(editors[ids], drawn)
             elif self.denoiser.feedback is not None and row.noise.random() < REVISE:
                 draft = Draft(list(ids), list(range(len(ids))))
                 revised[: len(ids)] = row.noise.random(len(ids)) < row.noise.random()
             else:
                 _, draft = draw(ids, parent.doubts, self.tokenizer.starts_word, row.noise, self.length)
+            taken: tuple[int, ...] = ()
+            if forecast is not None and row.noise.random() < ARRANGE * nearness(parent.cosine):
+                draft, taken = arrange(draft, row.noise, self.length)
+                revised[:] = False
             pull, gradient_TH = self.search.pull * row.noise.random(), row.gradients.get(parent.text)
             if gradient_TH is not None:
                 gradient_TH = pull * gradient_TH
             uniform_L = row.noise.random(self.length)
-            found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L))
+            found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L, taken))
         return found
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
@@ -289,8 +295,12 @@ class Guide:
         ]
         judged: dict[Text, Judged] = {}
         if self.search.drafts > self.search.proposals:
-            judged = self._likelihoods(new)
-            new.sort(key=lambda text: -np.log(judged[text].chances).sum())
+            if self.surrogate is not None:
+                foreseen = self._foreseen(self.surrogate, new, found)
+                new.sort(key=lambda text: -foreseen[text])
+            else:
+                judged = self._likelihoods(new)
+                new.sort(key=lambda text: -np.log(judged[text].chances).sum())
         chosen: list[Text] = []
         asked = Counter[int]()
         for text in new:
@@ -303,11 +313,9 @@ class Guide:
                 chosen.append(text)
         e_hats, cosines = self._embed(chosen)
         if self.surrogate is not None:
-            for text in chosen:
-                blank = found[text.row, text.text]
-                if blank is not None:
-                    before, after = (blank.before, blank.e_hat), (text.ids, e_hats[text])
-                    self.rows[text.row].answers.take(self.surrogate, before, after)
+            for number in dict.fromkeys(text.row for text in chosen):
+                mine = [text for text in chosen if text.row == number]
+                self.rows[number].answers.take([text.ids for text in mine], [cosines[text] for text in mine])
         # No likelihood raises a score above the cosine, so most texts need no pass.
         hopeful = [text for text in chosen if self._hopeful(self.rows[text.row], cosines[text])]
         if self.denoiser.feedback is not None:  # more is known now than when they were chosen
@@ -323,6 +331,27 @@ class Guide:
             row = self.rows[number]
             row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
             del row.beam[self.search.beam :]
+
+    def _foreseen(
+        self, surrogate: Surrogate, texts: Sequence[Text], found: Mapping[tuple[int, str], Blank | None]
+    ) -> dict[Text, float]:
+        """The cosine that is to be expected of each text; of a start, of which nothing is known, 0."""
+        foreseen = dict.fromkeys(texts, 0.0)
+        made: dict[int, dict[tuple[int, ...], list[Text]]] = {}  # of each row, by the hypotheses that they were made of
+        for text in texts:
+            blank = found[text.row, text.text]
+            if blank is not None:
+                made.setdefault(text.row, {}).setdefault(blank.before, []).append(text)
+        for number, several in made.items():
+            forecast = self._forecast(self.rows[number], surrogate)  # not kept since the drafts were made: it is large
+            for before, children in several.items():
+                cosines = forecast.cosines([text.ids for text in children], before)
+                foreseen |= dict(zip(children, cosines.tolist(), strict=True))
+        return foreseen
+
+    def _forecast(self, row: Row, surrogate: Surrogate) -> Forecast:
+        """For the hypotheses of a row, by what is known now."""
+        return Forecast(surrogate, row.answers, row.e, [(h.ids, h.e_hat) for h in row.beam])
 
     def _hopeful(self, row: Row, cosine: float) -> bool:
         return len(row.beam) < self.search.beam or cosine > row.beam[-1].score
@@ -350,16 +379,12 @@ class Guide:
         return dict(zip(texts, self.refiller.judge(texts, known, self.surrogate is not None), strict=True))
 
 
-def _exchanged(
-    parent: Hypothesis, listed: Shortlist, row: Row, drawn: set[tuple[str, frozenset[tuple[int, int]]]]
-) -> Draft:
-    """The hypothesis with some of its tokens exchanged, others than were `drawn` in this round if that can be."""
-    chosen: dict[int, int] = {}
+def _edited(editor: Editor, drawn: set[tuple[int, ...]]) -> Draft:
+    """An edit, another than were `drawn` in this round if that can be."""
+    edited = editor.draw()
     for _ in range(AGAIN):
-        chosen = exchange.draw(listed, row.e, row.noise)
-        key = parent.text, frozenset(chosen.items())
-        if key not in drawn:
-            drawn.add(key)
+        if edited.ids not in drawn:
             break
-    ids = [chosen.get(place, token) for place, token in enumerate(parent.ids)]
-    return Draft(ids, list(range(len(ids))))
+        edited = editor.draw()
+    drawn.add(edited.ids)
+    return Draft(list(edited.ids), list(edited.origin))

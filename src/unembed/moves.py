@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 MASK = -1  # stands for the mask, whatever its id
 FEW, MOST = 3, 0.7  # tokens, and share of the expected number of wrong tokens, that a refill masks at most
 CERTAIN = 0.1  # added to every doubt: a denoiser may be sure of what is wrong
+WHOLE = 0.2  # share of arrangements that take up a whole text
 
 Doubts = NDArray[np.float64]
 Starts = NDArray[np.bool_]  # (vocabulary,): whether the token starts a word
@@ -52,25 +53,25 @@ def span(ids: Sequence[int], doubts: Doubts, starts_word: Starts, noise: np.rand
 
 def move(ids: Sequence[int], doubts: Doubts, starts_word: Starts, noise: np.random.Generator) -> Draft:
     """Put one or a few neighbouring words somewhere else."""
-    words = _words(ids, starts_word)
-    if len(words) < 2:
+    several = words(ids, starts_word)
+    if len(several) < 2:
         return refill(ids, doubts, starts_word, noise)
-    count = min(int(noise.geometric(0.6)), len(words) - 1)
-    first = int(noise.integers(len(words) - count + 1))
-    taken, rest = words[first : first + count], words[:first] + words[first + count :]
+    count = min(int(noise.geometric(0.6)), len(several) - 1)
+    first = int(noise.integers(len(several) - count + 1))
+    taken, rest = several[first : first + count], several[:first] + several[first + count :]
     place = int(noise.integers(len(rest) + 1))
     return _reordered(ids, rest[:place] + taken + rest[place:])
 
 
 def swap(ids: Sequence[int], doubts: Doubts, starts_word: Starts, noise: np.random.Generator) -> Draft:
     """Exchange two words, neighbours half of the time."""
-    words = _words(ids, starts_word)
-    if len(words) < 2:
+    several = words(ids, starts_word)
+    if len(several) < 2:
         return refill(ids, doubts, starts_word, noise)
-    one = int(noise.integers(len(words) - 1))
-    other = one + 1 if noise.random() < 0.5 else int(noise.integers(len(words)))
-    words[one], words[other] = words[other], words[one]
-    return _reordered(ids, words)
+    one = int(noise.integers(len(several) - 1))
+    other = one + 1 if noise.random() < 0.5 else int(noise.integers(len(several)))
+    several[one], several[other] = several[other], several[one]
+    return _reordered(ids, several)
 
 
 def insert(ids: Sequence[int], doubts: Doubts, starts_word: Starts, noise: np.random.Generator) -> Draft:
@@ -108,23 +109,48 @@ def draw(
     return kind.__name__, Draft(draft.ids[:length], draft.origin[:length])
 
 
+def arrange(draft: Draft, noise: np.random.Generator, length: int) -> tuple[Draft, tuple[int, ...]]:
+    """Take up neighbours, at times all tokens, so that the denoiser puts them down again in an order of its own.
+
+    At times there is one place more or less for them. Returns the draft (of at most `length` tokens), and what was
+    taken up, masks apart.
+    """
+    ids, origin = draft
+    count, first = len(ids), 0
+    if noise.random() >= WHOLE:
+        count = min(2 + int(noise.geometric(min(1.0, 2 / len(ids)))), len(ids))
+        first = int(noise.integers(len(ids) - count + 1))
+    last = first + count
+    room = max(1, min(count + int(noise.choice([-1, 0, 0, 1])), length - len(ids) + count))
+    taken = tuple(token for token in ids[first:last] if token != MASK)
+    return Draft([*ids[:first], *[MASK] * room, *ids[last:]], [*origin[:first], *[-1] * room, *origin[last:]]), taken
+
+
 def _chances(doubts: Doubts) -> Doubts:
     weights = doubts + CERTAIN
     chances: Doubts = weights / weights.sum()
     return chances
 
 
-def _words(ids: Sequence[int], starts_word: Starts) -> list[list[int]]:
+def words(ids: Sequence[int], starts_word: Starts) -> list[list[int]]:
     """Places of the tokens of each word."""
-    words: list[list[int]] = []
+    found: list[list[int]] = []
     for place, token in enumerate(ids):
-        if words and not starts_word[token]:
-            words[-1].append(place)
+        if found and not starts_word[token]:
+            found[-1].append(place)
         else:
-            words.append([place])
-    return words
+            found.append([place])
+    return found
 
 
-def _reordered(ids: Sequence[int], words: list[list[int]]) -> Draft:
-    order = [place for word in words for place in word]
-    return Draft([ids[place] for place in order], order)
+def reordered(
+    ids: Sequence[int], origin: Sequence[int], order: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens and their origins, the words (places of tokens) in another order."""
+    places = [place for word in order for place in word]
+    return tuple(ids[place] for place in places), tuple(origin[place] for place in places)
+
+
+def _reordered(ids: Sequence[int], order: Sequence[Sequence[int]]) -> Draft:
+    new, origin = reordered(ids, range(len(ids)), order)
+    return Draft(list(new), list(origin))

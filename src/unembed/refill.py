@@ -8,6 +8,7 @@ Shape suffixes as in model.py; P: drafts; R: positions to fill of a batch; K: to
 tokens.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed.exchange import CONSIDERED, Choices
+from unembed.edits import CONSIDERED, Choices
 from unembed.model import Denoiser, Modulation
 from unembed.moves import MASK, Draft
 from unembed.predictor import Question, compute, sample
@@ -24,6 +25,9 @@ from unembed.tokenizer import Tokenizer
 
 DRAWN_FROM = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
+ARRANGING = 4  # the same where words are to be put down again
+KEPT = 4.0  # what the logit of each such word gains, until it stands
+TURN = 0.5 * (5**0.5 - 1)  # by which a pass' random numbers differ from those of the pass before
 ROWS = 128  # canvases in one pass
 LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
 
@@ -40,6 +44,7 @@ class Blank(NamedTuple):
     e_hat: Floats  # (D,) its embedding
     gradient: Tensor | None  # (tokens of the hypothesis, h): what a token's logit gains there per input vector
     uniform: NDArray[np.float64]  # (L,) random numbers
+    taken: tuple[int, ...] = ()  # tokens that were taken up, to be put down again if they fit
 
 
 class Filled(NamedTuple):
@@ -85,7 +90,7 @@ class Refiller:
 
     @torch.inference_mode()
     def fill(self, blanks: Sequence[Blank]) -> list[Filled]:
-        """The texts of the drafts, their masks filled by sampling."""
+        """The texts of the drafts, their masks filled by sampling, in a few passes, the surest first."""
         mask_id = self.denoiser.mask_id
         rows = [[mask_id if token == MASK else token for token in blank.draft.ids] for blank in blanks]
         canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
@@ -95,26 +100,31 @@ class Refiller:
         modulation = self._modulation([blank.row for blank in blanks], [blank.e_hat for blank in blanks])
         uniform_PL = torch.from_numpy(np.stack([blank.uniform for blank in blanks]))
         passes = [0] * len(blanks)
-        for left in range(REFILLS, 0, -1):
-            open_P = wanted_PL.any(1).nonzero().squeeze(1)
-            for part_B in torch.split(open_P, ROWS) if len(open_P) else ():
+        bags = [Counter(blank.taken) for blank in blanks]  # what is still to be put down
+        while len(open_P := wanted_PL.any(1).nonzero().squeeze(1)):
+            for part_B in torch.split(open_P, ROWS):
                 canvas_BL, wanted_BL = canvas_PL[part_B], wanted_PL[part_B]
                 (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
                 chosen = part_B.tolist()
                 tokens_R, chances_R = self._choose(
-                    logits_RV.float(),
+                    self._favoured(logits_RV.float(), [bags[number] for number in chosen], wanted_BL),
                     self._gradients([blanks[number] for number in chosen], wanted_BL),
                     uniform_PL[part_B.cpu()][wanted_BL.cpu()],
                 )
-                canvas_BL[wanted_BL] = tokens_R
-                if left > 1:  # the less sure ones again, with the others in sight
-                    sure_BL = torch.full(wanted_BL.shape, -1.0, device=self.device)
-                    sure_BL[wanted_BL] = chances_R
-                    rank_BL = sure_BL.argsort(1, descending=True).argsort(1)
-                    canvas_BL[wanted_BL & (rank_BL >= -(-wanted_BL.sum(1, keepdim=True) // left))] = mask_id
-                canvas_PL[part_B], wanted_PL[part_B] = canvas_BL, canvas_BL == mask_id
-                for number in chosen:
+                counts = wanted_BL.sum(1).tolist()
+                places = torch.split(wanted_BL.nonzero()[:, 1], counts)
+                found = zip(chosen, places, torch.split(tokens_R, counts), torch.split(chances_R, counts), strict=True)
+                for number, place_M, token_M, chance_M in found:
+                    left = (ARRANGING if blanks[number].taken else REFILLS) - passes[number]
+                    order_M = chance_M.argsort(descending=True, stable=True).tolist()
+                    stands = _stands(token_M.tolist(), order_M, bags[number], blanks[number].taken, left)
+                    place_K = place_M[stands]
+                    canvas_PL[number, place_K] = token_M[stands]
+                    wanted_PL[number, place_K] = False
+                    # The others again, with these in sight.
+                    canvas_PL[number, wanted_PL[number]] = mask_id
                     passes[number] += 1
+            uniform_PL = (uniform_PL + TURN) % 1
         texts = [self.tokenizer.decode(row) for row in canvas_PL.tolist()]
         return [Filled(text, number) for text, number in zip(texts, passes, strict=True)]
 
@@ -165,6 +175,21 @@ class Refiller:
             return self.denoiser.condition(e_PD)
         return self.denoiser.condition(e_PD, hypothesis_BD=torch.from_numpy(np.stack(e_hats)).to(self.device))
 
+    def _favoured(self, logits_RV: Tensor, bags: Sequence[Counter[int]], wanted_BL: Tensor) -> Tensor:
+        """The logits, more for what is still to be put down in a row."""
+        counts = wanted_BL.sum(1).tolist()
+        at: list[int] = []
+        tokens: list[int] = []
+        first = 0
+        for bag, count in zip(bags, counts, strict=True):
+            for token in bag:
+                at += range(first, first + count)
+                tokens += [token] * count
+            first += count
+        if at:
+            logits_RV[at, tokens] += KEPT
+        return logits_RV
+
     def _gradients(self, blanks: Sequence[Blank], wanted_BL: Tensor) -> Tensor | None:
         """What a wanted position's logits gain per input vector, (R, h)."""
         if self.table_VH is None:
@@ -187,3 +212,25 @@ class Refiller:
         index_R1 = sample(best.values, self.temperature, uniform_R)[:, None]
         chances_RK = best.values.softmax(-1)
         return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)
+
+
+def _stands(
+    tokens: Sequence[int], order: Sequence[int], bag: Counter[int], taken: Sequence[int], left: int
+) -> list[int]:
+    """Which of the tokens that a pass has put down are to stay: the surest, so many that `left` passes are enough.
+
+    Where words are put down again, each as often as there are in the `bag`, which loses it. In the last pass all stay.
+    """
+    kept: list[int] = []
+    for number in order:
+        if len(kept) * left >= len(tokens):
+            break
+        token = tokens[number]
+        if token in taken:
+            if not bag[token] and left > 1:
+                continue
+            bag[token] -= 1
+            if bag[token] <= 0:
+                del bag[token]
+        kept.append(number)
+    return kept

@@ -13,13 +13,13 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from unembed.edits import Choices
 from unembed.errors import InputError
-from unembed.exchange import Choices
 from unembed.files import atomic_file
+from unembed.forecast import Answers
 from unembed.guidance import Guide, Hypothesis
-from unembed.surrogate import Answers
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save_rounds(path: Path, guide: Guide) -> None:
@@ -37,12 +37,10 @@ def save_rounds(path: Path, guide: Guide) -> None:
                 arrays[f"{number}.{place}.tokens"], arrays[f"{number}.{place}.gains"] = h.choices
             if h.text in row.gradients:
                 arrays[f"{number}.{place}.gradient"] = row.gradients[h.text].cpu().numpy()
-        if row.answers.errors:
-            arrays[f"{number}.errors"] = np.stack(row.answers.errors)
         rows.append({
             "noise": row.noise.bit_generator.state, "beam": beam, "seen": sorted(row.seen),
             "calls": row.calls, "passes": row.passes, "rounds": row.rounds, "idle": row.idle,
-            "changes": [list(change.items()) for change in row.answers.changes],
+            "answers": [row.answers.texts, row.answers.cosines],
         })  # fmt: skip
     tree = {"format": FORMAT, "search": _key(guide), "rows": rows}
     with atomic_file(path) as temporary, temporary.open("wb") as file:
@@ -83,8 +81,9 @@ def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dic
         if gradient is not None:
             gradients[h["text"]] = torch.from_numpy(gradient)
     answers = Answers()
-    answers.changes = [{int(token): float(share) for token, share in change} for change in tree["changes"]]
-    answers.errors = list(arrays.get(f"{number}.errors", []))
+    texts, cosines = tree["answers"]
+    if texts:
+        answers.take([tuple(ids) for ids in texts], cosines)
     values = {name: tree[name] for name in ("calls", "passes", "rounds", "idle")}
     return tree["noise"], values | {"beam": beam, "gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
 

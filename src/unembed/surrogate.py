@@ -14,10 +14,9 @@ What is asked is only where an exchange of token s for t moves it, among T token
 which is enough to find, among thousands of changes, most of those that help. W and b are fitted by ridge
 regression to a few thousand texts with their embeddings when training ends, 0.6 MB in an inverter's folder.
 
-Each answer of the encoder then tells how wrong that was for the text at hand (`Answers`), so that a change that
-failed is not proposed again in another guise.
+How wrong that is for the text at hand, and all that a bag cannot know, `forecast` learns from the encoder's answers.
 
-Shape suffixes as in model.py; T: tokens of a text; M: tokens that answers were about; N: answers, or texts.
+Shape suffixes as in model.py; T: tokens of a text; N: texts.
 """
 
 from collections.abc import Sequence
@@ -36,8 +35,6 @@ from unembed.tensors import load_tensors, save_tensors
 
 FILE = "surrogate.safetensors"  # beside config.json
 RIDGE = 1e-3  # penalty, as a share of the features' mean square
-NOISE = 1e-3  # variance of an answer beside what tokens contribute, as a share of that of a contribution
-MEMORY = 500  # latest answers that count
 
 Floats = NDArray[np.float32]
 
@@ -105,63 +102,3 @@ class Surrogate:
         size = np.linalg.norm(self.x_VD[list(ids)].mean(0) + self.fitted.bias.numpy())
         scaled: Floats = (size * e_hat).astype(np.float32)
         return scaled
-
-
-class Corrections(NamedTuple):
-    """What to add to the contributions of some tokens."""
-
-    tokens: NDArray[np.int64]  # (M,), ascending
-    added: Floats  # (M, D)
-
-    def of(self, tokens: NDArray[np.int64]) -> Floats:
-        """What to add for each of `tokens` (any shape), (..., D): nothing where there is no correction."""
-        if not len(self.tokens):
-            return np.zeros((*tokens.shape, self.added.shape[1]), np.float32)
-        place = np.searchsorted(self.tokens, tokens).clip(max=len(self.tokens) - 1)
-        found: Floats = np.where((self.tokens[place] == tokens)[..., None], self.added[place], np.float32(0))
-        return found
-
-
-class Answers:
-    """What the answers to one search say of the contributions of the tokens that it has exchanged.
-
-    Bayesian linear regression. Before any answer each x_t is normal around the surrogate's, independently; an answer
-    is the change of an embedding, sum over t of a_t x_t plus noise, where a_t is what changed of t's share of the
-    text. `corrections` is the mean afterwards,
-
-        A^T (A A^T + NOISE I)^-1 R
-
-    for the rows of a in A (N, M) and what the surrogate had not foreseen in R (N, D).
-    """
-
-    def __init__(self) -> None:
-        self.changes: list[dict[int, float]] = []  # a of each answer
-        self.errors: list[Floats] = []  # R: (D,) of each answer
-
-    def take(
-        self, surrogate: Surrogate, before: tuple[Sequence[int], Floats], after: tuple[Sequence[int], Floats]
-    ) -> None:
-        """Learn from a text that was made of another one: the tokens and the embedding of both."""
-        change: dict[int, float] = {}
-        for (ids, _), sign in ((after, 1), (before, -1)):
-            for token in ids:
-                change[token] = change.get(token, 0.0) + sign / len(ids)
-        change = {token: share for token, share in change.items() if abs(share) > 1e-9}
-        if change:  # else only their order differs, of which a bag knows nothing
-            shares = np.array(list(change.values()), np.float32)
-            foreseen_D = shares @ surrogate.x_VD[list(change)]
-            self.changes.append(change)
-            self.errors.append(surrogate.unnormalised(*after) - surrogate.unnormalised(*before) - foreseen_D)
-            del self.changes[:-MEMORY], self.errors[:-MEMORY]
-
-    def corrections(self, dimension: int) -> Corrections:
-        """What to add to the contributions (V, D)."""
-        tokens = sorted({token for change in self.changes for token in change})
-        if not tokens:
-            return Corrections(np.zeros(0, np.int64), np.zeros((0, dimension), np.float32))
-        column = {token: place for place, token in enumerate(tokens)}
-        a_NM = np.zeros((len(self.changes), len(tokens)))
-        for number, change in enumerate(self.changes):
-            a_NM[number, [column[token] for token in change]] = list(change.values())
-        weights_ND = np.linalg.solve(a_NM @ a_NM.T + NOISE * np.eye(len(a_NM)), np.stack(self.errors))
-        return Corrections(np.array(tokens), (a_NM.T @ weights_ND).astype(np.float32))

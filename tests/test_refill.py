@@ -1,0 +1,63 @@
+"""What the denoiser makes of drafts: masks filled, and words put down again that were taken up."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import fake_encoder, tiny_parts, tiny_texts
+from unembed.moves import MASK, Draft
+from unembed.refill import ARRANGING, REFILLS, Blank, Refiller, _stands
+
+PARTS = tiny_parts()
+E = fake_encoder().encode(tiny_texts(3))
+REFILLER = Refiller(PARTS.denoiser, PARTS.tokenizer, torch.from_numpy(E), 0.5, None)
+LENGTH = PARTS.denoiser.config.max_tokens
+
+
+def blank(ids: list[int], taken: tuple[int, ...] = (), seed: int = 0, row: int = 0) -> Blank:
+    revised, uniform = np.zeros(LENGTH, dtype=bool), np.random.default_rng(seed).random(LENGTH)
+    return Blank(row, Draft(ids, list(range(len(ids)))), revised, tuple(ids), E[row], None, uniform, taken)
+
+
+def words(count: int) -> list[int]:
+    """Ids of some words of one token."""
+    return [ids[0] for ids in PARTS.tokenizer.encode_batch(["cat", "dog", "bird", "river", "old", "the"])][:count]
+
+
+def test_taken_words_are_put_down_again_each_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unembed.refill.KEPT", 50.0)  # whatever the denoiser would rather see
+    taken = (*words(4), words(1)[0])
+    drafts = [blank([words(6)[5], *[MASK] * 5], taken, seed) for seed in range(20)]
+    orders = set()
+    for found in REFILLER.fill(drafts):
+        (ids,) = PARTS.tokenizer.encode_batch([found.text])
+        assert ids[0] == words(6)[5]
+        assert Counter(ids[1:]) == Counter(taken)
+        assert 1 < found.passes <= ARRANGING
+        orders.add(tuple(ids))
+    assert len(orders) > 2
+
+
+def test_other_masks_are_filled_in_a_few_passes_and_the_rest_stays() -> None:
+    ids = [words(1)[0], MASK, MASK, words(2)[1], MASK]
+    for found in REFILLER.fill([blank(ids, seed=seed) for seed in range(5)]):
+        assert found.passes == REFILLS
+        assert found.text.startswith(PARTS.tokenizer.decode(words(1)))
+
+
+def test_neighbours_change_nothing() -> None:
+    drafts = [blank([MASK] * 6, tuple(words(6)), seed, seed % 3) for seed in range(6)]
+    together = REFILLER.fill([*drafts, blank([MASK, *words(3)])])
+    assert [REFILLER.fill([draft])[0] for draft in drafts] == together[:-1]
+
+
+def test_the_surest_stand_and_no_word_too_often() -> None:
+    bag = Counter({7: 1, 8: 1})
+    assert _stands([7, 7, 8, 9], [1, 0, 3, 2], bag, (7, 8), left=2) == [1, 3]
+    assert bag == Counter({8: 1})
+    assert _stands([7, 8], [0, 1], bag, (7, 8), left=2) == [1]
+    assert not bag
+    assert _stands([7, 7], [1, 0], bag, (7, 8), left=1) == [1, 0]
+    assert _stands([1, 2, 3], [2, 1, 0], Counter(), (), left=2) == [2, 1]
