@@ -21,11 +21,11 @@ CONSIDERED = 512  # tokens K at each position, the denoiser's likeliest
 LISTED = 256  # exchanges of a hypothesis that are looked at
 INSERTED = 24  # tokens that are inserted somewhere
 FIRST = {"exchange": LISTED, "insert": 120, "delete": 40, "order": 240}  # edits looked at for the first one of a draft
-LATER = {"exchange": 48, "insert": 24, "delete": 8, "order": 48}  # and for each that follows
+LATER = {"exchange": 96, "insert": 24, "delete": 8, "order": 48}  # and for each that follows
 # How often each kind is made: of a hypothesis that is FAR from the embedding by its cosine, or NEAR, and between them
 # in proportion. Words come before places.
 FAR, NEAR = 0.85, 0.95
-WHEN_FAR = {"exchange": 0.6, "insert": 0.25, "delete": 0.07, "order": 0.08}
+WHEN_FAR = {"exchange": 0.75, "insert": 0.15, "delete": 0.05, "order": 0.05}
 WHEN_NEAR = {"exchange": 0.45, "insert": 0.2, "delete": 0.15, "order": 0.2}
 SHARPNESS = 0.002  # cosine by which an edit must be better to be made e times as often
 STOP = 0.5  # chance of no further edit in a draft
@@ -161,12 +161,10 @@ class Editor:
                     yield Edited(*reordered(text.ids, text.origin, order), text.nats, "order")
 
     def _exchanged(self, text: Edited, count: int) -> Iterator[Edited]:
-        """The exchanges that are still possible, some of them if there are more than `count`."""
+        """The exchanges that are still possible of the `count` most promising ones."""
         ids, origin, nats, _ = text
         at = {place: now for now, place in enumerate(origin) if place >= 0 and ids[now] == self.hypothesis[place]}
-        which = range(len(self.exchanges))
-        for number in which if count >= len(which) else self.noise.permutation(len(which))[:count].tolist():
-            place, token, gain = self.exchanges[number]
+        for place, token, gain in self.exchanges[:count]:
             if place in at:
                 now = at[place]
                 yield Edited((*ids[:now], token, *ids[now + 1 :]), origin, nats + gain, "exchange")

@@ -93,7 +93,7 @@ class Search:
     attacker: str = WHITE_BOX
     max_calls: int | None = None
     proposals: int = 16
-    drafts: int = 24
+    drafts: int = 28
     beam: int = 4
     temperature: float = 0.5
     pull: float = 200.0

@@ -25,7 +25,7 @@ from unembed.tokenizer import Tokenizer
 
 DRAWN_FROM = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
-ARRANGING = 4  # the same where words are to be put down again
+ARRANGING = 6  # the same where words are to be put down again
 KEPT = 4.0  # what the logit of each such word gains, until it stands
 TURN = 0.5 * (5**0.5 - 1)  # by which a pass' random numbers differ from those of the pass before
 ROWS = 128  # canvases in one pass
