@@ -58,5 +58,19 @@ python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 10 --c
     --attacker black-box --attacker white-box
 python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 24 --tokens natural \
     --attacker black-box -o "$out/guided-natural.jsonl"
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 40 --batch-size 20 --tokens natural \
+    --between 6 16 --attacker black-box -o "$out/guided-sentences.jsonl"
 python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3
 python runs/samples.py
+
+# The denoiser beside its autoregressive twin: the same 107,520 windows, one core each.
+pair() { # NAME CAUSAL
+    OMP_NUM_THREADS=1 unembed train configs/minilm.yaml --data "$out/shards" -o "$out/pair-$1" --resume "${blind[@]}" \
+        --set model.feedback=false --set model.causal="$2" --set training.steps=420 --set training.seed=21 \
+        --set training.final_learning_rate=2e-3 --set training.validate_every=140
+}
+pair denoiser false &
+pair twin true
+wait
+python runs/compare_autoregressive.py --denoiser "$out/pair-denoiser/inverter" --twin "$out/pair-twin/inverter" \
+    --texts "$texts" -o "$out/compare.json"

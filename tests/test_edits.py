@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from test_forecast import BASE, SURROGATE, E, around
 from test_surrogate import V, linear, unit
-from unembed.edits import FAR, FIRST, LATER, NEAR, RARE, Choices, Editor, another_order, nearness
-from unembed.forecast import Answers, Forecast
+from unembed.edits import FIRST, LATER, RARE, Choices, Editor, another_order
+from unembed.forecast import CLOSE, FAR, Answers, Forecast, nearness
 
 STARTS = np.array([token % 10 != 8 for token in range(V)])  # tokens 8, 18, ... go on with a word
 DOUBTS = np.array([0.1, 0.9, 0.2, 0.5, 0.999999999, 0.0])
@@ -104,7 +104,9 @@ def test_drafts_are_mostly_of_the_best_and_differ() -> None:
 
 
 def test_words_before_places() -> None:
-    assert [nearness(cosine) for cosine in (-1.0, FAR, (FAR + NEAR) / 2, NEAR, 1.0)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert [nearness(cosine) for cosine in (-1.0, FAR, (FAR + CLOSE) / 2, CLOSE, 1.0)] == pytest.approx(
+        [0, 0, 0.5, 1, 1]
+    )
     far, near = editor(cosine=0.5).shares, editor(cosine=0.99).shares
     assert sum(far.values()) == pytest.approx(1)
     assert sum(near.values()) == pytest.approx(1)

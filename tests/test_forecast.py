@@ -27,6 +27,7 @@ from unembed.forecast import (
     Answers,
     Features,
     Forecast,
+    nearness,
 )
 from unembed.surrogate import Surrogate
 
@@ -117,8 +118,10 @@ def test_it_is_the_posterior_mean(seed: int, count: int) -> None:
     errors = np.array([cosine - foreseen(ids, BASE) for ids, cosine in zip(answered, cosines, strict=True)])
     near = [number for number, ids in enumerate(answered) if lack[ids] < NEARBY]
     above = np.array([-lack[answered[number]] for number in near])[:, None]
+    cosine = float(unit(linear(list(BASE))) @ E)
+    before = LOSS[0] + nearness(cosine) * (LOSS[1] - LOSS[0])
     (loss,), *_ = np.linalg.lstsq(
-        np.vstack([above, [[math.sqrt(SURE)]]]), np.append(errors[near], math.sqrt(SURE) * LOSS), rcond=None
+        np.vstack([above, [[math.sqrt(SURE)]]]), np.append(errors[near], math.sqrt(SURE) * before), rcond=None
     )
     loss = max(loss, 0.0)
     phi_NF = np.stack([rows[ids] for ids in answered])

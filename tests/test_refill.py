@@ -12,7 +12,7 @@ from unembed.refill import ARRANGING, REFILLS, Blank, Refiller, _stands
 
 PARTS = tiny_parts()
 E = fake_encoder().encode(tiny_texts(3))
-REFILLER = Refiller(PARTS.denoiser, PARTS.tokenizer, torch.from_numpy(E), 0.5, None)
+REFILLER = Refiller(PARTS.denoiser, PARTS.tokenizer, torch.from_numpy(E), 1.0, None)
 LENGTH = PARTS.denoiser.config.max_tokens
 
 

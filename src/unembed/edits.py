@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.forecast import Forecast
+from unembed.forecast import Forecast, nearness
 from unembed.moves import Doubts, Starts, reordered, words
 
 CONSIDERED = 512  # tokens K at each position, the denoiser's likeliest
@@ -22,11 +22,9 @@ LISTED = 256  # exchanges of a hypothesis that are looked at
 INSERTED = 24  # tokens that are inserted somewhere
 FIRST = {"exchange": LISTED, "insert": 120, "delete": 40, "order": 240}  # edits looked at for the first one of a draft
 LATER = {"exchange": 96, "insert": 24, "delete": 8, "order": 48}  # and for each that follows
-# How often each kind is made: of a hypothesis that is FAR from the embedding by its cosine, or NEAR, and between them
-# in proportion. Words come before places.
-FAR, NEAR = 0.85, 0.95
-WHEN_FAR = {"exchange": 0.75, "insert": 0.15, "delete": 0.05, "order": 0.05}
-WHEN_NEAR = {"exchange": 0.45, "insert": 0.2, "delete": 0.15, "order": 0.2}
+# How often each kind is made, of a hypothesis far from the embedding and of a close one; between them in proportion.
+WHEN_FAR = {"exchange": 0.91, "insert": 0.03, "delete": 0.03, "order": 0.03}
+WHEN_CLOSE = {"exchange": 0.45, "insert": 0.2, "delete": 0.15, "order": 0.2}
 SHARPNESS = 0.002  # cosine by which an edit must be better to be made e times as often
 STOP = 0.5  # chance of no further edit in a draft
 SWAPS = 0.35  # share of swaps among changes of order
@@ -52,11 +50,6 @@ class Edited(NamedTuple):
     origin: tuple[int, ...]  # for each token the place in the hypothesis that it stands for, -1 where there is none
     nats: float = 0.0  # what the denoiser's log-likelihood gains, as far as one pass over the hypothesis tells
     kind: str = ""  # of the last edit
-
-
-def nearness(cosine: float) -> float:
-    """0 where a hypothesis is FAR from the embedding or farther, 1 where it is NEAR or nearer."""
-    return float(np.clip((cosine - FAR) / (NEAR - FAR), 0, 1))
 
 
 class Editor:
@@ -90,7 +83,7 @@ class Editor:
         self.prior = prior
         self.noise = noise
         near = nearness(cosine)
-        self.shares = {kind: (1 - near) * WHEN_FAR[kind] + near * WHEN_NEAR[kind] for kind in FIRST}
+        self.shares = {kind: (1 - near) * WHEN_FAR[kind] + near * WHEN_CLOSE[kind] for kind in FIRST}
         self.standing = np.log((1 - doubts).clip(min=1e-6))  # (T,) log-likelihood of each token
         barred_TK = np.isneginf(choices.gains) | (choices.tokens == np.array(hypothesis)[:, None])
         gains_TK = np.where(barred_TK, 0, choices.gains)

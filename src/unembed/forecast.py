@@ -35,7 +35,8 @@ WINDOW = 3
 PLACES = 4
 SOFTNESS = 0.2  # standard deviation of a place, as a share of the text
 NOISE = 0.2  # variance of an answer beside what the kernel explains, times T^2
-LOSS = 0.3  # cosine that is lost with all of a hypothesis, before any answer
+FAR, CLOSE = 0.85, 0.95  # cosines of hypotheses between which a search changes its ways: words come before places
+LOSS = 0.1, 0.3  # cosine that is lost with all of a hypothesis, before any answer: of a far one, and of a close one
 SURE = 1.0  # how firmly that is believed: as if so many hypotheses had been given up altogether
 NEARBY = 0.6  # share of a hypothesis that may be gone in a text that tells of the loss
 MEMORY = 500  # latest answers that count
@@ -43,6 +44,11 @@ MEMORY = 500  # latest answers that count
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
+
+
+def nearness(cosine: float) -> float:
+    """0 where a hypothesis is FAR from the embedding or farther, 1 where it is CLOSE or closer."""
+    return float(np.interp(cosine, (FAR, CLOSE), (0.0, 1.0)))
 
 
 @lru_cache(maxsize=512)
@@ -163,7 +169,8 @@ class Forecast:
             error_N = np.array(answers.cosines) - self._mean(bags_ND, len(errors))
             near_N = lack_N < NEARBY
             # Ridge regression of what was lost on what is gone, towards LOSS.
-            lost = SURE * LOSS - (error_N * lack_N)[near_N].sum()
+            before = float(np.interp(self._mean(self.bags_HD, len(errors))[len(errors)], (FAR, CLOSE), LOSS))
+            lost = SURE * before - (error_N * lack_N)[near_N].sum()
             self.losses.append(max(float(lost / (SURE + (lack_N[near_N] ** 2).sum())), 0.0))
             errors.append(error_N + self.losses[-1] * lack_N)
         noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2

@@ -36,10 +36,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed.edits import Choices, Editor, nearness
+from unembed.edits import Choices, Editor
 from unembed.encoder import Encoder
 from unembed.errors import EncoderError, InputError
-from unembed.forecast import Answers, Forecast
+from unembed.forecast import Answers, Forecast, nearness
 from unembed.model import Denoiser
 from unembed.moves import Draft, arrange, draw
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
@@ -49,7 +49,7 @@ from unembed.tokenizer import Tokenizer
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
 STARTS = 8  # blind candidates to start from, where no other number is asked for
 EXACT = 1 - 1e-6  # cosine from which a text is the very one: float noise is 2e-7, the next text ten thousand times that
-EDIT = 0.92  # share of drafts that are edits, where there is a surrogate
+EDITS = 0.7, 0.92  # share of drafts that are edits, where there is a surrogate: far from the embedding, and near it
 ARRANGE = 0.5  # share of drafts of a hypothesis near the embedding that are arranged; less of those that are farther
 AGAIN = 8  # times to draw when the same edits were drawn in this round already
 REVISE = 0.3  # share of the others that choose tokens anew in sight of the old, unmasked; with feedback only
@@ -95,7 +95,7 @@ class Search:
     proposals: int = 16
     drafts: int = 28
     beam: int = 4
-    temperature: float = 0.5
+    temperature: float = 1.0
     pull: float = 200.0
     prior: float = 0.001
     seed: int = 0
@@ -230,6 +230,9 @@ class Guide:
         chances = 0.5 ** np.arange(len(row.beam))
         # No more than can still be embedded, or as many times that as in other rounds.
         drafts = min(self.search.drafts, row.left(self.search) * -(-self.search.drafts // self.search.proposals))
+        if self.surrogate is not None:  # what is far needs words, which the denoiser's drafts bring, however they look
+            spare = max(0, drafts - self.search.proposals)
+            drafts -= spare - round(spare * nearness(row.beam[0].cosine))
         forecast = None if self.surrogate is None else self._forecast(row, self.surrogate)
         editors: dict[tuple[int, ...], Editor] = {}  # of each parent
         drawn: set[tuple[int, ...]] = set()
@@ -238,7 +241,9 @@ class Guide:
             parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
             ids = parent.ids
             revised = np.zeros(self.length, dtype=bool)
-            if forecast is not None and parent.choices is not None and row.noise.random() < EDIT:
+            near = nearness(parent.cosine)
+            edits = EDITS[0] + near * (EDITS[1] - EDITS[0])
+            if forecast is not None and parent.choices is not None and row.noise.random() < edits:
                 if ids not in editors:
                     editors[ids] = Editor(
                         forecast, ids, parent.cosine, parent.doubts, parent.choices,
@@ -251,7 +256,7 @@ class Guide:
             else:
                 _, draft = draw(ids, parent.doubts, self.tokenizer.starts_word, row.noise, self.length)
             taken: tuple[int, ...] = ()
-            if forecast is not None and row.noise.random() < ARRANGE * nearness(parent.cosine):
+            if forecast is not None and row.noise.random() < ARRANGE * near:
                 draft, taken = arrange(draft, row.noise, self.length)
                 revised[:] = False
             pull, gradient_TH = self.search.pull * row.noise.random(), row.gradients.get(parent.text)

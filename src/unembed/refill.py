@@ -26,6 +26,7 @@ from unembed.tokenizer import Tokenizer
 DRAWN_FROM = 64  # tokens K from which a masked position is drawn
 REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
 ARRANGING = 6  # the same where words are to be put down again
+COOLER = 0.5  # share of the temperature at which they are drawn, for the order is to be a good one
 KEPT = 4.0  # what the logit of each such word gains, until it stands
 TURN = 0.5 * (5**0.5 - 1)  # by which a pass' random numbers differ from those of the pass before
 ROWS = 128  # canvases in one pass
@@ -110,6 +111,9 @@ class Refiller:
                     self._favoured(logits_RV.float(), [bags[number] for number in chosen], wanted_BL),
                     self._gradients([blanks[number] for number in chosen], wanted_BL),
                     uniform_PL[part_B.cpu()][wanted_BL.cpu()],
+                    torch.tensor([COOLER if blanks[number].taken else 1.0 for number in chosen]).repeat_interleave(
+                        wanted_BL.sum(1).cpu()
+                    ),
                 )
                 counts = wanted_BL.sum(1).tolist()
                 places = torch.split(wanted_BL.nonzero()[:, 1], counts)
@@ -202,14 +206,16 @@ class Refiller:
                 found.append(nothing_H if blank.gradient is None or origin < 0 else blank.gradient[origin])
         return torch.stack(found)
 
-    def _choose(self, logits_RV: Tensor, gradients_RH: Tensor | None, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(
+        self, logits_RV: Tensor, gradients_RH: Tensor | None, uniform_R: Tensor, cooler_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """A sample (R,) of the K best tokens and its chance (R,). Nothing ends a text here: moves decide the length."""
         if gradients_RH is not None and self.table_VH is not None:
             gain_RV = (gradients_RH @ self.table_VH.to(gradients_RH).T).to(logits_RV.device)[:, : logits_RV.shape[1]]
             logits_RV[:, : gain_RV.shape[1]] += gain_RV - gain_RV.mean(1, keepdim=True)
         logits_RV[:, [*self.denoiser.end_ids, self.denoiser.mask_id]] = -torch.inf
         best = logits_RV.topk(min(DRAWN_FROM, logits_RV.shape[1]), dim=-1)
-        index_R1 = sample(best.values, self.temperature, uniform_R)[:, None]
+        index_R1 = sample(best.values / cooler_R.to(self.device)[:, None], self.temperature, uniform_R)[:, None]
         chances_RK = best.values.softmax(-1)
         return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)
 
