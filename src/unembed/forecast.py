@@ -175,13 +175,16 @@ class Forecast:
             errors.append(error_N + self.losses[-1] * lack_N)
         noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2
         self.alpha_NH = np.linalg.solve(answers.gram_NN + np.diag(noise_N), np.stack(errors, 1))
-        self.weights = lru_cache(maxsize=None)(self._weights)
+        self._weights: dict[int, Floats] = {}
 
-    def _weights(self, number: int) -> Floats:
+    def weights(self, number: int) -> Floats:
         """What each feature of a text adds, beside the mean. A long search has millions, so only where asked for."""
-        numbers, values = self.answered
-        learned = self.features.weights(numbers, values * self.alpha_NH[:, number, None])
-        return (learned + self.losses[number] * self.features.weights(*self.own[number])).astype(np.float32)
+        if number not in self._weights:
+            numbers, values = self.answered
+            learned = self.features.weights(numbers, values * self.alpha_NH[:, number, None])
+            learned += self.losses[number] * self.features.weights(*self.own[number])
+            self._weights[number] = learned.astype(np.float32)
+        return self._weights[number]
 
     def _share(self, ids: tuple[int, ...]) -> tuple[Ids, Doubles]:
         """The features of a hypothesis, such that their product with a text's is the share of it that remains."""

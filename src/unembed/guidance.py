@@ -340,12 +340,16 @@ class Guide:
     def _foreseen(
         self, surrogate: Surrogate, texts: Sequence[Text], found: Mapping[tuple[int, str], Blank | None]
     ) -> dict[Text, float]:
-        """The cosine that is to be expected of each text; of a start, of which nothing is known, 0."""
+        """The cosine to expect of each text, where some are to be left out; of starts, of which nothing is known, 0."""
         foreseen = dict.fromkeys(texts, 0.0)
+        counts = Counter(text.row for text in texts)
         made: dict[int, dict[tuple[int, ...], list[Text]]] = {}  # of each row, by the hypotheses that they were made of
         for text in texts:
             blank = found[text.row, text.text]
-            if blank is not None:
+            # Where all are to be embedded there is nothing to choose.
+            if blank is not None and counts[text.row] > min(
+                self.search.proposals, self.rows[text.row].left(self.search)
+            ):
                 made.setdefault(text.row, {}).setdefault(blank.before, []).append(text)
         for number, several in made.items():
             forecast = self._forecast(self.rows[number], surrogate)  # not kept since the drafts were made: it is large
