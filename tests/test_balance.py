@@ -99,6 +99,20 @@ def test_where_everything_ends_nothing_changes() -> None:
     torch.testing.assert_close(found_RV.softmax(-1), logits_RV.softmax(-1))
 
 
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 10**6), sure=st.floats(5, 60), strength=st.sampled_from([0.5, 0.7, 1.0]))
+def test_where_an_end_is_all_but_sure_logits_stay_finite(seed: int, sure: float, strength: float) -> None:
+    """Whatever of the content is suppressed: its chance is as small as the rounding of the end's."""
+    balance = Balance(strength, MASK, [EOS, PAD])
+    logits_RV = logits_like(seed, L)
+    logits_RV[1:, EOS] += sure
+    logits_RV[:, :3] += 5  # what is there already, so that most of the content is suppressed
+    c_V = balance.expected(logits_like(seed + 1, L), torch.zeros(V))
+    found_RV = balance.balanced(logits_RV, c_V, balance.visible(torch.tensor([0, 1, 2] * 9), V))
+    found_RV[:, MASK] = 0.0
+    assert found_RV.isfinite().all()
+
+
 # --- in a decoding
 
 

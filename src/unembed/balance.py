@@ -54,13 +54,15 @@ class Balance:
     def balanced(self, logits_RV: Tensor, c_V: Tensor, n_V: Tensor) -> Tensor:
         """The logits (R, V) float32 of all positions that are to be filled, so changed that the counts agree better."""
         chances_RV = logits_RV.softmax(-1)
-        content_R = 1 - chances_RV[:, self.end_ids].sum(-1)
-        m_V, r_V = self._masses(chances_RV).sum(0), (c_V - n_V).clamp(min=0)
+        counted_RV = self._masses(chances_RV)
+        # Not 1 less the chance of an end: where that is all but 1, rounding would leave less than what is lost below.
+        content_R = counted_RV.sum(-1)
+        m_V, r_V = counted_RV.sum(0), (c_V - n_V).clamp(min=0)
         tokens_T = (torch.maximum(r_V, m_V) > NEGLIGIBLE).nonzero().squeeze(1)
         factor_T = self.strength * ((r_V[tokens_T] + FLOOR) / (m_V[tokens_T] + FLOOR)).log()
         # All tokens but EOS and PAD together keep the chance they have.
-        gained_R = (chances_RV[:, tokens_T] * factor_T.expm1()).sum(-1)
-        change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-9))[:, None]
+        gained_R = (counted_RV[:, tokens_T] * factor_T.expm1()).sum(-1)
+        change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-30))[:, None]
         changed_RV = logits_RV - change_R1
         changed_RV[:, self.end_ids] += change_R1
         changed_RV[:, tokens_T] += factor_T
