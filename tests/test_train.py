@@ -522,6 +522,19 @@ def test_precision_may_change_from_run_to_run(data: Path, tmp_path: Path) -> Non
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
 
+def test_where_bfloat16_is_emulated_training_runs_in_float32(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so; the run's configuration stays, so that it goes on elsewhere in bfloat16."""
+    run(settings(steps=1), data, tmp_path / "exact")
+    monkeypatch.setattr("unembed.precision.slowdown", lambda: 6.4)
+    with pytest.warns(UserWarning, match="float32 is used"):
+        run(settings(steps=1, precision="bfloat16"), data, tmp_path / "wish")
+    assert losses(tmp_path / "wish") == losses(tmp_path / "exact")
+    state = load_training(training_checkpoints(tmp_path / "wish")[0]).state
+    assert state["config"]["training"]["precision"] == "bfloat16"
+
+
 # --- two processes
 
 PROCESS = """

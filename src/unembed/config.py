@@ -178,7 +178,7 @@ class TrainingConfig:
     decay_share: float = _doc("share of the run over which the rate falls to 0 at the end", 0.2)
     gradient_clip: float = _doc("largest gradient norm", 1.0)
     ema: float = _doc("decay of the fp32 moving average of the weights, which is what is released", 0.999)
-    precision: str = _doc("autocast format: float32 or bfloat16", "bfloat16")
+    precision: str = _doc("autocast format: float32, or bfloat16 where that is not slower", "bfloat16")
     compile: bool = _doc("torch.compile the denoiser", False)
     start_from_encoder: str = _doc("what starts from the encoder: 'none', 'table' or 'blocks' (and table)", "table")
     log_every: int = _doc("steps between log lines", 20)

@@ -39,6 +39,7 @@ from unembed.guidance import (
 )
 from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
+from unembed.precision import granted
 from unembed.predictor import stream
 from unembed.recipes import RECIPES
 from unembed.rounds import load_rounds, save_rounds
@@ -98,7 +99,7 @@ class Inverter:
             name: an encoder with a packaged inverter (the default), a folder, a `.pt` file or a Hub id.
             encoder: the encoder to use instead of loading the recipe's own.
             precision: of the denoiser's products: float32, or bfloat16, which is several times faster where the
-                processor has it and changes a token here and there.
+                processor has it and changes a token here and there. Where it would be slower, float32, with a warning.
 
         Raises:
             CheckpointError: there is no such inverter, or its files are damaged, incomplete or unsafe.
@@ -107,7 +108,7 @@ class Inverter:
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"precision is {precision!r}, expected float32 or bfloat16")
         parts = load_inverter(locate(str(name) if name is not None else DEFAULT))
-        parts.denoiser.precision = getattr(torch, precision)
+        parts.denoiser.precision = getattr(torch, granted(precision, device))
         return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
 
     def asking(self, encoder: Encoder) -> "Inverter":

@@ -44,6 +44,7 @@ from unembed.files import remove_leftovers
 from unembed.initialise import start_from_encoder, start_from_frequencies
 from unembed.model import Denoiser
 from unembed.optimizers import freeze, make_optimizers, rate_factor, set_rates
+from unembed.precision import granted
 from unembed.surrogate import Fitted, fit
 from unembed.throughput import flops_per_sequence, peak_flops
 from unembed.trainlog import TrainingLog
@@ -98,6 +99,7 @@ def train(
         raise InputError(f"minutes is {minutes}, expected more than 0")
     accelerator = Accelerator()  # its own mixed precision cannot change within a process, so `autocast` is ours
     device = accelerator.device
+    settings = dataclasses.replace(settings, precision=granted(settings.precision, device))
     if encoder is None:
         # Windows are embedded at the training precision, which is several times faster; evaluation keeps the recipe's.
         encoder = load_encoder(dataclasses.replace(config.encoder, precision=settings.precision))
@@ -134,7 +136,7 @@ def train(
         start_from_frequencies(denoiser, windows)
 
     freeze(denoiser, settings.freeze)
-    step_module = TrainingStep(denoiser, config, encoder).to(device)
+    step_module = TrainingStep(denoiser, dataclasses.replace(config, training=settings), encoder).to(device)
     average = {name: tensor.detach().clone().float() for name, tensor in denoiser.state_dict().items()}
     optimizers = make_optimizers(denoiser, settings)
     if saved is not None:

@@ -168,13 +168,13 @@ def test_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folder = tmp_path / "mine"
     folder.mkdir()
     inverter = tiny_inverter()
-    monkeypatch.setattr(Inverter, "from_pretrained", classmethod(lambda cls, name, device, precision: inverter))
-    models = load_models([str(folder), "named=x", "all-MiniLM-L6-v2"], "cpu", warm=False)
-    assert models.ids == ["mine", "named", "all-MiniLM-L6-v2"]
-    assert load_models([], "cpu").ids == ["all-MiniLM-L6-v2"]
-    with pytest.raises(InputError, match="two models are called 'a'"):
-        load_models(["a=x", "A=y"], "cpu", warm=False)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Inverter, "from_pretrained", classmethod(lambda cls, name, device, precision: inverter))
+        models = load_models([str(folder), "named=x", "all-MiniLM-L6-v2"], "cpu", warm=False)
+        assert models.ids == ["mine", "named", "all-MiniLM-L6-v2"]
+        assert load_models([], "cpu").ids == ["all-MiniLM-L6-v2"]
+        with pytest.raises(InputError, match="two models are called 'a'"):
+            load_models(["a=x", "A=y"], "cpu", warm=False)
     with pytest.raises(CheckpointError, match="there is no such inverter"):
         load_models([str(tmp_path / "nowhere.pt")], "cpu")
     with pytest.raises(InputError, match="precision is 'int4', expected float32 or bfloat16"):
