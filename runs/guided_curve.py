@@ -25,6 +25,7 @@ from scripts import run
 from tqdm import tqdm
 
 from unembed import metrics
+from unembed.attack import opening
 from unembed.edits import CONSIDERED, Choices
 from unembed.evaluate import compare, describe_machine, describe_model, truths
 from unembed.files import atomic_file
@@ -133,18 +134,17 @@ def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: in
         range(0, len(embeddings), batch_size), desc=attacker, unit="batch", disable=not sys.stderr.isatty()
     ):
         part = embeddings[first : first + batch_size]
+        kind = Ignorant if attacker == NO_PRIOR else Guide
         if attacker == NO_PRIOR:
             starts = random_texts(inverter, len(part), [seed, first])
-            blind, four = [several[0] for several in starts], starts
         else:
-            blind = [one.text for one in inverter.invert(part, seed=seed, first_row=first, measure_cosine=False)]
             several = inverter.invert(part, candidates=STARTS, seed=seed, first_row=first, measure_cosine=False)
             starts = [[one.text for one in found.candidates] for found in several]
-            chosen = inverter.invert(part, candidates=4, attacker=BLACK_BOX, seed=seed, first_row=first)
-            four = [[one.text] for one in chosen]
-        current = {0: blind, 4: [several[0] for several in four]}
+        opened = opening(denoiser, inverter.tokenizer, inverter.surrogate, part, starts, search, first, kind)
+        starts = [one.starts for one in opened]
+        four = [nearest(inverter, texts[:4], e_D) for texts, e_D in zip(starts, part, strict=True)]
+        current = {0: [texts[0] for texts in starts], 4: four}
         reached: dict[int, list[str]] = {budget: list(current[min(4, budget)]) for budget in budgets}
-        kind = Ignorant if attacker == NO_PRIOR else Guide
         guide = kind(denoiser, inverter.tokenizer, inverter.encoder, part, starts, search, first, inverter.surrogate)
         rows: list[Row] = []
         for rows in guide.run():
@@ -156,6 +156,11 @@ def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: in
         for budget in budgets:
             best[budget] += reached[budget]
     return Curve(attacker, best, time.perf_counter() - started, float(np.mean(rounds)))
+
+
+def nearest(inverter: Inverter, texts: list[str], e_D: np.ndarray) -> str:
+    """Of some texts the one of which the embedding is nearest."""
+    return texts[int((inverter.encode(texts) @ e_D).argmax())]
 
 
 def random_texts(inverter: Inverter, count: int, seed: list[int]) -> list[list[str]]:

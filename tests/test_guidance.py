@@ -254,7 +254,10 @@ def test_searching_shows_each_round(inverter: Inverter) -> None:
     [
         ({"rounds": -1}, "rounds is -1, expected 0 or more"),
         ({"attacker": "red", "rounds": 1}, "attacker is 'red', expected one of blind, black-box, white-box"),
-        ({"attacker": "blind", "rounds": 1}, "rounds is 1, but a blind attacker has no encoder to ask: expected 0"),
+        (
+            {"attacker": "blind", "rounds": 1},
+            "rounds is 1, but this inverter has no surrogate to judge a blind search: expected 0",
+        ),
         ({"max_calls": 0, "rounds": 1}, "max_calls is 0, expected at least 1"),
         ({"max_calls": 5}, "max_calls is 5, but a blind inversion makes no encoder calls"),
     ],

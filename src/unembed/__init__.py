@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from unembed.config import Recipe
     from unembed.encoder import load_encoder
     from unembed.errors import InputError, UnembedError
-    from unembed.inverter import Inversion, Inverter
+    from unembed.inversion import Inversion
+    from unembed.inverter import Inverter
     from unembed.strategies import Frame
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ __all__ = [
 _MODULES = {
     "Frame": "unembed.strategies",
     "InputError": "unembed.errors",
-    "Inversion": "unembed.inverter",
+    "Inversion": "unembed.inversion",
     "Inverter": "unembed.inverter",
     "Recipe": "unembed.config",
     "UnembedError": "unembed.errors",

@@ -25,7 +25,8 @@ from unembed.config import config_to_dict
 from unembed.errors import InputError
 from unembed.evaluate import fingerprint
 from unembed.files import atomic_file, fsync, output_errors
-from unembed.inverter import Inversion, Inverter
+from unembed.inversion import Inversion
+from unembed.inverter import Inverter
 from unembed.vectors import Scan, Vectors
 
 ENDING = ".jsonl"

@@ -34,7 +34,8 @@ from unembed.strategies import BALANCE, default_temperature
 from unembed.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from unembed.inverter import Inversion, Inverter
+    from unembed.inversion import Inversion
+    from unembed.inverter import Inverter
 
 NATURAL = "natural"
 CLOZE_SHARE = 0.1

@@ -6,7 +6,7 @@ inversion finds words before places; the cosine tells one order from another.
 
 Three attackers, by what they may ask:
 
-    blind       the embedding alone (no search; see `strategies`)
+    blind       nothing: it has the embedding alone. Its search is judged by the surrogate in the encoder's place
     black box   the embedding of any text: each is an encoder call
     white box   also the encoder's weights, hence the gradient of the cosine by each input token, which bends refills
                 towards tokens that would raise it (first-order estimate of HotFlip, arXiv 1712.06751); a gradient
@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unembed.edits import Choices, Editor
-from unembed.encoder import Encoder
 from unembed.errors import EncoderError, InputError
 from unembed.forecast import Answers, Forecast, nearness
 from unembed.model import Denoiser
@@ -70,13 +69,21 @@ class Differentiable(Protocol):
         ...
 
 
+class Answering(Protocol):
+    """What a search asks: an encoder, or for a blind one a surrogate that imitates it."""
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Embeddings (n, D) of texts."""
+        ...
+
+
 @dataclass(frozen=True)
 class Search:
     """How to search.
 
     Attributes:
         rounds: most rounds per embedding.
-        attacker: "black-box" or "white-box".
+        attacker: "blind", "black-box" or "white-box".
         max_calls: most encoder calls per embedding, those of the starts included; None for no limit but the rounds.
         proposals: texts embedded per round and embedding, at most.
         drafts: texts made per round and embedding; where more than `proposals`, those are embedded of which the
@@ -104,10 +111,8 @@ class Search:
         """Raise InputError where an option is impossible."""
         if self.rounds < 0:
             raise InputError(f"rounds is {self.rounds}, expected 0 or more")
-        if self.attacker not in (BLACK_BOX, WHITE_BOX):
-            raise InputError(
-                f"attacker is {self.attacker!r}, expected {BLACK_BOX} or {WHITE_BOX} for a guided inversion"
-            )
+        if self.attacker not in ATTACKERS:
+            raise InputError(f"attacker is {self.attacker!r}, expected one of {', '.join(ATTACKERS)}")
         if self.max_calls is not None and self.max_calls < 1:
             raise InputError(f"max_calls is {self.max_calls}, expected at least 1")
 
@@ -132,7 +137,7 @@ class Row:
     e: Floats  # (D,)
     noise: np.random.Generator
     beam: list[Hypothesis] = field(default_factory=list)  # best first
-    calls: int = 0  # encoder calls
+    calls: int = 0  # texts and gradients asked for; encoder calls unless the attacker is blind
     passes: int = 0
     rounds: int = 0
     idle: int = 0  # rounds since a new text was embedded
@@ -155,6 +160,7 @@ class Guide:
 
     Args:
         e_BD: the embeddings, (B, D) float32.
+        encoder: what is asked; where the attacker is blind, an `Imitation`.
         starts: texts to begin with, some for each row.
         first_row: the first row's number, which decides its random numbers.
         surrogate: of this encoder, for this denoiser.
@@ -167,7 +173,7 @@ class Guide:
         self,
         denoiser: Denoiser,
         tokenizer: Tokenizer,
-        encoder: Encoder,
+        encoder: Answering,
         e_BD: Floats,
         starts: Sequence[Sequence[str]],
         search: Search,

@@ -10,7 +10,6 @@ Blind inversion does not ask the encoder while a text is being recovered: it is 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,55 +19,22 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from unembed.attack import attack, count_starts, plan
 from unembed.calibration import Calibration
 from unembed.checkpoint import Parts, load_inverter, save_inverter
 from unembed.config import Config, Recipe
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
 from unembed.errors import EmbeddingError, EncoderError, InputError
-from unembed.guidance import (
-    ATTACKERS,
-    BLACK_BOX,
-    BLIND,
-    STARTS,
-    WHITE_BOX,
-    Differentiable,
-    Guide,
-    Hypothesis,
-    Row,
-    Search,
-)
+from unembed.guidance import BLIND, Answering, Differentiable, Search
+from unembed.inversion import Inversion
 from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
 from unembed.precision import granted
 from unembed.predictor import stream
 from unembed.recipes import RECIPES
-from unembed.rounds import load_rounds, save_rounds
 from unembed.strategies import BALANCE, Frame, Options, default_temperature
-from unembed.surrogate import Surrogate
+from unembed.surrogate import Imitation, Surrogate
 from unembed.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Inversion:
-    """What came back from one embedding.
-
-    Where several candidates were asked for, the inversion is the best of them, and `candidates` holds them all, the
-    best one again as its first; where one was asked for, it is empty.
-    """
-
-    text: str
-    tokens: list[str]  # content tokens as display pieces
-    confidence: list[float]  # of each token: its probability when committed; calibrated where the inverter can
-    ids: list[int]  # the whole canvas, L token ids
-    score: float  # mean log confidence over the canvas; ranks candidates
-    passes: int  # spent on this embedding, over all candidates
-    encoder_calls: int  # spent on recovering it: none when blind
-    cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand
-    candidates: list["Inversion"] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 class Inverter:
@@ -196,7 +162,8 @@ class Inverter:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
             candidates: texts per embedding, ranked by the denoiser's own confidence, or by the attacker's cosine.
-            rounds: most rounds of guided inversion; 0 is blind, or best of `candidates` for an attacker who is not.
+            rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
+                blind, or best of `candidates` for an attacker who is not.
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
             attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
@@ -215,8 +182,8 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = self._search(rounds, attacker, max_calls, candidates, seed)
-        starts = _starts(search, candidates)
+        search = self._plan(rounds, attacker, max_calls, candidates, seed)
+        starts = count_starts(search, candidates)
         options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
         at_once = max(1, batch_size // starts)
@@ -228,9 +195,10 @@ class Inverter:
                 found += blind
             else:
                 kept = Path(rounds_folder) / f"{first_row + start}.npz" if rounds_folder is not None else None
-                *_, last = self._guided(chunk_BD, blind, search, candidates, first_row + start, kept)
+                *_, last = self._attack(chunk_BD, blind, search, candidates, first_row + start, kept)
                 found += last
-        return self._with_cosines(found, e_BD) if measure_cosine and search is None and found else found
+        blind_search = search is None or search.attacker == BLIND
+        return self._with_cosines(found, e_BD) if measure_cosine and blind_search and found else found
 
     def stream(
         self,
@@ -275,13 +243,13 @@ class Inverter:
     ) -> Iterator[Inversion]:
         """Recover the text of one embedding (d,) by guided inversion, yielding the best so far after each round.
 
-        The first is the best of the blind candidates. Arguments and errors as for `invert`, whose result for the
-        embedding is the last one; options are checked before the first is asked for.
+        The first is the best of the texts that it begins with. Arguments and errors as for `invert`, whose result for
+        the embedding is the last one; options are checked before the first is asked for.
         """
-        search = self._search(rounds, attacker, max_calls, candidates, seed)
+        search = self._plan(rounds, attacker, max_calls, candidates, seed)
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
-        starts = _starts(search, candidates)
+        starts = count_starts(search, candidates)
         options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
@@ -289,8 +257,8 @@ class Inverter:
 
         def rounds_of_one() -> Iterator[Inversion]:
             blind = self._invert_batch(e_BD, starts, options, first_row)
-            for (inversion,) in self._guided(e_BD, blind, search, candidates, first_row):
-                yield inversion
+            for found in self._attack(e_BD, blind, search, candidates, first_row):
+                yield (self._with_cosines(found, e_BD) if search.attacker == BLIND else found)[0]
 
         return rounds_of_one()
 
@@ -328,7 +296,7 @@ class Inverter:
             )  # fmt: skip
         return found
 
-    def _guided(
+    def _attack(
         self,
         e_BD: Tensor,
         blind: Sequence[Inversion],
@@ -337,36 +305,15 @@ class Inverter:
         first_row: int,
         kept: Path | None = None,
     ) -> Iterator[list[Inversion]]:
-        """What a search from blind candidates has found for each row, after each round."""
-        starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
-        guide = Guide(
-            self.denoiser, self.tokenizer, self.encoder, e_BD.cpu().numpy(), starts, search, first_row, self.surrogate
-        )
-        if kept is not None:
-            load_rounds(kept, guide)
-        for rows in guide.run():
-            if kept is not None:
-                save_rounds(kept, guide)
-            yield [self._best(row, one, candidates) for row, one in zip(rows, blind, strict=True)]
-
-    def _best(self, row: Row, blind: Inversion, candidates: int) -> Inversion:
-        """The best of a search as an inversion; of what the blind candidates cost, the passes are added."""
-        several = [self._hypothesis(h, blind.passes + row.passes, row.calls) for h in row.beam[:candidates]]
-        if not several:  # no start held a word
-            return replace(blind, encoder_calls=row.calls, candidates=[])
-        return replace(several[0], candidates=several if candidates > 1 else [])
-
-    def _hypothesis(self, found: Hypothesis, passes: int, calls: int) -> Inversion:
-        return Inversion(
-            text=found.text,
-            tokens=[self.tokenizer.token(i) for i in found.ids],
-            confidence=(1 - found.doubts).tolist(),
-            ids=self.tokenizer.canvas(found.ids, self.length),
-            score=found.score,
-            passes=passes,
-            encoder_calls=calls,
-            cosine=found.cosine,
-        )
+        """See `attack`; a blind attacker's texts have no cosines yet."""
+        if search.attacker == BLIND and self.surrogate is not None:
+            encoder: Answering = Imitation(self.surrogate, self.tokenizer)
+        else:
+            encoder = self.encoder
+        return attack(
+            self.denoiser, self.tokenizer, self.surrogate, encoder, e_BD.cpu().numpy(), blind, search, candidates,
+            first_row, kept,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def _condition(self, e_BD: Tensor) -> Any:
@@ -393,27 +340,14 @@ class Inverter:
         options.check(self.length)
         return options
 
-    def _search(
+    def _plan(
         self, rounds: int, attacker: str | None, max_calls: int | None, candidates: int, seed: int
     ) -> Search | None:
-        """How to search, or None for a blind inversion. Raises InputError."""
-        if candidates < 1:
-            raise InputError(f"candidates is {candidates}, expected at least 1")
-        if rounds < 0:
-            raise InputError(f"rounds is {rounds}, expected 0 or more")
-        if attacker not in (None, *ATTACKERS):
-            raise InputError(f"attacker is {attacker!r}, expected one of {', '.join(ATTACKERS)}")
-        if attacker == BLIND and rounds:
-            raise InputError(f"rounds is {rounds}, but a blind attacker has no encoder to ask: expected 0")
-        if attacker == BLIND or (attacker is None and rounds == 0):
-            if max_calls is not None:
-                raise InputError(f"max_calls is {max_calls}, but a blind inversion makes no encoder calls")
-            return None
-        if attacker is None:
-            attacker = WHITE_BOX if isinstance(self.encoder, Differentiable) else BLACK_BOX
-        search = Search(rounds, attacker, max_calls, beam=max(Search.beam, candidates), seed=seed)
-        search.check()
-        return search
+        """How to search, or None for a blind inversion without rounds. Raises InputError."""
+        return plan(
+            rounds, attacker, max_calls, candidates, seed, self.surrogate,
+            lambda: isinstance(self.encoder, Differentiable),
+        )  # fmt: skip
 
     def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
         """The same inversions with the cosine of each text, candidates included."""
@@ -433,14 +367,6 @@ class Inverter:
             return Inversion(**{**vars(inversion), "cosine": value, "candidates": several})
 
         return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD.cpu().numpy(), strict=True)]
-
-
-def _starts(search: Search | None, candidates: int) -> int:
-    """Blind candidates per embedding: those asked for, or some for a search to begin with."""
-    if search is None:
-        return candidates
-    starts = candidates if candidates > 1 else STARTS
-    return starts if search.max_calls is None else min(starts, search.max_calls)
 
 
 def _known(recipe: Recipe | str) -> Recipe:

@@ -9,7 +9,7 @@ tokens.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ COOLER = 0.5  # share of the temperature at which they are drawn, for the order 
 KEPT = 4.0  # what the logit of each such word gains, until it stands
 TURN = 0.5 * (5**0.5 - 1)  # by which a pass' random numbers differ from those of the pass before
 ROWS = 128  # canvases in one pass
+STEP = 8  # positions by which the canvases of a pass differ: a short text's padding tells next to nothing
 LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
 
 Floats = NDArray[np.float32]
@@ -102,15 +103,16 @@ class Refiller:
         uniform_PL = torch.from_numpy(np.stack([blank.uniform for blank in blanks]))
         passes = [0] * len(blanks)
         bags = [Counter(blank.taken) for blank in blanks]  # what is still to be put down
+        widths = [self._width(row) for row in rows]
         while len(open_P := wanted_PL.any(1).nonzero().squeeze(1)):
-            for part_B in torch.split(open_P, ROWS):
-                canvas_BL, wanted_BL = canvas_PL[part_B], wanted_PL[part_B]
+            for chosen, width in _batches(open_P.tolist(), widths):
+                part_B = torch.tensor(chosen, device=self.device)
+                canvas_BL, wanted_BL = canvas_PL[part_B, :width], wanted_PL[part_B, :width]
                 (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
-                chosen = part_B.tolist()
                 tokens_R, chances_R = self._choose(
                     self._favoured(logits_RV.float(), [bags[number] for number in chosen], wanted_BL),
                     self._gradients([blanks[number] for number in chosen], wanted_BL),
-                    uniform_PL[part_B.cpu()][wanted_BL.cpu()],
+                    uniform_PL[part_B.cpu(), :width][wanted_BL.cpu()],
                     torch.tensor([COOLER if blanks[number].taken else 1.0 for number in chosen]).repeat_interleave(
                         wanted_BL.sum(1).cpu()
                     ),
@@ -141,15 +143,13 @@ class Refiller:
         One pass for each, blind or in sight of the texts' embeddings. The tokens are not masked for it: the denoiser
         has learned to doubt what it sees (`diffusion.corrupt_visible`).
         """
-        judged: list[Judged] = []
-        for start in range(0, len(texts), ROWS):
-            part = texts[start : start + ROWS]
-            canvas_BL = torch.tensor(
-                [self.tokenizer.canvas(text.ids, self.length) for text in part], device=self.device
-            )
+        judged: dict[int, Judged] = {}
+        for numbers, width in _batches(range(len(texts)), [self._width(text.ids) for text in texts]):
+            part = [texts[number] for number in numbers]
+            canvas_BL = torch.tensor([self.tokenizer.canvas(text.ids, width) for text in part], device=self.device)
             ends_B1 = torch.tensor([[len(text.ids) + 1] for text in part], device=self.device)
-            wanted_BL = torch.arange(self.length, device=self.device) < ends_B1
-            known = None if e_hats is None else e_hats[start : start + ROWS]
+            wanted_BL = torch.arange(width, device=self.device) < ends_B1
+            known = None if e_hats is None else [e_hats[number] for number in numbers]
             modulation = self._modulation([text.row for text in part], known)
             (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation)])
             # In its own precision and without a copy of the table: the largest tensor here by far.
@@ -157,12 +157,16 @@ class Refiller:
             chances_R = (standing_R - logits_RV.logsumexp(-1).float()).exp().clamp(min=LEAST).double().cpu()
             counts = wanted_BL.sum(1).tolist()
             several = zip(
-                part, *(torch.split(tensor, counts) for tensor in (chances_R, logits_RV, standing_R)), strict=True
+                numbers, *(torch.split(tensor, counts) for tensor in (chances_R, logits_RV, standing_R)), strict=True
             )
-            for text, chances_T, logits_TV, standing_T in several:
-                found = self._choices(logits_TV, standing_T, len(text.ids)) if choices else None
-                judged.append(Judged(chances_T.numpy(), found))
-        return judged
+            for number, chances_T, logits_TV, standing_T in several:
+                found = self._choices(logits_TV, standing_T, len(texts[number].ids)) if choices else None
+                judged[number] = Judged(chances_T.numpy(), found)
+        return [judged[number] for number in range(len(texts))]
+
+    def _width(self, ids: Sequence[int]) -> int:
+        """Positions of the canvas for a text: room for its end and some padding, so that short texts cost less."""
+        return min(self.length, -(-(len(ids) + 2) // STEP) * STEP)
 
     def _choices(self, logits_TV: Tensor, standing_T: Tensor, count: int) -> Choices:
         """The likeliest tokens at the first `count` positions, which may be exchanged for those that stand there."""
@@ -218,6 +222,14 @@ class Refiller:
         index_R1 = sample(best.values / cooler_R.to(self.device)[:, None], self.temperature, uniform_R)[:, None]
         chances_RK = best.values.softmax(-1)
         return best.indices.gather(1, index_R1).squeeze(1), chances_RK.gather(1, index_R1).squeeze(1)
+
+
+def _batches(numbers: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """Numbers of texts for which there is one pass, and the width of its canvases."""
+    for width in sorted(set(widths)):
+        alike = [number for number in numbers if widths[number] == width]
+        for start in range(0, len(alike), ROWS):
+            yield alike[start : start + ROWS], width
 
 
 def _stands(

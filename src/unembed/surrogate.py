@@ -1,4 +1,4 @@
-"""Surrogate: a linear model of the encoder, which says at once what exchanging a token would do to an embedding.
+"""Surrogate: a cheap model of the encoder, which says at once what exchanging a token would do to an embedding.
 
 An encoder call tells the embedding of one text. A search has thousands of changes to choose from, and cannot ask for
 all of them. The surrogate takes a text for a bag of tokens, each of which contributes a vector of its own,
@@ -16,7 +16,11 @@ regression to a few thousand texts with their embeddings when training ends, 0.6
 
 How wrong that is for the text at hand, and all that a bag cannot know, `forecast` learns from the encoder's answers.
 
-Shape suffixes as in model.py; T: tokens of a text; N: texts.
+A surrogate may have a student as well (`student`), which knows more than a bag and answers for one text after the
+other, a tenth as dear as the encoder. Where there is no encoder to ask, or before it is asked, a search is judged by
+what both say together: `embed`, `Imitation`.
+
+Shape suffixes as in model.py; T: tokens of a text; N, P: texts.
 """
 
 from collections.abc import Sequence
@@ -29,11 +33,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from unembed.errors import CheckpointError
+from unembed.student import Student
 from unembed.tensors import load_tensors, save_tensors
+from unembed.tokenizer import Tokenizer
 
 FILE = "surrogate.safetensors"  # beside config.json
+STUDENT = "student."  # before the names of its tensors
+ASKED = 256  # texts that it is asked about at once
 RIDGE = 1e-3  # penalty, as a share of the features' mean square
 
 Floats = NDArray[np.float32]
@@ -44,10 +53,14 @@ class Fitted(NamedTuple):
 
     weight: Tensor  # (H, D): W
     bias: Tensor  # (D,): b
+    student: Student | None = None
 
     def save(self, path: Path) -> None:
-        """Write them as safetensors."""
-        save_tensors({name: tensor.contiguous() for name, tensor in self._asdict().items()}, path)
+        """Write them as safetensors, the student's in half precision."""
+        tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
+        if self.student is not None:
+            tensors |= {STUDENT + name: tensor.half() for name, tensor in self.student.state_dict().items()}
+        save_tensors(tensors, path)
 
     @classmethod
     def load(cls, folder: Path, width: int, dimension: int) -> Self | None:
@@ -59,11 +72,19 @@ class Fitted(NamedTuple):
         path = folder / FILE
         if not path.exists():
             return None
-        found = load_tensors(path)
+        found = {name: tensor.float() for name, tensor in load_tensors(path).items()}
+        student = {name.removeprefix(STUDENT): found.pop(name) for name in list(found) if name.startswith(STUDENT)}
         shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
         if shapes != (expected := {"weight": (width, dimension), "bias": (dimension,)}):
             raise CheckpointError(f"{path}: holds {shapes}, expected {expected}")
-        return cls(found["weight"].float(), found["bias"].float())
+        linear = cls(found["weight"], found["bias"])
+        if not student:
+            return linear
+        try:
+            return linear._replace(student=Student.of(student, width, dimension))
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path}: its student cannot be read ({reason})") from error
 
 
 def fit(table_VH: Tensor, texts: Sequence[Sequence[int]], e_ND: Tensor) -> Fitted:
@@ -94,11 +115,43 @@ class Surrogate:
     @cached_property
     def x_VD(self) -> Floats:  # noqa: N802 - a tensor's shape
         """What each token contributes, (V, D). Computed when first asked for: blind inversions do not."""
-        x_VD: Floats = (directions(self.table_VH) @ self.fitted.weight).numpy()
+        x_VD: Floats = (self.u_VH @ self.fitted.weight).numpy()
         return x_VD
+
+    @cached_property
+    def u_VH(self) -> Tensor:  # noqa: N802
+        """The tokens' directions."""
+        return directions(self.table_VH)
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[Sequence[int]]) -> Floats:
+        """What the encoder is taken to answer for texts of one token at least each, (P, D), of length 1."""
+        found = []
+        for start in range(0, len(texts), ASKED):
+            part = [list(ids) for ids in texts[start : start + ASKED]]
+            lengths_P = torch.tensor([len(ids) for ids in part])
+            bag_PD = torch.from_numpy(np.stack([self.x_VD[ids].mean(0) for ids in part])) + self.fitted.bias
+            if self.fitted.student is not None:
+                u_PTH = pad_sequence([self.u_VH[ids] for ids in part], batch_first=True)
+                bag_PD = self.fitted.student(u_PTH, lengths_P, bag_PD)
+            found.append(F.normalize(bag_PD, dim=-1))
+        embeddings: Floats = torch.cat(found).numpy()
+        return embeddings
 
     def unnormalised(self, ids: Sequence[int], e_hat: Floats) -> Floats:
         """The embedding e_hat (D,) of a text of the tokens `ids`, of the length that it had before normalisation."""
         size = np.linalg.norm(self.x_VD[list(ids)].mean(0) + self.fitted.bias.numpy())
         scaled: Floats = (size * e_hat).astype(np.float32)
         return scaled
+
+
+class Imitation:
+    """A surrogate in the encoder's place: it answers for texts, and costs no encoder call."""
+
+    def __init__(self, surrogate: Surrogate, tokenizer: Tokenizer) -> None:
+        self.surrogate = surrogate
+        self.tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Embeddings (n, D) of texts, each of one token at least."""
+        return self.surrogate.embed(self.tokenizer.encode_batch(list(texts)))

@@ -25,7 +25,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from unembed.data import Manifest
     from unembed.evaluate import Report
-    from unembed.inverter import Inversion, Inverter
+    from unembed.inversion import Inversion
+    from unembed.inverter import Inverter
     from unembed.tokenizer import Tokenizer
 
 FRAME_SECONDS = 0.12  # a pass takes milliseconds, the eye does not

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from unembed.guidance import STARTS
-from unembed.inverter import Inversion
+from unembed.inversion import Inversion
 from unembed.server.work import Need, Pause, Recovered, Round
 
 CALLS = 18  # encoder calls of a round, about

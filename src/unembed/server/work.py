@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unembed.errors import InputError
-from unembed.inverter import Inversion, Inverter
+from unembed.inversion import Inversion
+from unembed.inverter import Inverter
 from unembed.predictor import Predictor, begin, compute
 from unembed.server.models import Served
 from unembed.strategies import Frame, Options, Prediction

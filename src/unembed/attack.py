@@ -1,0 +1,151 @@
+"""Searches by attacker: from what they begin, who judges them, and what came back.
+
+The blind attacker's search is judged by the surrogate alone, in the encoder's place. The others' begin with such
+rounds, too: what the surrogate can find need not be asked of the encoder.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unembed.errors import InputError
+from unembed.guidance import ATTACKERS, BLACK_BOX, BLIND, STARTS, WHITE_BOX, Answering, Guide, Hypothesis, Search
+from unembed.inversion import Inversion
+from unembed.model import Denoiser
+from unembed.refill import Floats
+from unembed.rounds import load_rounds, save_rounds
+from unembed.surrogate import Imitation, Surrogate
+from unembed.tokenizer import Tokenizer
+
+OPENING = 6  # rounds that the surrogate judges before the encoder is asked; more find little more
+# How a search goes that the surrogate judges: it errs, so language counts for more.
+BLINDLY: dict[str, Any] = {"attacker": BLIND, "max_calls": None, "prior": 0.004}
+
+
+class Opened(NamedTuple):
+    """What the opening of a search has found for one embedding."""
+
+    starts: list[str]
+    passes: int
+
+
+def plan(
+    rounds: int,
+    attacker: str | None,
+    max_calls: int | None,
+    candidates: int,
+    seed: int,
+    surrogate: Surrogate | None,
+    has_gradients: Callable[[], bool],
+) -> Search | None:
+    """How to search, or None for a blind inversion without rounds. Raises InputError.
+
+    Args:
+        has_gradients: whether the encoder gives them; asked only where the attacker is not named.
+    """
+    if candidates < 1:
+        raise InputError(f"candidates is {candidates}, expected at least 1")
+    if rounds < 0:
+        raise InputError(f"rounds is {rounds}, expected 0 or more")
+    if attacker not in (None, *ATTACKERS):
+        raise InputError(f"attacker is {attacker!r}, expected one of {', '.join(ATTACKERS)}")
+    blind = attacker == BLIND or (attacker is None and rounds == 0)
+    if blind and max_calls is not None:
+        raise InputError(f"max_calls is {max_calls}, but a blind inversion makes no encoder calls")
+    if blind and rounds and surrogate is None:
+        raise InputError(f"rounds is {rounds}, but this inverter has no surrogate to judge a blind search: expected 0")
+    if blind and not rounds:
+        return None
+    if attacker is None:
+        attacker = WHITE_BOX if has_gradients() else BLACK_BOX
+    search = Search(rounds, attacker, max_calls, beam=max(Search.beam, candidates), seed=seed)
+    search.check()
+    return replace(search, **BLINDLY) if blind else search
+
+
+def count_starts(search: Search | None, candidates: int) -> int:
+    """Blind candidates per embedding: those asked for, or some for a search to begin with."""
+    if search is None:
+        return candidates
+    starts = candidates if candidates > 1 else STARTS
+    return starts if search.max_calls is None else min(starts, search.max_calls)
+
+
+def opening(
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    surrogate: Surrogate | None,
+    e_BD: Floats,
+    starts: Sequence[Sequence[str]],
+    search: Search,
+    first_row: int = 0,
+    kind: type[Guide] = Guide,
+) -> list[Opened]:
+    """What to begin a search with: as many texts as there were `starts`, the best that the surrogate finds first.
+
+    The starts as they are for a search without rounds, without a surrogate, or of a blind attacker, who goes on as it
+    would open.
+    """
+    if surrogate is None or not search.rounds or search.attacker == BLIND:
+        return [Opened(list(texts), 0) for texts in starts]
+    blindly = replace(search, rounds=min(OPENING, search.rounds), **BLINDLY)
+    judge = Imitation(surrogate, tokenizer)
+    *_, rows = kind(denoiser, tokenizer, judge, e_BD, starts, blindly, first_row, surrogate).run()
+    return [
+        Opened(list(dict.fromkeys([*(h.text for h in row.beam), *texts]))[: len(texts)], row.passes)
+        for row, texts in zip(rows, starts, strict=True)
+    ]
+
+
+def attack(
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    surrogate: Surrogate | None,
+    encoder: Answering,
+    e_BD: Floats,
+    blind: Sequence[Inversion],
+    search: Search,
+    candidates: int,
+    first_row: int,
+    kept: Path | None = None,
+) -> Iterator[list[Inversion]]:
+    """What a search from blind candidates has found for each embedding (B, D), after each round.
+
+    Args:
+        encoder: who is asked; for a blind attacker an `Imitation`, whose cosines are not told.
+        candidates: how many texts to give for each embedding.
+        kept: file for the rounds, from which the same search goes on.
+    """
+    starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
+    opened = opening(denoiser, tokenizer, surrogate, e_BD, starts, search, first_row)
+    guide = Guide(denoiser, tokenizer, encoder, e_BD, [one.starts for one in opened], search, first_row, surrogate)
+    if kept is not None:
+        load_rounds(kept, guide)
+    for rows in guide.run():
+        if kept is not None:
+            save_rounds(kept, guide)
+        found = []
+        for row, one, before in zip(rows, blind, opened, strict=True):
+            passes = one.passes + before.passes + row.passes
+            several = [_inversion(tokenizer, h, denoiser.config.max_tokens, passes) for h in row.beam[:candidates]]
+            several = several or [replace(one, candidates=[])]  # where no start held a word
+            if search.attacker == BLIND:
+                several = [replace(each, cosine=None) for each in several]
+            else:
+                several = [replace(each, encoder_calls=row.calls) for each in several]
+            found.append(replace(several[0], candidates=several if candidates > 1 else []))
+        yield found
+
+
+def _inversion(tokenizer: Tokenizer, found: Hypothesis, length: int, passes: int) -> Inversion:
+    return Inversion(
+        text=found.text,
+        tokens=[tokenizer.token(i) for i in found.ids],
+        confidence=(1 - found.doubts).tolist(),
+        ids=tokenizer.canvas(found.ids, length),
+        score=found.score,
+        passes=passes,
+        encoder_calls=0,
+        cosine=found.cosine,
+    )

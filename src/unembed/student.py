@@ -1,0 +1,56 @@
+"""The student: what a bag of tokens cannot know of an embedding, learned from texts with their embeddings.
+
+A small transformer beside the linear surrogate (`surrogate`): it reads the same token directions u_t, in their order,
+and its mean output corrects the bag's. It is trained as a student of the encoder (Hinton et al. 2015, arXiv
+1503.02531), with nothing but the encoder's answers for texts and for edits of them, so that it tells a text from its
+neighbours: the garbled texts of a search are what it is asked about. None of the encoder's layers is in it.
+
+Shape suffixes as in model.py; K: width.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+HEAD = 32  # width of an attention head
+LOUD = 20**0.5  # by which directions are scaled, so that their coordinates are of order one
+
+
+class Student(nn.Module):
+    """Token directions (B, L, H) and lengths -> what is to be added to the bag's embedding, (B, D), zero at first."""
+
+    def __init__(self, features: int, dimension: int, positions: int, width: int = 256, blocks: int = 2) -> None:
+        super().__init__()
+        self.input = nn.Linear(features, width)
+        self.positions = nn.Parameter(torch.randn(positions, width) * 0.02)
+        self.input_norm = nn.LayerNorm(width)
+        block = nn.TransformerEncoderLayer(
+            width, width // HEAD, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, blocks, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.output = nn.Linear(width, dimension)
+        self.gain = nn.Parameter(torch.ones(1))  # of the bag
+        for layer in self.blocks.layers:  # residual branches start as nothing
+            nn.init.zeros_(layer.self_attn.out_proj.weight)
+            nn.init.zeros_(layer.linear2.weight)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor], features: int, dimension: int) -> Self:
+        """A student with these weights, whose shapes tell its own. Raises KeyError, RuntimeError where they do not."""
+        layers = {name.split(".")[2] for name in state if name.startswith("blocks.layers.")}
+        width = len(state["input.bias"])
+        student = cls(features, dimension, len(state["positions"]), width, len(layers))
+        student.load_state_dict(state)
+        return student.eval().requires_grad_(False)
+
+    def forward(self, u_BLH: Tensor, lengths_B: Tensor, bag_BD: Tensor) -> Tensor:
+        """The embeddings (B, D) of texts, by their tokens' directions and what the bag makes of them."""
+        inside_BL = torch.arange(u_BLH.shape[1], device=u_BLH.device) < lengths_B[:, None]
+        x_BLK = self.input_norm(self.input(LOUD * u_BLH) + self.positions[: u_BLH.shape[1]])
+        x_BLK = self.blocks(x_BLK, src_key_padding_mask=~inside_BL)
+        mean_BK = (x_BLK * inside_BL[..., None]).sum(1) / lengths_B[:, None]
+        corrected_BD: Tensor = self.gain * bag_BD + self.output(mean_BK)
+        return corrected_BD

@@ -1,0 +1,176 @@
+"""The student: what it starts as, what it can tell that a bag cannot, its file, and the script that trains it."""
+
+import dataclasses
+import itertools
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.nn import functional as F
+
+from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_parts, tiny_surrogate, tiny_texts
+from unembed.errors import CheckpointError
+from unembed.inverter import Inverter
+from unembed.prepare import prepare
+from unembed.student import Student
+from unembed.surrogate import FILE, Fitted, Imitation, Surrogate
+
+RUNS = Path(__file__).parents[1] / "runs"
+PARTS = tiny_parts()
+TABLE = PARTS.denoiser.table.weight
+LINEAR = tiny_surrogate()
+FEATURES, DIMENSION = LINEAR.weight.shape
+TEXTS = [*tiny_texts(12), "cat"]
+IDS = PARTS.tokenizer.encode_batch(TEXTS)
+
+
+def lively() -> Student:
+    """A student that says something: no weight is as it begins."""
+    torch.manual_seed(3)
+    student = Student(FEATURES, DIMENSION, positions=16, width=32, blocks=2)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return student.eval().requires_grad_(False)
+
+
+TAUGHT = Surrogate(TABLE, LINEAR._replace(student=lively()))
+
+
+@pytest.fixture(scope="module")
+def script() -> SimpleNamespace:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RUNS))
+        return SimpleNamespace(**runpy.run_path(str(RUNS / "student.py")))
+
+
+def test_it_begins_as_the_bag() -> None:
+    fresh = LINEAR._replace(student=Student(FEATURES, DIMENSION, positions=16, width=32).eval())
+    bag = np.stack([Surrogate(TABLE, LINEAR).x_VD[ids].mean(0) for ids in IDS]) + LINEAR.bias.numpy()
+    bag /= np.linalg.norm(bag, axis=1, keepdims=True)
+    for fitted in (LINEAR, fresh):
+        np.testing.assert_allclose(Surrogate(TABLE, fitted).embed(IDS), bag, atol=1e-6)
+
+
+def test_a_text_is_embedded_alone_as_among_longer_ones() -> None:
+    together = TAUGHT.embed(IDS)
+    assert len({len(ids) for ids in IDS}) > 2
+    assert min(map(len, IDS)) == 1
+    for ids, e_D in zip(IDS, together, strict=True):
+        np.testing.assert_allclose(TAUGHT.embed([ids])[0], e_D, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+
+
+def test_it_knows_order_and_a_bag_does_not() -> None:
+    ids = IDS[0]
+    for surrogate, apart in ((TAUGHT, True), (Surrogate(TABLE, LINEAR), False)):
+        one, other = surrogate.embed([ids, ids[::-1]])
+        assert (np.abs(one - other).max() > 1e-3) == apart
+
+
+def test_an_imitation_answers_for_texts() -> None:
+    np.testing.assert_array_equal(Imitation(TAUGHT, PARTS.tokenizer).encode(TEXTS), TAUGHT.embed(IDS))
+
+
+# --- files
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    """In half precision, which no search can tell."""
+    TAUGHT.fitted.save(tmp_path / FILE)
+    found = Fitted.load(tmp_path, FEATURES, DIMENSION)
+    assert found is not None
+    assert found.student is not None
+    assert torch.equal(found.weight, LINEAR.weight)
+    np.testing.assert_allclose(Surrogate(TABLE, found).embed(IDS), TAUGHT.embed(IDS), atol=2e-3)
+    assert (tmp_path / FILE).stat().st_size < 2.5 * sum(p.numel() for p in lively().parameters()) + 10_000
+
+
+def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    wide = LINEAR._replace(student=Student(FEATURES + 1, DIMENSION, positions=16, width=32))
+    wide.save(tmp_path / FILE)
+    with pytest.raises(CheckpointError, match=r"surrogate.safetensors: its student cannot be read \("):
+        Fitted.load(tmp_path, FEATURES, DIMENSION)
+
+
+# --- training
+
+
+def test_edits_are_texts_that_fit(script: SimpleNamespace) -> None:
+    noise = np.random.default_rng(0)
+    u_VH = F.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    editor = script.Editor(u_VH, 10, noise)
+    pool = np.arange(12, 60)
+    kept = 0
+    for _ in range(500):
+        ids = noise.integers(12, 60, size=noise.integers(2, 11)).tolist()
+        edited = editor.edit(ids, pool)
+        assert 2 <= len(edited) <= 10
+        assert all(isinstance(token, int) and 0 <= token < 60 for token in edited)
+        kept += sorted(edited) == sorted(ids)
+    assert 50 < kept < 250  # some are changes of order alone
+
+
+def test_it_learns_what_a_bag_cannot_know(
+    script: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake encoder weighs tokens by their places, so that order is half of what there is to learn."""
+    encoder = fake_encoder()
+    texts = encoder.tokenizer.encode_batch(tiny_texts(600, seed=4))
+    noise = np.random.default_rng(0)
+    editor = script.Editor(Surrogate(TABLE, LINEAR).u_VH, 16, noise)
+    pool = np.concatenate(texts)
+    several = [one for ids in texts for one in (ids, *(editor.edit(ids, pool) for _ in range(script.GROUP - 1)))]
+    lengths = torch.tensor([len(ids) for ids in several])
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in several], batch_first=True)
+    e = F.normalize(encoder.encode_tokens(ids, lengths), dim=-1)
+    cut = 500 * script.GROUP
+    path = tmp_path / "chunk.npz"
+    np.savez(path, tokens=ids[:cut].numpy(), lengths=lengths[:cut].numpy(), e=e[:cut].half().numpy())
+    held_out = script.Texts(ids[cut:], lengths[cut:], e[cut:])
+    torch.manual_seed(0)
+    surrogate = Surrogate(TABLE, LINEAR)
+    student = Student(FEATURES, DIMENSION, positions=ids.shape[1], width=32, blocks=1)
+    ticks = itertools.count(step=0.01)  # a step looks twice, and takes this long on every machine
+    for name, value in (("BATCH", 50), ("RATE", 5e-3), ("time", SimpleNamespace(perf_counter=lambda: next(ticks)))):
+        monkeypatch.setitem(script.train.__globals__, name, value)
+    script.train(student, surrogate, [path], 0.1, tmp_path / "training.pt", seed=0)
+    bag, bag_foresight = script.judge(surrogate, held_out)
+    taught, foresight = script.judge(
+        Surrogate(TABLE, LINEAR._replace(student=student.eval().requires_grad_(False))), held_out
+    )
+    assert taught > bag + 0.05
+    assert foresight > bag_foresight
+
+
+def test_the_script_teaches_an_inverter_and_goes_on(
+    script: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = fake_encoder()
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(tiny_texts(400)), encoding="utf-8")
+    config = tiny_config()
+    data = dataclasses.replace(config.data, held_out=0.2)
+    prepare(dataclasses.replace(config, data=data), [str(corpus)], tmp_path / "shards", encoder)
+    folder = save_tiny_inverter(tmp_path / "inverter")
+    tiny_surrogate().save(folder / FILE)
+    load = Inverter.from_pretrained
+    monkeypatch.setattr(Inverter, "from_pretrained", lambda path: load(path, encoder=encoder))
+    for name, value in (("GROUPS", 32), ("BATCH", 16)):
+        monkeypatch.setitem(script.train.__globals__, name, value)
+    command = ["--model", str(folder), "--data", str(tmp_path / "shards"), "--work", str(tmp_path / "work")]
+    command += ["--texts", "200", "--minutes", "0.01", "--width", "32"]
+    first = CliRunner().invoke(script.main, command, catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    assert [line.split(":")[0] for line in first.stdout.splitlines()] == ["bag", "student"]
+    taught = Inverter.from_pretrained(folder).surrogate
+    assert taught is not None
+    assert taught.fitted.student is not None
+    calls = encoder.calls
+    again = CliRunner().invoke(script.main, command, catch_exceptions=False)
+    assert again.stdout == first.stdout  # all is there already
+    assert encoder.calls == calls
