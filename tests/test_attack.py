@@ -1,12 +1,12 @@
 """Attackers: what each asks, what its search begins with, and what is told of what came back."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import pytest
 
 from fakes import FakeEncoder, tiny_parts, tiny_surrogate, tiny_texts
-from unembed.attack import OPENING, opening
+from unembed.attack import OPENING, Opened, opening
 from unembed.guidance import BLACK_BOX, BLIND, Search
 from unembed.inverter import Inverter
 from unembed.surrogate import Imitation, Surrogate
@@ -26,6 +26,15 @@ class Witness(FakeEncoder):
     def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
         self.asked += texts
         return super().encode(texts, batch_size)
+
+
+def finished(work: Generator[None, None, list[Opened]]) -> list[Opened]:
+    """What a generator returns."""
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        return end.value
 
 
 def embeddings() -> np.ndarray:
@@ -75,14 +84,16 @@ def test_a_row_of_a_blind_search_depends_on_its_number_and_the_seed_alone() -> N
 def test_an_opening_gives_as_many_starts_the_surrogates_best_first() -> None:
     starts = [["the cat", "a dog watches every river", "x y z"]] * len(TEXTS)
     search = Search(rounds=9, attacker=BLACK_BOX, beam=2)
-    opened = opening(PARTS.denoiser, PARTS.tokenizer, SURROGATE, embeddings(), starts, search)
+    opened = finished(opening(PARTS.denoiser, PARTS.tokenizer, SURROGATE, embeddings(), starts, search))
     judge = Imitation(SURROGATE, PARTS.tokenizer)
     for one, texts, e_D in zip(opened, starts, embeddings(), strict=True):
         assert len(set(one.starts)) == len(texts)
         assert one.passes > 0
         found, before = judge.encode(one.starts[:1]) @ e_D, judge.encode(texts) @ e_D
         assert found.max() > before.max()
-    again = opening(PARTS.denoiser, PARTS.tokenizer, SURROGATE, embeddings()[3:4], starts[:1], search, first_row=3)
+    again = finished(
+        opening(PARTS.denoiser, PARTS.tokenizer, SURROGATE, embeddings()[3:4], starts[:1], search, first_row=3)
+    )
     assert again == opened[3:4]
 
 
@@ -94,7 +105,7 @@ def test_an_opening_gives_as_many_starts_the_surrogates_best_first() -> None:
 def test_others_begin_with_what_they_have(surrogate: Surrogate | None, options: dict[str, object]) -> None:
     starts = [["the cat", "x y z"]] * len(TEXTS)
     search = Search(**{"rounds": OPENING, "attacker": BLACK_BOX, **options})
-    opened = opening(PARTS.denoiser, PARTS.tokenizer, surrogate, embeddings(), starts, search)
+    opened = finished(opening(PARTS.denoiser, PARTS.tokenizer, surrogate, embeddings(), starts, search))
     assert [(one.starts, one.passes) for one in opened] == [(texts, 0) for texts in starts]
 
 

@@ -4,7 +4,7 @@ The blind attacker's search is judged by the surrogate alone, in the encoder's p
 rounds, too: what the surrogate can find need not be asked of the encoder.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,8 +81,10 @@ def opening(
     search: Search,
     first_row: int = 0,
     kind: type[Guide] = Guide,
-) -> list[Opened]:
+) -> Generator[None, None, list[Opened]]:
     """What to begin a search with: as many texts as there were `starts`, the best that the surrogate finds first.
+
+    Yields after each round, for whoever has other things to do, and returns what was found.
 
     The starts as they are for a search without rounds, without a surrogate, or of a blind attacker, who goes on as it
     would open.
@@ -91,10 +93,12 @@ def opening(
         return [Opened(list(texts), 0) for texts in starts]
     blindly = replace(search, rounds=min(OPENING, search.rounds), **BLINDLY)
     judge = Imitation(surrogate, tokenizer)
-    *_, rows = kind(denoiser, tokenizer, judge, e_BD, starts, blindly, first_row, surrogate).run()
+    guide = kind(denoiser, tokenizer, judge, e_BD, starts, blindly, first_row, surrogate)
+    for _ in guide.run():
+        yield
     return [
         Opened(list(dict.fromkeys([*(h.text for h in row.beam), *texts]))[: len(texts)], row.passes)
-        for row, texts in zip(rows, starts, strict=True)
+        for row, texts in zip(guide.rows, starts, strict=True)
     ]
 
 
@@ -109,8 +113,8 @@ def attack(
     candidates: int,
     first_row: int,
     kept: Path | None = None,
-) -> Iterator[list[Inversion]]:
-    """What a search from blind candidates has found for each embedding (B, D), after each round.
+) -> Iterator[list[Inversion] | None]:
+    """What a search from blind candidates has found for each embedding (B, D), after each round; None while it opens.
 
     Args:
         encoder: who is asked; for a blind attacker an `Imitation`, whose cosines are not told.
@@ -118,7 +122,7 @@ def attack(
         kept: file for the rounds, from which the same search goes on.
     """
     starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
-    opened = opening(denoiser, tokenizer, surrogate, e_BD, starts, search, first_row)
+    opened = yield from opening(denoiser, tokenizer, surrogate, e_BD, starts, search, first_row)
     guide = Guide(denoiser, tokenizer, encoder, e_BD, [one.starts for one in opened], search, first_row, surrogate)
     if kept is not None:
         load_rounds(kept, guide)

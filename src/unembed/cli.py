@@ -56,7 +56,11 @@ def _decoding(command: Callable[..., None]) -> Callable[..., None]:
         _option("--max-calls", None, "Most encoder calls per embedding of a guided inversion.", type=int),
         _option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
         _option("--attacker", None, ATTACKER, metavar="NAME"),
-        _option("--rounds", 0, "Most rounds of guided inversion, which asks the encoder; 0 is blind."),
+        _option(
+            "--rounds",
+            0,
+            "Most rounds of a search, which asks the encoder, or with --attacker blind nobody; 0 is none.",
+        ),
         _option("--candidates", 1, "Texts recovered per embedding, best first."),
         _option("--strategy", "confidence", f"How masks become tokens: {STRATEGIES}.", metavar="NAME"),
         _option("--steps", 8, "Most passes per candidate, from 1 to the length of the inverter's canvas."),

@@ -153,7 +153,7 @@ def test_best_of_several_is_a_stream_of_one_round(client: Client) -> None:
         ({"rounds": 1.5}, "rounds: Input should be a valid integer"),
         ({"rounds": True}, "rounds: Input should be a valid integer"),
         ({"rounds": 1, "attacker": "red"}, "attacker: Input should be 'blind', 'black-box' or 'white-box'"),
-        ({"rounds": 1, "attacker": "blind"}, "a blind attacker has no encoder to ask"),
+        ({"rounds": 1, "attacker": "blind"}, "this inverter has no surrogate to judge a blind search"),
         ({"rounds": 1, "attacker": "white-box"}, "tiny gives no gradients: expected blind, black-box"),
         ({"rounds": 1, "max_calls": 0}, "max_calls: Input should be greater than or equal to 1"),
         ({"max_calls": 5}, "max_calls is 5, but a blind inversion makes no encoder calls"),

@@ -25,9 +25,10 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 
+from unembed.inversion import Inversion
 from unembed.server.faults import Fault, fault_of
 from unembed.server.models import Served
-from unembed.server.work import Need, Pass, Pause, Round, Texts, Work, predict
+from unembed.server.work import ENDED, Need, Pass, Pause, Round, Texts, Work, predict
 
 log = logging.getLogger("unembed.server")
 
@@ -360,12 +361,12 @@ class Batcher:
         before, started = searching.need.before, time.perf_counter()
         try:
             with torch.inference_mode(False):  # a white box takes gradients
-                found = next(searching.need.search, None)
+                found = next(searching.need.search, ENDED)
         except Exception as error:
             self._fail([searching], error)
             return
         self._owed = time.perf_counter() - started
-        if found is not None:
+        if isinstance(found, Inversion):
             passes = found.passes - (before.passes if before else 0)
             calls = found.encoder_calls - (before.encoder_calls if before else 0)
             self._observer.round(searching.served.id, passes, calls, self._owed)

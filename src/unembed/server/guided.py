@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 
 from unembed.guidance import STARTS
 from unembed.inversion import Inversion
-from unembed.server.work import Need, Pause, Recovered, Round
+from unembed.server.work import Ended, Need, Pause, Recovered, Round
 
 CALLS = 18  # encoder calls of a round, about
 
@@ -26,8 +26,8 @@ class Reached:
 
 
 def search(
-    searches: Sequence[Iterator[Inversion]], rounds: int, watch: Callable[[Reached], None] | None = None
-) -> Generator[Need, Inversion | None, list[Recovered]]:
+    searches: Sequence[Iterator[Inversion | None]], rounds: int, watch: Callable[[Reached], None] | None = None
+) -> Generator[Need, Inversion | Ended | None, list[Recovered]]:
     """Follow searches of at most `rounds` rounds, one for each embedding, one after the other, to their ends.
 
     Args:
@@ -37,11 +37,12 @@ def search(
     for one in searches:
         best: Inversion | None = None
         step = -1
-        while (reached := (yield Round(one, best))) is not None:
-            step += 1
-            if watch is not None:
-                watch(Reached(step, rounds, _several(reached), _changes(best, reached)))
-            best = reached
+        while not isinstance(reached := (yield Round(one, best)), Ended):
+            if reached is not None:
+                step += 1
+                if watch is not None:
+                    watch(Reached(step, rounds, _several(reached), _changes(best, reached)))
+                best = reached
             yield Pause()
         assert best is not None  # a search tells of its starts at least
         several = _several(best)

@@ -127,7 +127,9 @@ class InvertRequest(Request):
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
     cosine: bool = Field(True, description="Embed each recovered text and report its cosine.")
     alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Likeliest tokens to report for each position.")
-    rounds: int = Field(0, ge=0, description="Most rounds of guided inversion, which asks the encoder; 0 is blind.")
+    rounds: int = Field(
+        0, ge=0, description="Most rounds of a search, which asks the encoder, or of a blind attacker nobody; 0: none."
+    )
     attacker: Literal["blind", "black-box", "white-box"] | None = Field(
         None, description="What it may ask; null is blind without rounds, with them the strongest of the model's."
     )
@@ -138,7 +140,7 @@ class InvertRequest(Request):
 
     @property
     def guided(self) -> bool:
-        """Whether the encoder is asked; without rounds that is best of several."""
+        """Whether there is a search; without rounds that is best of several by the encoder."""
         return self.rounds > 0 or self.attacker in (BLACK_BOX, WHITE_BOX)
 
 

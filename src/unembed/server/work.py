@@ -39,11 +39,18 @@ class Texts:
     texts: list[str]
 
 
+class Ended:
+    """Says that a search has no further round."""
+
+
+ENDED = Ended()
+
+
 @dataclass
 class Round:
-    """Needs the next round of a guided inversion; the answer is the best so far, or None where the search has ended."""
+    """Needs the next round of a guided inversion; the answer is the best so far, None while it opens, or ENDED."""
 
-    search: Iterator[Inversion]
+    search: Iterator[Inversion | None]
     before: Inversion | None  # the best before it
 
 
