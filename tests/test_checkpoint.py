@@ -117,7 +117,8 @@ def test_a_folder_keeps_what_was_fitted(folder: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second time as an inverter writes it
         found = load_inverter(folder).surrogate
         assert found is not None
-        assert all(torch.equal(one, other) for one, other in zip(found, tiny_surrogate(), strict=True))
+        assert found.student is None
+        assert all(torch.equal(one, other) for one, other in zip(found[:2], tiny_surrogate()[:2], strict=True))
         Inverter.from_pretrained(folder).save_pretrained(tmp_path / "again")
         folder = tmp_path / "again"
     (folder / "surrogate.safetensors").write_bytes(b"nothing")

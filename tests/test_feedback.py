@@ -20,6 +20,7 @@ from unembed.guidance import BLACK_BOX, Guide, Row, Search
 from unembed.inverter import Inverter
 from unembed.model import Denoiser
 from unembed.prepare import prepare
+from unembed.refill import STEP
 from unembed.train import train
 
 TOKENIZER = tiny_tokenizer()
@@ -273,7 +274,8 @@ def test_a_search_knows_what_its_hypotheses_embed_to() -> None:
         for hypothesis in row.beam:
             (vector,) = fake_encoder().encode([hypothesis.text])
             np.testing.assert_allclose(hypothesis.e_hat, vector, atol=1e-6)
-            ids = torch.tensor([TOKENIZER.canvas(hypothesis.ids, LENGTH)])
+            width = min(LENGTH, -(-(len(hypothesis.ids) + 2) // STEP) * STEP)  # no more padding than that
+            ids = torch.tensor([TOKENIZER.canvas(hypothesis.ids, width)])
             e, e_hat = torch.from_numpy(row.e)[None], torch.from_numpy(vector)[None]
             denoiser = denoiser_with()
             logits = denoiser.logits(denoiser.hidden(ids, denoiser.condition(e, hypothesis_BD=e_hat)))[0]
