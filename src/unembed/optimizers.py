@@ -1,13 +1,53 @@
 """What moves the weights and how fast: frozen parts, Muon and AdamW with their groups, the learning rate's course."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unembed.config import TrainingConfig
 from unembed.errors import ConfigError
 from unembed.model import Denoiser
+from unembed.precision import emulated
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon (Jordan et al. 2024), its Newton-Schulz iteration in float32; states of either fit the other."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step. With a closure, its loss before it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                momentum = state.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                rows, columns = parameter.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(
+                    newton_schulz(update, group["ns_coefficients"], group["ns_steps"], group["eps"]),
+                    alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5,
+                )
+        return loss
+
+
+def newton_schulz(x_NM: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """A matrix with the singular vectors of x and singular values near 1, (N, M), in the number format of x."""
+    a, b, c = coefficients
+    wide = x_NM if x_NM.shape[0] <= x_NM.shape[1] else x_NM.T
+    wide = wide / wide.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if x_NM.shape[0] <= x_NM.shape[1] else wide.T
 
 
 def freeze(denoiser: Denoiser, parts: Sequence[str]) -> None:
@@ -58,9 +98,9 @@ def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.
         torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     ]
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
-        )
+        # torch's own multiplies in bfloat16 whatever the weights are, which may take longer than all else in a step.
+        muon = Float32Muon if emulated(matrices[0].device) else torch.optim.Muon
+        optimizers.append(muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -17,12 +17,17 @@ SHAPE = 512, 384, 1536  # of the product that is timed: a feed-forward layer's
 
 def granted(precision: str, device: str | torch.device) -> str:
     """The format to use where `precision` ("float32" or "bfloat16") was asked for, with a warning if it is another."""
-    if precision == "bfloat16" and torch.device(device).type == "cpu" and (ratio := slowdown()) > SLOWER:
+    if precision == "bfloat16" and emulated(device):
         warnings.warn(
-            f"bfloat16 is {ratio:.0f} times slower than float32 on this processor: float32 is used", stacklevel=3
+            f"bfloat16 is {slowdown():.0f} times slower than float32 on this processor: float32 is used", stacklevel=3
         )
         return "float32"
     return precision
+
+
+def emulated(device: str | torch.device) -> bool:
+    """Whether bfloat16 costs time there instead of saving it."""
+    return torch.device(device).type == "cpu" and slowdown() > SLOWER
 
 
 @cache
