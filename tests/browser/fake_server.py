@@ -38,6 +38,7 @@ MODEL = {
     "parameters": 24_300_000,
     "strategies": ["confidence", "sequential", "euler", "remask", "two-stage", "threshold"],
     "attackers": ["blind", "black-box", "white-box"],
+    "blind_search": True,
     "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1, "rounds": 0},
     "limits": {
         "steps": 32,
@@ -134,7 +135,7 @@ def frames(texts: list[list[str]], length: int, steps: int) -> Iterator[dict[str
         }  # fmt: skip
 
 
-def rounds(texts: list[list[str]], length: int, total: int) -> Iterator[dict[str, Any]]:
+def rounds(texts: list[list[str]], length: int, total: int, asking: bool) -> Iterator[dict[str, Any]]:
     """Round 0 and one for each more, which puts right its share of the words; now and then one finds nothing."""
     before = [texts[0][:0]] * len(texts)
     for step in range(total + 1):
@@ -142,7 +143,7 @@ def rounds(texts: list[list[str]], length: int, total: int) -> Iterator[dict[str
                     for i, p in enumerate(text)] for text in texts]  # fmt: skip
         yield {
             "type": "round", "step": step, "total": total, "progress": step / total, "done": False,
-            "passes": 72 + 28 * step, "encoder_calls": 8 + 17 * step,
+            "passes": 72 + 28 * step, "encoder_calls": (8 + 17 * step) * asking,
             "candidates": [
                 {"text": sentence(text), "cosine": cosine_after(step, total),
                  "tokens": [judged(text, old, i) for i in range(length)]}
@@ -242,7 +243,8 @@ class Handler(BaseHTTPRequestHandler):
         texts = [self.server.recover(vector, body["seed"] + i)[:length] for i in range(body["candidates"])]
         seen = int(self.headers.get("Last-Event-ID", -1))
         total = body["rounds"] or body["steps"]
-        for frame in (rounds if body["rounds"] else frames)(texts, length, total):
+        asking = body["attacker"] != "blind"
+        for frame in rounds(texts, length, total, asking) if body["rounds"] else frames(texts, length, total):
             if frame["step"] <= seen:
                 continue
             if left is not None and (left := left - 1) < 0:

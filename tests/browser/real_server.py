@@ -3,6 +3,7 @@
 import torch
 from serving import tiny_inverter
 
+from fakes import tiny_surrogate
 from unembed.server.models import Models, Served
 from unembed.server.run import listen, run
 from unembed.server.settings import Settings
@@ -11,5 +12,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     settings = Settings(port=0, rate_limit=0, drain_seconds=1.0)
     tiny = tiny_inverter(0, validation={"token_accuracy": 0.0123, "cosine": 0.05})
-    models = Models([Served("tiny", tiny, 1), Served("other", tiny_inverter(1), 2)])
+    models = Models([Served("tiny", tiny, 1), Served("other", tiny_inverter(1, tiny_surrogate()), 2)])
     run(models, settings, listen(settings), ready=lambda address: print(address, flush=True))

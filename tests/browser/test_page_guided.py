@@ -193,3 +193,40 @@ def test_the_keyboard_chooses_the_attacker(visit: Open, real: str) -> None:
     expect(page.find("#rounds")).to_be_focused()
     page.page.keyboard.press("Home")
     assert page.text("attacker-control output") == "1"
+
+
+def test_a_blind_attacker_may_search_where_there_is_a_surrogate(visit: Open, canned: FakeServer) -> None:
+    page = visit(canned.url)
+    page.embed()
+    assert page.text("attacker-control output") == "none"
+    attack(page, "blind", 6)
+    assert page.find("#max-calls").is_disabled()
+    assert "imitation of the encoder" in page.text("#attacker-note")
+    expect(page.page).to_have_url(re.compile("attacker=blind&rounds=6$"))
+    page.invert()
+    request = canned.mood.requests[-1]
+    assert (request["attacker"], request["rounds"], request["max_calls"]) == ("blind", 6, None)
+    assert re.fullmatch(r"cosine 0\.\d{3} after 6 rounds, no encoder call", page.text(".curve-figure"))
+    assert page.text("cosine-curve .axis-x").split() == ["0", "rounds", "6"]
+    assert page.find(".curve-line").get_attribute("d").count("H") == 6
+    assert "H100.00" in page.find(".curve-line").get_attribute("d")
+    assert "blind, 6 rounds" in page.text("trial-table tbody tr")
+    page.choose("attacker", "black-box")
+    assert page.text("attacker-control output") == "20"
+    page.choose("attacker", "blind")
+    assert page.text("attacker-control output") == "6"  # each keeps its own
+    page.find("#rounds").fill("0")
+    page.invert()
+    assert canned.mood.requests[-1]["rounds"] == 0
+    assert page.find("cosine-curve").is_hidden()
+
+
+def test_a_real_blind_search_and_a_model_without_a_surrogate(visit: Open, real: str) -> None:
+    page = visit(f"{real}#model=other&attacker=blind&rounds=3")
+    page.embed(TEXT)
+    page.invert()
+    assert page.text("#live").endswith("0 encoder calls.")
+    assert page.text(".curve-figure").endswith("after 3 rounds, no encoder call")
+    page.find("#model").select_option("tiny")
+    assert page.find("#rounds").is_disabled()
+    assert page.text("attacker-control output") == "none"

@@ -20,6 +20,7 @@ from unembed.server.batching import Batcher
 from unembed.server.models import Models
 from unembed.server.run import Server, configure, listen
 from unembed.server.settings import Settings
+from unembed.surrogate import Fitted
 
 
 class Start(Protocol):
@@ -30,12 +31,12 @@ class Start(Protocol):
         ...
 
 
-def tiny_inverter(seed: int = 0, **results: Any) -> Inverter:
+def tiny_inverter(seed: int = 0, surrogate: Fitted | None = None, **results: Any) -> Inverter:
     """Random weights, AdaLN's included, so that the embedding matters; as good as useless, and quick."""
     torch.manual_seed(seed)
     encoder = fake_encoder()
     denoiser = perturbed(build_denoiser(tiny_config(), encoder.tokenizer), 0.2).eval().requires_grad_(False)
-    return Inverter(Parts(denoiser, encoder.tokenizer, tiny_config(), results), encoder)
+    return Inverter(Parts(denoiser, encoder.tokenizer, tiny_config(), results, surrogate=surrogate), encoder)
 
 
 class TestServer(Server):

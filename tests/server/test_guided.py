@@ -177,6 +177,7 @@ def test_models_tell_what_attackers_and_rounds_there_are(start: Start) -> None:
     model = client.get("/v1/models").json()["data"][0]
     assert (model["attackers"], model["limits"]["rounds"]) == (["blind", "black-box"], 7)
     assert model["defaults"]["rounds"] == 0
+    assert not model["blind_search"]  # for want of a surrogate
     refused = client.post("/v1/invert", json={"embeddings": UNIT, "rounds": 8})
     assert "rounds is 8, expected 0 to 7" in refused.text
 
@@ -186,6 +187,7 @@ def test_a_white_box_takes_gradients_in_the_servers_thread(start: Start) -> None
     models = load_models([], "cpu", warm=False)
     assert models.default.attackers == ["blind", "black-box", "white-box"]
     client = start(models)
+    assert client.get("/v1/models").json()["data"][0]["blind_search"]
     inverter = models.default.inverter
     e_D = inverter.encode(["The library opens at nine."])[0]
     body = {"embeddings": e_D.tolist(), "rounds": 1, "steps": 2, "candidates": 2}

@@ -145,6 +145,7 @@ def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, An
         "parameters": one.parameters,
         "strategies": list(STRATEGIES),
         "attackers": one.attackers,
+        "blind_search": inverter.surrogate is not None,
         "default": default,
         "defaults": {"steps": min(8, inverter.length), "strategy": "confidence", "candidates": 1, "rounds": 0},
         "limits": {"steps": inverter.length} | limits,

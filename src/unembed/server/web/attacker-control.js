@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 
 export const ATTACKERS = {
-  blind: { title: "Blind", says: "Has the vector and nothing else." },
+  blind: { title: "Blind", says: "Has the vector and nothing else.", searches: "Has the vector and nothing else; in rounds, a small imitation of the encoder says what to keep." },
   "black-box": { title: "Black box", says: "May ask the encoder too: each round embeds changes of the text and keeps the closest." },
   "white-box": { title: "White box", says: "Has the encoder\u2019s weights too: their gradients say which words to try, round after round." },
 };
@@ -20,6 +20,9 @@ class AttackerControl extends HTMLElement {
       h("div", { class: "field" }, h("label", { for: "rounds" }, "Rounds ", this.value), this.rounds),
       h("div", { class: "field" }, h("label", { for: "max-calls" }, "Call limit"), this.calls),
       this.note);
+    this.wanted = { blind: 0, asking: 20 }; // rounds, until others are asked for
+    this.searches = false;
+    this.rounds.addEventListener("input", () => { this.wanted[this.kind] = Number(this.rounds.value); });
     this.addEventListener("input", () => this.show());
     this.offer(Object.keys(ATTACKERS), "blind"); // room for them, until the model says which
   }
@@ -30,29 +33,43 @@ class AttackerControl extends HTMLElement {
     this.show();
   }
 
+  get attacker() {
+    return this.querySelector("[name=attacker]:checked").value;
+  }
+
+  get kind() {
+    return this.attacker === "blind" ? "blind" : "asking";
+  }
+
   get attack() {
-    const attacker = this.querySelector("[name=attacker]:checked").value;
-    if (attacker === "blind") return { attacker, rounds: 0, max_calls: null };
+    const { attacker } = this;
+    if (attacker === "blind") return { attacker, rounds: this.searches ? Number(this.rounds.value) : 0, max_calls: null };
     const calls = Math.trunc(Number(this.calls.value)); // 0 where nothing is asked for, or no number
     return { attacker, rounds: Number(this.rounds.value), max_calls: calls >= 1 ? calls : null };
   }
 
   /** Offer what the model allows; `wish` is {attacker, rounds, max_calls}, as far as asked for. */
-  adapt({ attackers, limits }, wish) {
+  adapt({ attackers, limits, blind_search: searches }, wish) {
     const offered = limits.rounds ? attackers : ["blind"];
+    this.searches = searches && limits.rounds > 0;
     this.hidden = offered.length === 1;
     const wanted = wish.attacker ?? (wish.rounds ? offered.at(-1) : "blind");
     this.rounds.max = Math.max(1, limits.rounds);
-    if (wish.rounds) this.rounds.value = wish.rounds;
     if (wish.rounds) this.calls.value = wish.max_calls ?? "";
-    this.offer(offered, offered.includes(wanted) ? wanted : "blind");
+    const chosen = offered.includes(wanted) ? wanted : "blind";
+    if (wish.rounds && chosen === wanted) this.wanted[chosen === "blind" ? "blind" : "asking"] = wish.rounds;
+    this.offer(offered, chosen);
   }
 
   show() {
-    const { attacker, rounds } = this.attack;
-    this.rounds.disabled = this.calls.disabled = attacker === "blind";
-    this.value.textContent = rounds || "none";
-    this.note.textContent = ATTACKERS[attacker].says;
+    const blind = this.kind === "blind";
+    this.rounds.min = blind ? 0 : 1;
+    this.rounds.value = this.wanted[this.kind];
+    this.rounds.disabled = blind && !this.searches;
+    this.calls.disabled = blind;
+    this.value.textContent = this.attack.rounds || "none";
+    const { says, searches } = ATTACKERS[this.attacker];
+    this.note.textContent = (this.searches && searches) || says;
   }
 }
 

@@ -1,4 +1,4 @@
-/** A guided inversion's rounds: how the cosine climbs with the encoder calls, and the text that it has climbed to. */
+/** A search's rounds: how the cosine climbs with the encoder calls, or a blind one's with the rounds, and the text that it has climbed to. */
 
 import { readable } from "./compare.js";
 import { count, fixed, h, plural, svg } from "./dom.js";
@@ -15,21 +15,23 @@ class CosineCurve extends HTMLElement {
     this.dot = svg("path", { class: "curve-dot" });
     this.picture = svg("svg", { class: "curve", preserveAspectRatio: "none", viewBox: `0 0 100 ${HEIGHT}`, role: "img", "aria-label": "No round yet" },
       this.rest, this.line, this.dot);
-    [this.low, this.most] = [h("span"), h("span")];
+    [this.low, this.most, this.unit] = [h("span"), h("span"), h("span")];
     this.append(
       h("div", { class: "curve-head" }, h("h3", {}, "Best text so far"), this.figure),
       this.best,
       h("div", { class: "curve-frame" },
         h("div", { class: "axis-y", "aria-hidden": "true" }, h("span", {}, "1"), h("span", {}, "cosine"), this.low),
         this.picture,
-        h("div", { class: "axis-x", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, "encoder calls"), this.most)));
+        h("div", { class: "axis-x", "aria-hidden": "true" }, h("span", {}, "0"), this.unit, this.most)));
     this.lay(false);
   }
 
-  /** Make room, or none where an inversion is blind. `limit`: most encoder calls, or null. */
-  lay(guided, limit = null) {
+  /** Make room, or none where nothing is searched. `limit`: most encoder calls, or null; `blind`: rounds of a blind search, or 0. */
+  lay(guided, limit = null, blind = 0) {
     this.hidden = !guided;
     this.limit = limit ?? Infinity;
+    this.blind = blind;
+    this.unit.textContent = blind ? "rounds" : "encoder calls";
     this.best.textContent = "\u2026";
     this.figure.textContent = "No round yet";
     this.picture.setAttribute("aria-label", "No round yet");
@@ -42,15 +44,17 @@ class CosineCurve extends HTMLElement {
     const { encoder_calls: calls, candidates } = rounds[shown];
     const candidate = candidates[Math.min(place, candidates.length - 1)];
     this.best.replaceChildren(...said(candidate.tokens));
-    this.figure.replaceChildren(h("strong", {}, cosineOf(candidate)), ` after ${plural(calls, "encoder call")}`);
-    this.draw(rounds.map((round) => ({ calls: round.encoder_calls, cosine: round.candidates[0].cosine ?? 0 })), shown, left);
+    const spent = this.blind ? `${plural(shown, "round")}, no encoder call` : plural(calls, "encoder call");
+    this.figure.replaceChildren(h("strong", {}, cosineOf(candidate)), ` after ${spent}`);
+    const along = (round, number) => (this.blind ? number : round.encoder_calls);
+    this.draw(rounds.map((round, number) => ({ spent: along(round, number), cosine: round.candidates[0].cosine ?? 0 })), shown, left);
   }
 
   draw(points, shown, left) {
-    const { calls } = points.at(-1);
-    const most = Math.max(calls, Math.min(this.limit, calls + left * CALLS));
+    const { spent } = points.at(-1);
+    const most = this.blind || Math.max(spent, Math.min(this.limit, spent + left * CALLS));
     const low = Math.max(-1, Math.floor(Math.min(...points.map(({ cosine }) => cosine)) * 10 - 0.5) / 10);
-    const x = (point) => ((100 * point.calls) / most).toFixed(2);
+    const x = (point) => ((100 * point.spent) / most).toFixed(2);
     const y = (point) => (HEIGHT * (1 - (point.cosine - low) / (1 - low))).toFixed(2);
     const steps = (some) => some.map((point, i) => (i ? `H${x(point)}V${y(point)}` : `M${x(point)} ${y(point)}`)).join("");
     this.line.setAttribute("d", steps(points.slice(0, shown + 1)));
@@ -59,7 +63,7 @@ class CosineCurve extends HTMLElement {
     this.low.textContent = fixed(low, 1);
     this.most.textContent = count(most);
     const [first, last] = [points[0], points.at(-1)];
-    this.picture.setAttribute("aria-label", `Cosine by encoder calls: ${fixed(first.cosine)} after ${count(first.calls)}, ${fixed(last.cosine)} after ${count(last.calls)}`);
+    this.picture.setAttribute("aria-label", `Cosine by ${this.unit.textContent}: ${fixed(first.cosine)} after ${count(first.spent)}, ${fixed(last.cosine)} after ${count(last.spent)}`);
   }
 }
 

@@ -32,7 +32,7 @@ export class Run {
   }
 
   /** Room for what is to come; nothing on the page moves from here to the end. */
-  lay(length, { candidates, rounds, max_calls: limit }, subject) {
+  lay(length, { candidates, rounds, attacker, max_calls: limit }, subject) {
     this.length = length;
     this.guided = rounds > 0;
     this.subject = subject;
@@ -45,7 +45,7 @@ export class Run {
     this.grid.lay(length);
     this.detail.lay(this.guided);
     this.replay.reset(this.guided ? ROUNDS : PASSES);
-    this.curve.lay(this.guided, limit);
+    this.curve.lay(this.guided, limit, attacker === "blind" ? rounds : 0);
     this.list.lay(candidates);
     this.comparison.clear(this.guided);
     if (subject) this.comparison.wait({ original: subject.text, source: subject.source });
@@ -102,7 +102,7 @@ export class Run {
     const best = candidates.reduce((a, b) => ((b.cosine ?? -1) > (a.cosine ?? -1) ? b : a));
     this.candidate = candidates.indexOf(best);
     this.showStep(this.frames.length - 1);
-    return { subject, scores: this.compare(best), text: best.text, calls, stopped: true, cosine: await this.trueCosine(best, vector, model) };
+    return { subject, scores: this.compare(best), text: best.text, calls, rounds: this.frames.at(-1).step, stopped: true, cosine: await this.trueCosine(best, vector, model) };
   }
 
   button(running) {
@@ -135,7 +135,7 @@ export class Run {
     const similar = result.cosine === null ? "" : ` Cosine ${fixed(result.cosine)}.`;
     const asked = this.guided ? ` ${plural(result.encoder_calls, "encoder call")}.` : "";
     this.live.say(`Done. Recovered: ${result.text || "an empty text"}.${seen}${similar}${asked}`);
-    return { subject: this.subject, scores, text: result.text, calls: result.encoder_calls, cosine: await this.trueCosine(result, vector, model, signal) };
+    return { subject: this.subject, scores, text: result.text, calls: result.encoder_calls, rounds: result.rounds, cosine: await this.trueCosine(result, vector, model, signal) };
   }
 
   /** The server's cosine is to the vector it was given; where that was changed, measure against the true one. */
