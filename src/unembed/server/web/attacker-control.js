@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 
 export const ATTACKERS = {
-  blind: { title: "Blind", says: "Has the vector and nothing else.", searches: "Has the vector and nothing else; in rounds, a small imitation of the encoder says what to keep." },
+  blind: { title: "Blind", says: "Has the vector and nothing else.", searches: "Has the vector alone; a small imitation of the encoder judges its rounds." },
   "black-box": { title: "Black box", says: "May ask the encoder too: each round embeds changes of the text and keeps the closest." },
   "white-box": { title: "White box", says: "Has the encoder\u2019s weights too: their gradients say which words to try, round after round." },
 };
