@@ -28,7 +28,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.surrogate import Surrogate, Told
+from unembed.surrogate import Surrogate
 
 TOKEN, PAIR, NEAR, PLACE = 1.5, 0.7, 0.5, 0.7  # features' sizes
 WINDOW = 3
@@ -143,8 +143,6 @@ class Forecast:
     Args:
         e_D: the embedding whose text is searched for.
         hypotheses: the tokens of each, and its embedding (D,).
-        told: what the surrogate with its student says of whole texts, to foresee by that instead of by a bag's tokens.
-            Better and dearer, so for the drafts that were made, not for the hundreds of edits that were looked at.
     """
 
     def __init__(
@@ -153,15 +151,11 @@ class Forecast:
         answers: Answers,
         e_D: Floats,
         hypotheses: Sequence[tuple[tuple[int, ...], Floats]],
-        told: Told | None = None,
     ) -> None:
         self.surrogate = surrogate
-        self.told = told
         self.e_D: Doubles = e_D.astype(np.float64) / np.linalg.norm(e_D)
         self.number = {ids: number for number, (ids, _) in enumerate(hypotheses)}
-        # The student's embeddings are of length 1, a bag's are not.
-        scaled = [e_hat if told is not None else surrogate.unnormalised(ids, e_hat) for ids, e_hat in hypotheses]
-        self.starts = [start_D.astype(np.float64) for start_D in scaled]
+        self.starts = [surrogate.unnormalised(*hypothesis).astype(np.float64) for hypothesis in hypotheses]
         texts = [ids for ids, _ in hypotheses]
         self.bags_HD = self._bags(texts)
         self.features = Features([*answers.texts, *texts])
@@ -235,9 +229,7 @@ class Forecast:
         return contributed_UX[where, 0], contributed_UX[where, 1], added_U[where]
 
     def _bags(self, texts: Sequence[Sequence[int]]) -> Doubles:
-        """What the surrogate makes of each text, (P, D): the mean contribution of its tokens, or what was told."""
-        if self.told is not None:
-            return self.told.of(texts).astype(np.float64)
+        """The mean contribution of each text's tokens, (P, D)."""
         tokens, column = np.unique(_flat(texts), return_inverse=True)
         lengths = np.array([len(ids) for ids in texts])
         cell = np.repeat(np.arange(len(texts)), lengths) * len(tokens) + column

@@ -42,7 +42,7 @@ from unembed.forecast import Answers, Forecast, nearness
 from unembed.model import Denoiser
 from unembed.moves import Draft, arrange, draw
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
-from unembed.surrogate import Surrogate, Told
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
@@ -144,7 +144,6 @@ class Row:
     seen: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
     answers: Answers = field(default_factory=Answers)
-    told: Told | None = None  # what the surrogate's student says of texts, where it has one
 
     @property
     def exact(self) -> bool:
@@ -359,18 +358,15 @@ class Guide:
             ):
                 made.setdefault(text.row, {}).setdefault(blank.before, []).append(text)
         for number, several in made.items():
-            row = self.rows[number]
-            if surrogate.fitted.student is not None and row.told is None:
-                row.told = Told(surrogate)
-            forecast = self._forecast(row, surrogate, row.told)  # not kept since the drafts were made: it is large
+            forecast = self._forecast(self.rows[number], surrogate)  # not kept since the drafts were made: it is large
             for before, children in several.items():
                 cosines = forecast.cosines([text.ids for text in children], before)
                 foreseen |= dict(zip(children, cosines.tolist(), strict=True))
         return foreseen
 
-    def _forecast(self, row: Row, surrogate: Surrogate, told: Told | None = None) -> Forecast:
+    def _forecast(self, row: Row, surrogate: Surrogate) -> Forecast:
         """For the hypotheses of a row, by what is known now."""
-        return Forecast(surrogate, row.answers, row.e, [(h.ids, h.e_hat) for h in row.beam], told)
+        return Forecast(surrogate, row.answers, row.e, [(h.ids, h.e_hat) for h in row.beam])
 
     def _hopeful(self, row: Row, cosine: float) -> bool:
         return len(row.beam) < self.search.beam or cosine > row.beam[-1].score

@@ -145,22 +145,6 @@ class Surrogate:
         return scaled
 
 
-class Told:
-    """What a surrogate says of texts, each of which it is asked about once."""
-
-    def __init__(self, surrogate: Surrogate) -> None:
-        self.surrogate = surrogate
-        self.known: dict[tuple[int, ...], Floats] = {}
-
-    def of(self, texts: Sequence[Sequence[int]]) -> Floats:
-        """Embeddings (P, D) of texts of one token at least each."""
-        asked = [tuple(ids) for ids in texts]
-        new = [ids for ids in dict.fromkeys(asked) if ids not in self.known]
-        if new:
-            self.known |= dict(zip(new, self.surrogate.embed(new), strict=True))
-        return np.stack([self.known[ids] for ids in asked])
-
-
 class Imitation:
     """A surrogate in the encoder's place: it answers for texts, and costs no encoder call."""
 
