@@ -98,9 +98,12 @@ class Editor:
 @click.option("--minutes", default=60.0, show_default=True, help="of training, all sessions together")
 @click.option("--width", default=256, show_default=True)
 @click.option("--blocks", default=2, show_default=True)
+@click.option("--rate", default=RATE, show_default=True, help="learning rate, from which it falls to zero")
+@click.option("--go-on", is_flag=True, help="begin with the student that is there, which decides width and blocks")
 @click.option("--seed", default=0, show_default=True)
 def main(
-    model: Path, data: str, work: Path, texts: int, minutes: float, width: int, blocks: int, seed: int
+    model: Path, data: str, work: Path, texts: int, minutes: float, width: int, blocks: int, rate: float, go_on: bool,
+    seed: int,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model)
     if inverter.surrogate is None:
@@ -114,8 +117,12 @@ def main(
     ]
     held_out = load(embed(inverter, surrogate, data, "validation", seed, 0, work))
     torch.manual_seed(seed)
-    student = Student(surrogate.u_VH.shape[1], inverter.recipe.dimension, inverter.length, width, blocks)
-    train(student, surrogate, chunks, minutes, work / "training.pt", seed)
+    student = inverter.surrogate.fitted.student if go_on else None
+    if go_on and student is None:
+        raise click.UsageError(f"{model} has no student to go on with")
+    if student is None:
+        student = Student(surrogate.u_VH.shape[1], inverter.recipe.dimension, inverter.length, width, blocks)
+    train(student.train().requires_grad_(True), surrogate, chunks, minutes, rate, work / "training.pt", seed)
     fitted = linear._replace(student=student.eval().requires_grad_(False))
     with atomic_file(model / FILE) as temporary:
         fitted.save(temporary)
@@ -176,10 +183,10 @@ def predict(student: Student, surrogate: Surrogate, ids: Tensor, lengths: Tensor
 
 
 def train(
-    student: Student, surrogate: Surrogate, chunks: Sequence[Path], minutes: float, kept: Path, seed: int
+    student: Student, surrogate: Surrogate, chunks: Sequence[Path], minutes: float, rate: float, kept: Path, seed: int
 ) -> None:  # fmt: skip
     """AdamW on the cosine of each text and the differences within each group, the rate falling to zero."""
-    optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     seconds, step = 0.0, 0
     if kept.exists():
         saved = torch.load(kept, weights_only=True)
@@ -204,7 +211,7 @@ def train(
             rows = (groups[number][:, None] * GROUP + torch.arange(GROUP)).flatten()
             share = min(seconds / (60 * minutes), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - share)
+                group["lr"] = rate * min(1.0, (step + 1) / WARMUP) * (1 - share)
             found, true = predict(student, surrogate, texts.ids[rows], texts.lengths[rows]), texts.e[rows]
             loss = (1 - (found * true).sum(-1)).mean() + spread(found - true)
             if not math.isfinite(loss.item()):

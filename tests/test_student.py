@@ -138,7 +138,7 @@ def test_it_learns_what_a_bag_cannot_know(
     ticks = itertools.count(step=0.01)  # a step looks twice, and takes this long on every machine
     for name, value in (("BATCH", 50), ("RATE", 5e-3), ("time", SimpleNamespace(perf_counter=lambda: next(ticks)))):
         monkeypatch.setitem(script.train.__globals__, name, value)
-    script.train(student, surrogate, [path], 0.1, tmp_path / "training.pt", seed=0)
+    script.train(student, surrogate, [path], 0.1, script.RATE, tmp_path / "training.pt", seed=0)
     bag, bag_foresight = script.judge(surrogate, held_out)
     taught, foresight = script.judge(
         Surrogate(TABLE, LINEAR._replace(student=student.eval().requires_grad_(False))), held_out
@@ -174,3 +174,16 @@ def test_the_script_teaches_an_inverter_and_goes_on(
     again = CliRunner().invoke(script.main, command, catch_exceptions=False)
     assert again.stdout == first.stdout  # all is there already
     assert encoder.calls == calls
+    # With what is there, into a new run: as good before any training, another one after some.
+    command[command.index("--work") + 1] = str(tmp_path / "more")
+    command[command.index("--width") + 1] = "64"  # which the student that is there decides
+    command[command.index("--minutes") + 1] = "0"
+    assert CliRunner().invoke(script.main, [*command, "--go-on"], catch_exceptions=False).stdout == first.stdout
+    command[command.index("--minutes") + 1] = "0.005"
+    more = CliRunner().invoke(script.main, [*command, "--go-on", "--rate", "0.001"], catch_exceptions=False)
+    assert more.exit_code == 0, more.output
+    assert more.stdout != first.stdout
+    tiny_surrogate().save(folder / FILE)
+    refused = CliRunner().invoke(script.main, [*command, "--go-on"])
+    assert refused.exit_code == 2
+    assert "has no student to go on with" in refused.output
