@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -36,10 +37,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def bfloat16_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this processor is."""
-    monkeypatch.setattr("unembed.precision.slowdown", lambda: 0.5)
+@pytest.fixture(autouse=True, scope="session")
+def bfloat16_is_granted() -> Iterator[None]:
+    """Whatever this processor is, to fixtures of any scope."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unembed.precision.slowdown", lambda: 0.5)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -180,9 +180,10 @@ def test_the_script_teaches_an_inverter_and_goes_on(
     command[command.index("--minutes") + 1] = "0"
     assert CliRunner().invoke(script.main, [*command, "--go-on"], catch_exceptions=False).stdout == first.stdout
     command[command.index("--minutes") + 1] = "0.005"
+    before = (folder / FILE).read_bytes()
     more = CliRunner().invoke(script.main, [*command, "--go-on", "--rate", "0.001"], catch_exceptions=False)
     assert more.exit_code == 0, more.output
-    assert more.stdout != first.stdout
+    assert (folder / FILE).read_bytes() != before
     tiny_surrogate().save(folder / FILE)
     refused = CliRunner().invoke(script.main, [*command, "--go-on"])
     assert refused.exit_code == 2

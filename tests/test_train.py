@@ -229,11 +229,13 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
 KILLED = """
 import sys, time
 import torch
+import unembed.precision
 from fakes import fake_encoder
 from test_train import settings
 from unembed.data import Windows
 from unembed.train import train
 torch.set_num_threads(1)
+unembed.precision.slowdown = lambda: 0.5  # as in the process of the tests
 batch = Windows.batch
 
 def slow_at_last(self, step, *ranks):
