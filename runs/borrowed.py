@@ -148,9 +148,7 @@ def start(
     if minutes is None and not tries:
         raise InputError("neither --minutes nor --try: nothing to do")
     config = config or work / "config.yaml"
-    settings = config_to_dict(load_config(config))
-    for override in sets:
-        settings = overridden(settings, override)
+    settings = overridden(config_to_dict(load_config(config)), ",".join(sets))  # some are possible only together
     for override in tries:
         overridden(settings, override)  # a wrong one is told now
     if start_from is None and (work / "start").is_dir():

@@ -343,6 +343,13 @@ def test_prepare_train_evaluate(run, tmp_path):
     assert (kept.config.training.seed, kept.results["steps"]) == (1, 4 + 3)  # those it started from as well
     wrong = run("train", tmp_path / "tiny.yaml", *more, "--set", "training.sed=1", code=2)
     assert "sed" in wrong.stderr
+    # Neither alone is possible: a width is a multiple of the heads.
+    together = ["--set", "model.width=30", "--set", "model.heads=5"]
+    nowhere = run(
+        "train", tmp_path / "tiny.yaml", "--data", tmp_path / "none", "-o", tmp_path / "o3", *together, code=2
+    )
+    assert "multiple" not in nowhere.stderr
+    assert "none" in nowhere.stderr
 
     call = ["evaluate", "--model", out / "inverter", "--texts", data / "test.txt", "--tokens", "natural", "--limit", 9]
     call += ["--steps", 3]

@@ -136,9 +136,9 @@ def test_it_learns_what_a_bag_cannot_know(
     surrogate = Surrogate(TABLE, LINEAR)
     student = Student(FEATURES, DIMENSION, positions=ids.shape[1], width=32, blocks=1)
     ticks = itertools.count(step=0.01)  # a step looks twice, and takes this long on every machine
-    for name, value in (("BATCH", 50), ("RATE", 5e-3), ("time", SimpleNamespace(perf_counter=lambda: next(ticks)))):
+    for name, value in (("BATCH", 50), ("time", SimpleNamespace(perf_counter=lambda: next(ticks)))):
         monkeypatch.setitem(script.train.__globals__, name, value)
-    script.train(student, surrogate, [path], 0.1, script.RATE, tmp_path / "training.pt", seed=0)
+    script.train(student, surrogate, [path], 0.1, 5e-3, tmp_path / "training.pt", seed=0)
     bag, bag_foresight = script.judge(surrogate, held_out)
     taught, foresight = script.judge(
         Surrogate(TABLE, LINEAR._replace(student=student.eval().requires_grad_(False))), held_out

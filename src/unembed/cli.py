@@ -253,8 +253,8 @@ def train(
     from unembed.config import config_from_dict, config_to_dict, load_config, overridden
 
     settings = load_config(config)
-    for override in more["set"]:
-        settings = config_from_dict(overridden(config_to_dict(settings), override))
+    # All at once: some are possible only together.
+    settings = config_from_dict(overridden(config_to_dict(settings), ",".join(more["set"])))
     from unembed.terminal import working
 
     with working("loading"):

@@ -13,7 +13,10 @@ from unembed.precision import emulated
 
 
 class Float32Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024), its Newton-Schulz iteration in float32; states of either fit the other."""
+    """torch's Muon (Jordan et al. 2024), its Newton-Schulz iteration in float32; states of either fit the other.
+
+    Of its options `adjust_lr_fn` is left at the default.
+    """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -27,7 +30,9 @@ class Float32Muon(torch.optim.Muon):
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
-                momentum = state.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                momentum = state["momentum_buffer"]
                 momentum.lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
                 rows, columns = parameter.shape
@@ -42,12 +47,12 @@ class Float32Muon(torch.optim.Muon):
 def newton_schulz(x_NM: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """A matrix with the singular vectors of x and singular values near 1, (N, M), in the number format of x."""
     a, b, c = coefficients
-    wide = x_NM if x_NM.shape[0] <= x_NM.shape[1] else x_NM.T
-    wide = wide / wide.norm().clamp(min=eps)
+    tall = x_NM.shape[0] > x_NM.shape[1]
+    wide: Tensor = (x_NM.T if tall else x_NM) / x_NM.norm().clamp(min=eps)
     for _ in range(steps):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide if x_NM.shape[0] <= x_NM.shape[1] else wide.T
+    return wide.T if tall else wide
 
 
 def freeze(denoiser: Denoiser, parts: Sequence[str]) -> None:

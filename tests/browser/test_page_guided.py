@@ -215,6 +215,8 @@ def test_a_blind_attacker_may_search_where_there_is_a_surrogate(visit: Open, can
     assert page.text("attacker-control output") == "20"
     page.choose("attacker", "blind")
     assert page.text("attacker-control output") == "6"  # each keeps its own
+    page.page.evaluate("location.hash = 'text=another'")  # a link that asks for no search
+    expect(page.find("attacker-control output")).to_have_text("none")
     page.find("#rounds").fill("0")
     page.invert()
     assert canned.mood.requests[-1]["rounds"] == 0

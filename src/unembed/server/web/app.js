@@ -123,8 +123,9 @@ async function invert() {
   const trial = await run.start(subject, vector, settings.model, chosen);
   if (!trial) return;
   const best = chosen.candidates > 1 ? `, best of ${chosen.candidates}` : "";
+  const spent = chosen.attacker === "blind" ? plural(trial.rounds, "round") : plural(trial.calls, "encoder call");
   const how = chosen.rounds
-    ? `${ATTACKERS[chosen.attacker].title.toLowerCase()}, ${chosen.attacker === "blind" ? plural(trial.rounds, "round") : plural(trial.calls, "encoder call")}${trial.stopped ? ", stopped" : ""}${best}`
+    ? `${ATTACKERS[chosen.attacker].title.toLowerCase()}, ${spent}${trial.stopped ? ", stopped" : ""}${best}`
     : `${chosen.strategy}, ${plural(chosen.steps, "pass", "passes")}${best}`;
   find("trial-table").add(trial.subject, { ...trial, defence, similarity: cosine(vector, trial.subject.vector), settings: how });
 }

@@ -38,7 +38,7 @@ class AttackerControl extends HTMLElement {
   }
 
   get kind() {
-    return this.attacker === "blind" ? "blind" : "asking";
+    return kindOf(this.attacker);
   }
 
   get attack() {
@@ -57,7 +57,8 @@ class AttackerControl extends HTMLElement {
     this.rounds.max = Math.max(1, limits.rounds);
     if (wish.rounds) this.calls.value = wish.max_calls ?? "";
     const chosen = offered.includes(wanted) ? wanted : "blind";
-    if (wish.rounds && chosen === wanted) this.wanted[chosen === "blind" ? "blind" : "asking"] = wish.rounds;
+    const rounds = chosen === wanted ? wish.rounds ?? 0 : 0;
+    if (rounds || chosen === "blind") this.wanted[kindOf(chosen)] = rounds; // nothing asked for is no search, if blind
     this.offer(offered, chosen);
   }
 
@@ -72,5 +73,8 @@ class AttackerControl extends HTMLElement {
     this.note.textContent = (this.searches && searches) || says;
   }
 }
+
+/** Whether rounds ask the encoder: each kind has a number of its own. */
+const kindOf = (attacker) => (attacker === "blind" ? "blind" : "asking");
 
 customElements.define("attacker-control", AttackerControl);
