@@ -32,7 +32,7 @@ class Settings:
     max_batch: int = _setting(32, "Canvases in one merged pass.", 1)
     max_waiting: int = _setting(128, "Requests that may wait; further ones get 503.", 0)
     rate_limit: int = _setting(300, "Requests that one client may make in a minute; 0 is no limit.", 0)
-    time_limit: float = _setting(60.0, "Seconds that a request may take, waiting included.", 0.1)
+    time_limit: float = _setting(180.0, "Seconds that a request may take, waiting included.", 0.1)
     body_seconds: float = _setting(10.0, "Seconds in which a request's body must have arrived.", 0.1)
     max_body: int = _setting(4 * 2**20, "Bytes of a request's body.", 1)
     max_text: int = _setting(10_000, "Characters of a text.", 1)
