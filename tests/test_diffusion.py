@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fakes import small_denoiser
 from unembed.config import DiffusionConfig
-from unembed.diffusion import LEAST_SHARE, bound_weights, corrupt, cross_entropy, sample_times, training_loss
+from unembed.diffusion import LEAST_SHARE, bound_weights, corrupt, cross_entropy, noisy, sample_times, training_loss
 from unembed.model import Denoiser
 
 V, L, D, MASK = 6, 4, 3, 5
@@ -238,6 +238,28 @@ def test_dropped_conditions_touch_their_own_rows_only(denoiser: Denoiser) -> Non
     has_mask = corrupt(canvas, t, MASK, 0.0, generator).targets.any(1)
     assert torch.equal(e.grad.abs().sum(1) == 0, dropped | ~has_mask)
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.06)
+
+
+# --- noise on embeddings
+
+
+def test_noise_on_embeddings_has_a_deviation_for_each_text() -> None:
+    rows, width = 1000, 1024
+    e = 3 * torch.randn(rows, width, generator=seeded(1))  # of any length: the noise is on unit vectors
+    noise = noisy(e, 0.1, seeded()) - e / e.norm(dim=1, keepdim=True)
+    deviations = noise.std(1).sort().values
+    # Uniform from 0 to .1, but for the estimate from 1,024 numbers, whose relative error is 1 / 45.
+    uniform = torch.linspace(0, 0.1, rows)
+    assert (deviations - uniform).abs().max() < 0.012
+    assert deviations.mean().item() == pytest.approx(0.05, abs=0.003)
+    assert noise.mean().item() == pytest.approx(0, abs=1e-3)
+    assert torch.equal(noisy(e, 0.1, seeded()), noisy(e, 0.1, seeded()))
+
+
+def test_no_noise_leaves_embeddings_and_random_numbers_alone() -> None:
+    e, generator = embeddings(8), seeded()
+    assert noisy(e, 0.0, generator) is e
+    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=seeded()))
 
 
 # --- the vocabulary's sample

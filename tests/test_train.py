@@ -29,6 +29,7 @@ from unembed.diffusion import Loss
 from unembed.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
 from unembed.initialise import start_from_frequencies
 from unembed.inverter import Inverter
+from unembed.model import Denoiser
 from unembed.prepare import prepare
 from unembed.surrogate import fit
 from unembed.train import autocast, averaged, embed, train, update_average
@@ -380,6 +381,28 @@ def test_without_checkpoints_in_between_it_ends_all_the_same(
     with pytest.raises(TrainingError, match="the loss is nan at step 5"):
         run(settings(log_every=5), data, tmp_path / "run")
     assert not training_checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_loss_sees_noisy_embeddings(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    name = "autoregressive_loss" if causal else "training_loss"
+    original, seen = getattr(unembed.train, name), []
+
+    def look(denoiser: Denoiser, canvas: Tensor, e: Tensor, *arguments: Any) -> Loss:
+        seen.append(e)
+        return original(denoiser, canvas, e, *arguments)
+
+    monkeypatch.setattr(unembed.train, name, look)
+    config = settings(steps=1)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, causal=causal))
+    for run_name, largest in (("clean", 0.0), ("noisy", 0.5)):
+        noisy = dataclasses.replace(config.diffusion, embedding_noise=largest)
+        run(dataclasses.replace(config, diffusion=noisy), data, tmp_path / run_name)
+    deviations = (seen[1] - seen[0]).std(1)
+    assert torch.equal(seen[0].norm(dim=1).round(decimals=4), torch.ones(len(seen[0])))
+    assert 0 < deviations.min() < 0.2 < 0.3 < deviations.max() < 0.8
 
 
 # --- starting from

@@ -6,6 +6,7 @@ key. The text in each field's metadata is what the documentation shows for it.
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -93,6 +94,11 @@ class DiffusionConfig:
     weighting: str = _doc("'plain': mean cross-entropy of the masked; 'elbo': 1/t, the likelihood bound", "plain")
     time_skew: float = _doc("density of the mask probability is k t^(k-1); 1 is uniform, more favours t near 1", 1.0)
     condition_dropout: float = _doc("share of embeddings replaced by the learned null embedding", 0.1)
+    embedding_noise: float = _doc(
+        "largest standard deviation of Gaussian noise on each coordinate of a unit embedding; each text draws its own, "
+        "from 0 to this, so that an inverter can read noisy vectors too",
+        0.0,
+    )
     corrupt_visible: float = _doc("share of visible tokens replaced by random ones and trained on", 0.0)
     keep_visible: float = _doc("share of visible tokens left right and trained on, so that not all are doubted", 0.0)
     feedback_share: float = _doc("share of rows that are trained on a hypothesis and its embedding", 0.0)
@@ -109,6 +115,10 @@ class DiffusionConfig:
         for name in ("condition_dropout", "corrupt_visible", "keep_visible", "feedback_share"):
             value = getattr(self, name)
             _require(0.0 <= value < 1.0, f"diffusion.{name} is {value}, expected 0 <= {name} < 1")
+        _require(
+            0.0 <= self.embedding_noise < math.inf,
+            f"diffusion.embedding_noise is {self.embedding_noise}, expected 0 or more",
+        )
         trained = self.corrupt_visible + self.keep_visible
         _require(trained <= 1.0, f"diffusion.corrupt_visible and keep_visible add up to {trained}, expected at most 1")
         _require(

@@ -96,6 +96,19 @@ def corrupt(
     return Corrupted(ids_BL, trained_BL)
 
 
+def noisy(e_BD: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Embeddings (B, D) of unit length with Gaussian noise on each coordinate, which is what a vector store may keep.
+
+    A row's standard deviation is uniform from 0 to `largest`. (Noise as a defence: arXiv 2310.06816.) The result is
+    not brought back to unit length: `Denoiser.condition` takes directions only.
+    """
+    if not largest:
+        return e_BD
+    deviation_B1 = largest * torch.rand(len(e_BD), 1, generator=generator)
+    noise_BD = deviation_B1 * torch.randn(e_BD.shape, generator=generator)
+    return F.normalize(e_BD.float(), dim=-1) + noise_BD.to(e_BD.device)
+
+
 def training_loss(
     denoiser: Denoiser,
     canvas_BL: Tensor,

@@ -36,7 +36,7 @@ from unembed.checkpoint import (
 )
 from unembed.config import Config, TrainingConfig, config_from_dict, config_to_dict
 from unembed.data import Batch, Shards, Windows
-from unembed.diffusion import Hypotheses, Loss, training_loss
+from unembed.diffusion import Hypotheses, Loss, noisy, training_loss
 from unembed.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError
 from unembed.feedback import make_hypotheses
@@ -230,6 +230,7 @@ class TrainingStep(nn.Module):
 
     def forward(self, canvas_BL: Tensor, e_BD: Tensor, generator: torch.Generator) -> Loss:
         settings = self.config.diffusion
+        e_BD = noisy(e_BD, settings.embedding_noise, generator)
         with autocast(canvas_BL.device, self.config.training):
             if self.config.model.causal:
                 return autoregressive_loss(self.denoiser, canvas_BL, e_BD, settings, generator)

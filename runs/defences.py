@@ -1,0 +1,130 @@
+"""What defences of a vector store take from an attacker, and what they cost its search; a table for docs/results.md.
+
+    python runs/defences.py --texts held-out.txt --limit 500
+
+The store changes each embedding before it keeps it, as the page's "Protect it before it leaks" does: Gaussian noise on
+each number, rounding to a few bits, dropping numbers from the end. The attacker inverts what is kept. `cosine` is that
+of the recovered text to the embedding as it was. `neighbours kept` says what is left of the store's use: of the ten
+texts nearest to each one, the share still found when all others are kept so and the question is not.
+"""
+
+from collections.abc import Callable
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from scripts import run
+
+from unembed.evaluate import compare, truths
+from unembed.guidance import BLACK_BOX, BLIND
+from unembed.inverter import Inverter
+from unembed.sources import read_texts
+
+Floats = NDArray[np.float32]
+Defence = Callable[[Floats, np.random.Generator], Floats]
+
+FIGURES = ("token_accuracy", "token_f1", "bleu", "cosine")
+NEIGHBOURS = 10
+
+
+def noise(deviation: float) -> Defence:
+    """Gaussian noise of a standard deviation on each number of a unit vector."""
+    return lambda e_BD, generator: e_BD + deviation * generator.standard_normal(e_BD.shape, dtype=np.float32)
+
+
+def rounding(bits: int) -> Defence:
+    """Symmetric levels on one scale for each vector; a single bit keeps the sign."""
+
+    def apply(e_BD: Floats, _: np.random.Generator) -> Floats:
+        if bits == 1:
+            return np.where(e_BD < 0, -1, 1).astype(np.float32)
+        levels = 2 ** (bits - 1) - 1
+        scale_B1 = np.abs(e_BD).max(axis=1, keepdims=True)
+        rounded: Floats = np.round(e_BD / scale_B1 * levels) / levels * scale_B1
+        return rounded
+
+    return apply
+
+
+def dropping(share: float) -> Defence:
+    """Only the first numbers are kept; the others are zero."""
+
+    def apply(e_BD: Floats, _: np.random.Generator) -> Floats:
+        return np.where(np.arange(e_BD.shape[1]) < round((1 - share) * e_BD.shape[1]), e_BD, np.float32(0))
+
+    return apply
+
+
+DEFENCES: dict[str, Defence] = {
+    "none": lambda e_BD, _: e_BD,
+    "noise of .005": noise(0.005),
+    "noise of .01": noise(0.01),
+    "noise of .02": noise(0.02),
+    "noise of .05": noise(0.05),
+    "noise of .1": noise(0.1),
+    "8 bits": rounding(8),
+    "4 bits": rounding(4),
+    "2 bits": rounding(2),
+    "1 bit": rounding(1),
+    "half dropped": dropping(1 / 2),
+    "three quarters dropped": dropping(3 / 4),
+}
+
+
+def protect(e_BD: Floats, name: str, seed: int) -> Floats:
+    """Embeddings (B, D) of unit length as a defence leaves them, brought back to unit length."""
+    kept_BD = DEFENCES[name](e_BD, np.random.default_rng(seed))
+    length_B1 = np.linalg.norm(kept_BD, axis=1, keepdims=True)
+    return (kept_BD / length_B1).astype(np.float32)
+
+
+def neighbours_kept(e_BD: Floats, protected_BD: Floats) -> float:
+    """Share of each text's ten nearest other texts that are among the ten nearest of the protected ones."""
+    nearest = []
+    for store_BD in (e_BD, protected_BD):
+        similarity_BB = e_BD @ store_BD.T
+        np.fill_diagonal(similarity_BB, -np.inf)
+        nearest.append(np.argpartition(-similarity_BB, NEIGHBOURS, axis=1)[:, :NEIGHBOURS])
+    return float(np.mean([len(np.intersect1d(*pair)) / NEIGHBOURS for pair in zip(*nearest, strict=True)]))
+
+
+@click.command(help=__doc__)
+@click.option("--texts", required=True, help="file of held-out texts, one a line")
+@click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
+@click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--limit", default=500, show_default=True, help="texts inverted at most", type=click.IntRange(min=2))
+@click.option("--pool", default=5000, show_default=True, help="texts in the store at most")
+@click.option("--defence", "defences", multiple=True, type=click.Choice(list(DEFENCES)), help="default: all")
+@click.option("--rounds", default=0, show_default=True, help="of guided inversion, by a black box")
+@click.option("--seed", default=0, show_default=True)
+def main(
+    texts: str, model: str | None, precision: str, tokens: str, limit: int, pool: int, defences: tuple[str, ...],
+    rounds: int, seed: int,
+) -> None:  # fmt: skip
+    inverter = Inverter.from_pretrained(model, precision=precision)
+    cut = int(tokens) if tokens.isdigit() else tokens
+    stored = truths(read_texts(texts), inverter.tokenizer, cut, inverter.length, max(pool, limit))
+    n = min(limit, len(stored.texts))
+    e_BD = inverter.encode(stored.texts)
+    truth = (stored.texts[:n], stored.ids[:n], e_BD[:n])
+    click.echo(f"{n} texts inverted, {len(stored.texts)} in the store\n", err=True)
+    names = [name.replace("_", " ") for name in FIGURES]
+    click.echo(f"| defence | similarity kept | neighbours kept | {' | '.join(names)} |")
+    click.echo("| --- | ---: | ---: " + "| ---: " * len(names) + "|")
+    for name in defences or DEFENCES:
+        kept_BD = protect(e_BD, name, seed)
+        inversions = inverter.invert(kept_BD[:n], rounds=rounds, attacker=BLACK_BOX if rounds else BLIND, seed=seed)
+        recovered = [inversion.text for inversion in inversions]
+        ids = [inverter.tokenizer.content(inversion.ids) for inversion in inversions]
+        scores = compare((recovered, ids, inverter.encode(recovered)), truth)
+        cells = [f"{float((e_BD * kept_BD).sum(1).mean()):.3f}", f"{neighbours_kept(e_BD, kept_BD):.2f}"]
+        for figure in FIGURES:
+            digits = 1 if figure == "bleu" else 3
+            low, high = scores[figure].interval(seed=seed)
+            cells.append(f"{scores[figure].value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        click.echo(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    run(main)
