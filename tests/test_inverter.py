@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import unembed
-from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_texts
+from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.checkpoint import save_pt
 from unembed.config import Recipe
+from unembed.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import Inversion, Inverter
 from unembed.predictor import decode
@@ -186,6 +187,45 @@ def test_candidates_are_ranked(inverter: Inverter, embeddings: np.ndarray) -> No
         assert inversion.cosine == best.cosine
         assert inversion.passes == sum(candidate.passes for candidate in inversion.candidates) == 4 * 8
     assert any(len({candidate.text for candidate in inversion.candidates}) > 1 for inversion in found)
+
+
+def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees(
+    inverter: Inverter, fake: FakeEncoder, embeddings: np.ndarray
+) -> None:
+    judged = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
+    options: dict[str, Any] = {"candidates": 6, "temperature": 1.0}
+    for e_D, found, plain in zip(
+        embeddings, judged.invert(embeddings, **options), inverter.invert(embeddings, **options), strict=True
+    ):
+        assert judged.surrogate is not None
+        foreseen = judged.surrogate.embed([fake.tokenizer.content(one.ids) for one in found.candidates]) @ e_D
+        assert [one.score for one in found.candidates] == pytest.approx(foreseen.tolist(), abs=1e-5)
+        assert foreseen.tolist() == pytest.approx(sorted(foreseen, reverse=True), abs=1e-5)
+        assert (found.text, found.score) == (found.candidates[0].text, found.candidates[0].score)
+        assert sorted(one.text for one in found.candidates) == sorted(one.text for one in plain.candidates)
+    # With nothing to choose from, nobody is asked.
+    (alone,), (expected,) = (which.invert(embeddings[0], measure_cosine=False) for which in (judged, inverter))
+    assert (alone.text, alone.score) == (expected.text, expected.score)
+
+
+def test_the_packaged_surrogate_finds_nearer_candidates_than_confidence_does(minilm: Encoder) -> None:
+    packaged = Inverter.from_pretrained(encoder=minilm)
+    texts = ["The ship left the harbour at dawn.", "Prices rose faster than wages.", "He paints the old barn red.",
+             "A storm is coming from the west.", "She teaches chemistry in a small town."]  # fmt: skip
+    ranked = packaged.invert(packaged.encode(texts), candidates=8)
+    packaged.surrogate = None
+    plain = packaged.invert(packaged.encode(texts), candidates=8)
+    nearest = np.mean([one.cosine for one in ranked])
+    assert nearest > np.mean([one.cosine for one in plain]) + 0.03
+    assert nearest > np.mean([max(c.cosine or 0 for c in one.candidates) for one in ranked]) - 0.03
+
+
+def test_a_candidate_without_a_word_ranks_last(fake: FakeEncoder, embeddings: np.ndarray) -> None:
+    judged = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
+    words = judged.invert(embeddings[0], measure_cosine=False)[0]
+    nothing = dataclasses.replace(words, text="", ids=fake.tokenizer.canvas([], L), score=0.0)
+    scores = [one.score for one in judged.scored([nothing, words], embeddings[0])]
+    assert scores[0] == -1 < scores[1]
 
 
 def test_candidates_are_independent_samples(inverter: Inverter, embeddings: np.ndarray) -> None:

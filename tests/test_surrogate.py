@@ -47,6 +47,14 @@ def test_it_is_ridge_regression() -> None:
     np.testing.assert_allclose(found.bias, expected[-1], atol=1e-5)
 
 
+def test_cosines_are_those_of_a_linear_encoder() -> None:
+    surrogate = Surrogate(TABLE, LINEAR)
+    e_D = unit(linear(TEXTS[1]))
+    found = surrogate.cosines([TEXTS[0], [], TEXTS[1]], 3 * e_D)
+    np.testing.assert_allclose(found, [unit(linear(TEXTS[0])) @ e_D, -1, 1], atol=1e-5)
+    assert surrogate.cosines([[]], e_D).tolist() == [-1]
+
+
 def test_of_a_linear_encoder_it_knows_every_exchange() -> None:
     fitted = fit(TABLE, TEXTS, torch.from_numpy(np.stack([linear(ids) for ids in TEXTS])))
     surrogate = Surrogate(TABLE, fitted)

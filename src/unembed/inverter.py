@@ -10,6 +10,7 @@ Blind inversion does not ask the encoder while a text is being recovered: it is 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,7 +162,8 @@ class Inverter:
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, ranked by the denoiser's own confidence, or by the attacker's cosine.
+            candidates: texts per embedding, ranked by the cosine that the surrogate foresees (`scored`), or by the
+                attacker's.
             rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
                 blind, or best of `candidates` for an attacker who is not.
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
@@ -306,22 +308,28 @@ class Inverter:
             encoder_calls=0,
         )
 
+    def scored(self, several: list[Inversion], e_D: NDArray[np.float32]) -> list[Inversion]:
+        """Blind candidates for one embedding (D,) with the scores to rank them by: higher is better.
+
+        Which of several is nearest the surrogate tells better than the denoiser, whose confidence stays the score where
+        there is no surrogate or nothing to choose from.
+        """
+        if self.surrogate is None or len(several) == 1:
+            return several
+        cosines = self.surrogate.cosines([self.tokenizer.content(one.ids) for one in several], e_D)
+        return [replace(one, score=float(cosine)) for one, cosine in zip(several, cosines, strict=True)]
+
     def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, first_row: int) -> list[Inversion]:
         rows = range(first_row * candidates, (first_row + len(e_BD)) * candidates)
         modulation = self._condition(e_BD).repeat(candidates)
         *_, last = stream(self.denoiser, modulation, options, rows)
         found = []
-        for first in range(0, len(e_BD) * candidates, candidates):
-            several = [self.inversion(last, row) for row in range(first, first + candidates)]
+        for number, e_D in enumerate(e_BD.cpu().numpy()):
+            rows = range(number * candidates, (number + 1) * candidates)
+            several = self.scored([self.inversion(last, row) for row in rows], e_D)
             several.sort(key=lambda inversion: -inversion.score)
             passes = sum(inversion.passes for inversion in several)
-            best = several[0]
-            found.append(
-                Inversion(
-                    best.text, best.tokens, best.confidence, best.ids, best.score, passes, 0,
-                    candidates=several if candidates > 1 else [],
-                )
-            )  # fmt: skip
+            found.append(replace(several[0], passes=passes, candidates=several if candidates > 1 else []))
         return found
 
     def _attack(
@@ -392,7 +400,7 @@ class Inverter:
             value = float(
                 vectors[inversion.text] @ e_D / (np.linalg.norm(vectors[inversion.text]) * np.linalg.norm(e_D))
             )
-            return Inversion(**{**vars(inversion), "cosine": value, "candidates": several})
+            return replace(inversion, cosine=value, candidates=several)
 
         return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD.cpu().numpy(), strict=True)]
 

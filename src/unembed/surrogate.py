@@ -138,6 +138,13 @@ class Surrogate:
         embeddings: Floats = torch.cat(found).numpy()
         return embeddings
 
+    def cosines(self, texts: Sequence[Sequence[int]], e_D: Floats) -> Floats:
+        """Cosines (P,) that texts are foreseen to have to an embedding (D,); -1 for a text of no token."""
+        found = np.full(len(texts), -1, dtype=np.float32)
+        if told := [row for row, ids in enumerate(texts) if len(ids)]:
+            found[told] = self.embed([texts[row] for row in told]) @ (e_D / np.linalg.norm(e_D))
+        return found
+
     def unnormalised(self, ids: Sequence[int], e_hat: Floats) -> Floats:
         """The embedding e_hat (D,) of a text of the tokens `ids`, of the length that it had before normalisation."""
         size = np.linalg.norm(self.x_VD[list(ids)].mean(0) + self.fitted.bias.numpy())

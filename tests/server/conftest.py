@@ -8,14 +8,15 @@ import httpx2
 import pytest
 from serving import Start, running, tiny_inverter
 
+from fakes import tiny_surrogate
 from unembed.server.models import Models, Served
 
 
 @pytest.fixture(scope="session")
 def models() -> Models:
-    """Two inverters, "tiny" by default."""
+    """Two inverters, "tiny" by default; "other" has a surrogate."""
     tiny = tiny_inverter(0, test={"token_accuracy": 0.0})
-    return Models([Served("tiny", tiny, 1), Served("other", tiny_inverter(1), 2)])
+    return Models([Served("tiny", tiny, 1), Served("other", tiny_inverter(1, tiny_surrogate()), 2)])
 
 
 @pytest.fixture(scope="session")

@@ -168,7 +168,7 @@ def invert(
             frame = decoding.send(prediction)
         if watch is not None:
             watch(_snapshot(frame, best))
-        found += _recovered(inverter, frame, best, candidates)
+        found += _recovered(inverter, frame, best, e_BD[start : start + step], candidates)
     if cosine:
         vectors = yield Texts([one.text for several in found for one in several.inversions])
         found = _with_cosines(found, vectors, e_BD)
@@ -205,13 +205,16 @@ def _snapshot(frame: Frame, best: Best) -> Snapshot:
     )
 
 
-def _recovered(inverter: Inverter, frame: Frame, best: Best, candidates: int) -> list[Recovered]:
+def _recovered(
+    inverter: Inverter, frame: Frame, best: Best, e_BD: NDArray[np.float32], candidates: int
+) -> list[Recovered]:
     """The candidates of each embedding in the batch, ranked as `Inverter.invert` ranks them."""
     every = best.lists()
     found = []
-    for first in range(0, len(frame.ids), candidates):
-        rows = range(first, first + candidates)
-        several = [(inverter.inversion(frame, row), every[row] if every else None) for row in rows]
+    for number, e_D in enumerate(e_BD):
+        rows = range(number * candidates, (number + 1) * candidates)
+        scored = inverter.scored([inverter.inversion(frame, row) for row in rows], e_D)
+        several = [(one, every[row] if every else None) for one, row in zip(scored, rows, strict=True)]
         several.sort(key=lambda pair: -pair[0].score)
         inversions = [inversion for inversion, _ in several]
         passes = sum(inversion.passes for inversion in inversions)
