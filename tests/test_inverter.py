@@ -173,6 +173,18 @@ def test_streaming_ends_where_inverting_does(inverter: Inverter, embeddings: np.
     assert close([inverter.inversion(last)], expected)
 
 
+def test_guidance_needs_condition_dropout(fake: FakeEncoder, embeddings: np.ndarray) -> None:
+    parts = tiny_parts()
+    parts.denoiser.null_embedding.zero_()  # as it starts, and stays where no embedding is ever dropped
+    untaught = Inverter(parts, fake)
+    assert untaught.invert(embeddings[0])[0].text
+    for ask in (untaught.invert, untaught.stream):
+        with pytest.raises(InputError, match="guidance is 0.5, but this inverter was trained without"):
+            ask(embeddings[0], guidance=0.5)
+    with pytest.raises(InputError, match="condition dropout"):
+        untaught.invert(embeddings[:0], guidance=0.5)
+
+
 # --- candidates
 
 

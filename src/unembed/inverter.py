@@ -31,7 +31,7 @@ from unembed.inversion import Inversion
 from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
 from unembed.precision import granted
-from unembed.predictor import stream
+from unembed.predictor import check, stream
 from unembed.recipes import RECIPES
 from unembed.strategies import BALANCE, Frame, Options, default_temperature
 from unembed.surrogate import Imitation, Surrogate
@@ -373,7 +373,7 @@ class Inverter:
         if temperature is None:
             temperature = default_temperature(candidates)
         options = Options(steps, strategy, temperature, guidance, seed, balance)
-        options.check(self.length)
+        check(self.denoiser, options)
         return options
 
     def _plan(

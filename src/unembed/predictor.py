@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unembed.balance import Balance
+from unembed.errors import InputError
 from unembed.model import Denoiser, Modulation
 from unembed.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Options, Prediction
 
@@ -178,6 +179,15 @@ def sample(logits_RV: Tensor, temperature: float, uniform_R: Tensor) -> Tensor:
     return index_R1.squeeze(1).to(logits_RV.device)
 
 
+def check(denoiser: Denoiser, options: Options) -> None:
+    """Raise InputError where an option is impossible for this denoiser."""
+    options.check(denoiser.config.max_tokens)
+    if options.guidance and not denoiser.null_embedding.any():
+        raise InputError(
+            f"guidance is {options.guidance}, but this inverter was trained without condition dropout: expected 0"
+        )
+
+
 def begin(
     denoiser: Denoiser, options: Options, rows: Sequence[int], start_BL: Tensor | None = None
 ) -> Generator[Frame, Prediction, None]:
@@ -190,7 +200,7 @@ def begin(
     Raises:
         InputError: an option is impossible.
     """
-    options.check(denoiser.config.max_tokens)
+    check(denoiser, options)
     if start_BL is None:
         shape = (len(rows), denoiser.config.max_tokens)
         start_BL = torch.full(shape, denoiser.mask_id, device=denoiser.output_bias.device)
