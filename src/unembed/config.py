@@ -72,7 +72,6 @@ class ModelConfig:
     condition_width: int = _doc("width of what the network that reads the embedding makes of it; 0 means 2 h", 0)
     adaln_rank: int = _doc("rank of the AdaLN layer of each block; 0 means a full matrix", 128)
     causal: bool = _doc("the autoregressive twin: each position sees only those before it; a comparison", False)
-    self_conditioning: bool = _doc("whether a pass is told what the pass before it made of every position", False)
     feedback: bool = _doc("whether a hypothesis's own embedding can enter beside the embedding to invert", False)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unembed.config import DiffusionConfig
-from unembed.model import Denoiser, Modulation
+from unembed.model import Denoiser
 
 LEAST_SHARE = 1e-3  # of the draws of t, the lowest are drawn as one, which keeps 1/t within bounds
 
@@ -137,12 +137,7 @@ def training_loss(
         corrupted = Corrupted(torch.cat([hypotheses.ids, corrupted.ids]), torch.cat([everywhere_FL, corrupted.targets]))
         e_hat_BD = torch.cat([hypotheses.e_hat, torch.zeros_like(e_BD[guessed:])])
 
-    modulation = denoiser.condition(e_BD, drop_B, e_hat_BD)
-    previous_BLH: Tensor | None = None
-    if denoiser.recall is not None:
-        told_B = (torch.rand(batch, generator=generator) < 0.5).to(canvas_BL.device)
-        previous_BLH = first_look(denoiser, corrupted.ids, modulation, told_B)
-    hidden_BLH = denoiser.hidden(corrupted.ids, modulation, previous_BLH=previous_BLH)
+    hidden_BLH = denoiser.hidden(corrupted.ids, denoiser.condition(e_BD, drop_B, e_hat_BD))
     targets_M = canvas_BL[corrupted.targets]
     losses_M, right_M = cross_entropy(
         denoiser, hidden_BLH[corrupted.targets], targets_M, config.vocabulary_sample, generator
@@ -155,14 +150,6 @@ def training_loss(
     else:
         loss = losses_M.sum() / trained
     return Loss(loss, right_M.sum() / trained, targets_M.numel())
-
-
-@torch.no_grad()
-def first_look(denoiser: Denoiser, ids_BL: Tensor, modulation: Modulation, told_B: Tensor) -> Tensor:
-    first = denoiser.hidden(ids_BL[told_B], Modulation(modulation.blocks[told_B], modulation.final[told_B]))
-    previous = first.new_zeros(*ids_BL.shape, first.shape[-1])
-    previous[told_B] = first
-    return previous
 
 
 def cross_entropy(

@@ -155,7 +155,6 @@ class Denoiser(nn.Module):
             nn.Linear(dimension, 2 * condition), nn.GELU(), nn.Linear(2 * condition, condition)
         )
         self.feedback = nn.Linear(2 * dimension, 2 * condition + dimension, bias=False) if config.feedback else None
-        self.recall = nn.Linear(config.width, config.width, bias=False) if config.self_conditioning else None
         features = condition + dimension
         self.blocks = nn.ModuleList(Block(config, features) for _ in range(config.blocks))
         self.final_adaln = AdaLN(features, config.width, 2, rank=0)
@@ -177,8 +176,6 @@ class Denoiser(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if self.feedback is not None:  # so that weights trained without it stay what they are
             nn.init.zeros_(self.feedback.weight)
-        if self.recall is not None:
-            nn.init.zeros_(self.recall.weight)
         for name, parameter in self.blocks.named_parameters():
             if name.endswith(("attention.out.weight", "feed_forward.2.weight")):
                 parameter.div_(math.sqrt(2 * self.config.blocks))
@@ -223,13 +220,7 @@ class Denoiser(nn.Module):
         nothing_BD = self.null_embedding.new_zeros(batch, self.dimension)
         return self.condition(nothing_BD, nothing_BD.new_ones(batch, dtype=torch.bool))
 
-    def hidden(
-        self,
-        ids_BL: Tensor,
-        modulation: Modulation,
-        past: list[list[Tensor]] | None = None,
-        previous_BLH: Tensor | None = None,
-    ) -> Tensor:
+    def hidden(self, ids_BL: Tensor, modulation: Modulation, past: list[list[Tensor]] | None = None) -> Tensor:
         """One pass without the vocabulary: canvas (B, L) -> (B, L, H). L is at most `config.max_tokens`.
 
         A causal network may be given its tokens bit by bit: `past` holds a list for each block, empty at first, which
@@ -237,8 +228,6 @@ class Denoiser(nn.Module):
         """
         before = past[0][0].shape[2] if past and past[0] else 0
         x_BLH = self.embedding_norm(self.table(ids_BL) + self.positions[before : before + ids_BL.shape[1]])
-        if self.recall is not None and previous_BLH is not None:
-            x_BLH = x_BLH + self.recall(previous_BLH)
         pasts = past if past is not None else [None] * len(self.blocks)
         for block, modulation_B6H, of_block in zip(self.blocks, modulation.blocks.unbind(1), pasts, strict=True):
             x_BLH = block(x_BLH, modulation_B6H, of_block)

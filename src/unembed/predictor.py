@@ -28,16 +28,13 @@ class Question(NamedTuple):
     ids: Tensor  # (B, L) int64
     wanted: Tensor  # (B, L) bool
     modulation: Modulation  # of B rows
-    previous: Tensor | None = None  # (B, L, H)
-    kept: list[Tensor] | None = None
 
 
 @torch.inference_mode()
 def compute(denoiser: Denoiser, questions: Sequence[Question]) -> list[Tensor]:
     """Logits (R, V) of each question, R its wanted positions, by one pass of the denoiser over all of them."""
-    ids_BL, wanted_BL, modulation, previous, kept = questions[0]
+    ids_BL, wanted_BL, modulation = questions[0]
     if len(questions) > 1:
-        previous = None
         ids_BL = torch.cat([question.ids for question in questions])
         wanted_BL = torch.cat([question.wanted for question in questions])
         modulation = Modulation(
@@ -46,10 +43,7 @@ def compute(denoiser: Denoiser, questions: Sequence[Question]) -> list[Tensor]:
         )
     reduced = denoiser.precision != torch.float32
     with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=reduced):
-        hidden = denoiser.hidden(ids_BL, modulation, previous_BLH=previous)
-        if kept is not None and len(questions) == 1:
-            kept.append(hidden)
-        logits_RV = denoiser.logits(hidden[wanted_BL])
+        logits_RV = denoiser.logits(denoiser.hidden(ids_BL, modulation)[wanted_BL])
     return list(torch.split(logits_RV, [int(question.wanted.sum()) for question in questions]))
 
 
@@ -76,8 +70,6 @@ class Predictor:
         self.balance = Balance(options.balance, denoiser.mask_id, denoiser.end_ids)
         self.expected: dict[int, Tensor] = {}  # row of the batch -> token counts (V,), from its first pass on
         self.alternatives = alternatives
-        self.previous: Tensor | None = None
-        self.kept: list[Tensor] = []
 
     def __call__(self, frame: Frame) -> Prediction:
         """The prediction for the positions that `frame` wants."""
@@ -87,13 +79,7 @@ class Predictor:
     def questions(self, frame: Frame) -> list[Question]:
         """What to compute for `frame`: one question, and with guidance a second one without the embeddings."""
         active_B = frame.wanted.any(1).nonzero().squeeze(1)
-        if self.denoiser.recall is not None and self.kept:
-            if self.previous is None:
-                self.previous = self.kept[0].new_zeros(*frame.ids.shape, self.kept[0].shape[-1])
-            self.previous[self.active] = self.kept.pop()
-        self.active = active_B
-        previous = self.previous[active_B] if self.previous is not None else None
-        asked = Question(frame.ids[active_B], frame.wanted[active_B], self.modulation.rows(active_B), previous, self.kept)
+        asked = Question(frame.ids[active_B], frame.wanted[active_B], self.modulation.rows(active_B))
         if self.unconditional is None:
             return [asked]
         return [asked, asked._replace(modulation=self.unconditional.repeat(len(active_B)))]
