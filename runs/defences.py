@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scripts import run
 
-from unembed.evaluate import compare, truths
+from unembed.evaluate import compare, read_back, truths
 from unembed.guidance import BLACK_BOX, BLIND
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
+from unembed.tables import figure
 
 Floats = NDArray[np.float32]
 Defence = Callable[[Floats, np.random.Generator], Floats]
@@ -78,14 +79,16 @@ def protect(e_BD: Floats, name: str, seed: int) -> Floats:
     return (kept_BD / length_B1).astype(np.float32)
 
 
-def neighbours_kept(e_BD: Floats, protected_BD: Floats) -> float:
-    """Share of each text's ten nearest other texts that are among the ten nearest of the protected ones."""
-    nearest = []
-    for store_BD in (e_BD, protected_BD):
-        similarity_BB = e_BD @ store_BD.T
-        np.fill_diagonal(similarity_BB, -np.inf)
-        nearest.append(np.argpartition(-similarity_BB, NEIGHBOURS, axis=1)[:, :NEIGHBOURS])
-    return float(np.mean([len(np.intersect1d(*pair)) / NEIGHBOURS for pair in zip(*nearest, strict=True)]))
+def neighbours(e_BD: Floats, store_BD: Floats) -> NDArray[np.intp]:
+    """The ten nearest of a store (B, D) to each text, itself left out, (B, 10) in no order."""
+    similarity_BB = e_BD @ store_BD.T
+    np.fill_diagonal(similarity_BB, -np.inf)
+    return np.argpartition(-similarity_BB, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+
+
+def overlap(one: NDArray[np.intp], other: NDArray[np.intp]) -> float:
+    """Mean share of each row of one that the other has too."""
+    return float(np.mean([len(np.intersect1d(*pair)) / NEIGHBOURS for pair in zip(one, other, strict=True)]))
 
 
 @click.command(help=__doc__)
@@ -109,20 +112,16 @@ def main(
     e_BD = inverter.encode(stored.texts)
     truth = (stored.texts[:n], stored.ids[:n], e_BD[:n])
     click.echo(f"{n} texts inverted, {len(stored.texts)} in the store\n", err=True)
+    nearest = neighbours(e_BD, e_BD)
     names = [name.replace("_", " ") for name in FIGURES]
     click.echo(f"| defence | similarity kept | neighbours kept | {' | '.join(names)} |")
     click.echo("| --- | ---: | ---: " + "| ---: " * len(names) + "|")
     for name in defences or DEFENCES:
         kept_BD = protect(e_BD, name, seed)
         inversions = inverter.invert(kept_BD[:n], rounds=rounds, attacker=BLACK_BOX if rounds else BLIND, seed=seed)
-        recovered = [inversion.text for inversion in inversions]
-        ids = [inverter.tokenizer.content(inversion.ids) for inversion in inversions]
-        scores = compare((recovered, ids, inverter.encode(recovered)), truth)
-        cells = [f"{float((e_BD * kept_BD).sum(1).mean()):.3f}", f"{neighbours_kept(e_BD, kept_BD):.2f}"]
-        for figure in FIGURES:
-            digits = 1 if figure == "bleu" else 3
-            low, high = scores[figure].interval(seed=seed)
-            cells.append(f"{scores[figure].value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        scores = compare(read_back(inverter, inversions), truth)
+        cells = [f"{float((e_BD * kept_BD).sum(1).mean()):.3f}", f"{overlap(nearest, neighbours(e_BD, kept_BD)):.2f}"]
+        cells += [figure(each, scores[each].value, scores[each].interval(seed=seed)) for each in FIGURES]
         click.echo(f"| {name} | {' | '.join(cells)} |")
 
 

@@ -33,6 +33,7 @@ from unembed.guidance import BLACK_BOX, WHITE_BOX, Guide, Row, Search
 from unembed.inverter import Inverter
 from unembed.refill import Judged, Text
 from unembed.sources import read_texts
+from unembed.tables import figure
 
 BUDGETS = (0, 4, 20, 50, 100, 200, 400, 1000, 2000)
 FIGURES = ("token_accuracy", "exact_match", "bleu", "token_f1", "cosine")
@@ -202,9 +203,7 @@ def table(curves: list[dict[str, Any]]) -> str:
         for budget, row in curve["rows"].items():
             cells = []
             for name in FIGURES:
-                value, (low, high) = row[name]
-                digits = 1 if name == "bleu" else 3
-                cells.append(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+                cells.append(figure(name, *row[name]))
             seconds = f"{curve['seconds'] / curve['n']:.1f}" if budget == last else ""
             lines.append(f"| {curve['attacker']} | {budget} | {' | '.join(cells)} | {seconds} |")
     return "\n".join(lines)

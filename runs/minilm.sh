@@ -12,8 +12,10 @@ corpus=$1 out=$2
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
+# The configuration has learned since (experiments/LOG.md, 2026-11-26); the released weights were trained without that.
+then=(--set diffusion.condition_dropout=0.1 --set diffusion.embedding_noise=0)
 stage() { # NAME MINUTES OPTION...
-    unembed train configs/minilm.yaml --data "$out/shards" -o "$out/$1" --minutes "$2" --resume "${@:3}"
+    unembed train configs/minilm.yaml --data "$out/shards" -o "$out/$1" --minutes "$2" --resume "${then[@]}" "${@:3}"
 }
 newest() { # the last checkpoint of a stage
     ls -d "$out/$1"/checkpoint-*[0-9] | tail -1
@@ -53,20 +55,24 @@ evaluate passes.jsonl --limit 500 --strategy confidence --steps 1 --steps 2 --st
     --plot docs/passes.svg
 evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 12 -o "$out/guided.jsonl" \
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 50 --batch-size 25 -o "$out/guided.jsonl" \
     --plot docs/guided.svg
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 10 --calls 1000 -o "$out/guided-1000.jsonl" \
-    --attacker black-box --attacker white-box
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 24 --batch-size 24 --tokens natural \
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 12 --batch-size 12 --calls 2000 \
+    --attacker black-box -o "$out/guided-2000.jsonl"
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 50 --batch-size 25 --tokens natural \
     --attacker black-box -o "$out/guided-natural.jsonl"
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 40 --batch-size 20 --tokens natural \
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 100 --batch-size 25 --tokens natural \
     --between 6 16 --attacker black-box -o "$out/guided-sentences.jsonl"
+python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 16 --batch-size 16 --tokens natural \
+    --between 6 16 --calls 2000 --attacker black-box -o "$out/guided-sentences-2000.jsonl"
+evaluate candidates.jsonl --limit 500 --strategy confidence --steps 8 --candidates 8 --temperature 0.5
+python runs/defences.py --precision bfloat16 --texts "$texts" --limit 300
 python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3
 python runs/samples.py
 
 # The denoiser beside its autoregressive twin: the same 107,520 windows, one core each.
 pair() { # NAME CAUSAL
-    OMP_NUM_THREADS=1 unembed train configs/minilm.yaml --data "$out/shards" -o "$out/pair-$1" --resume "${blind[@]}" \
+    OMP_NUM_THREADS=1 unembed train configs/minilm.yaml --data "$out/shards" -o "$out/pair-$1" --resume "${then[@]}" "${blind[@]}" \
         --set model.feedback=false --set model.causal="$2" --set training.steps=420 --set training.seed=21 \
         --set training.final_learning_rate=2e-3 --set training.validate_every=140
 }

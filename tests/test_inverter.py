@@ -234,10 +234,13 @@ def test_the_packaged_surrogate_finds_nearer_candidates_than_confidence_does(min
 
 def test_a_candidate_without_a_word_ranks_last(fake: FakeEncoder, embeddings: np.ndarray) -> None:
     judged = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
-    words = judged.invert(embeddings[0], measure_cosine=False)[0]
-    nothing = dataclasses.replace(words, text="", ids=fake.tokenizer.canvas([], L), score=0.0)
-    scores = [one.score for one in judged.scored([nothing, words], embeddings[0])]
-    assert scores[0] == -1 < scores[1]
+    *_, frame = judged.stream(embeddings[0])
+    ids = torch.cat([torch.tensor([fake.tokenizer.canvas([], L)]), frame.ids])
+    both = dataclasses.replace(frame, ids=ids, confidence=torch.ones(ids.shape), passes=frame.passes.repeat(2))
+    (first, words), (last, nothing) = judged.ranked(both, [0, 1], embeddings[0])
+    assert (first, last) == (1, 0)
+    assert nothing.text == ""
+    assert nothing.score == -1 < words.score
 
 
 def test_candidates_are_independent_samples(inverter: Inverter, embeddings: np.ndarray) -> None:

@@ -226,7 +226,7 @@ def evaluate(
     start = time.perf_counter()
     inversions = invert(embeddings)
     seconds = time.perf_counter() - start
-    found = _found(inverter, inversions)
+    found = read_back(inverter, inversions)
 
     scores = compare(found, (truth.texts, truth.ids, embeddings))
     scores["cloze_accuracy_10"] = cloze_accuracy(inverter, truth, embeddings, seed=seed, batch_size=batch_size)
@@ -235,7 +235,7 @@ def evaluate(
     if random_vectors:
         random = _random_vectors(embeddings[:random_vectors], seed)
         chance = compare(
-            _found(inverter, invert(random)),
+            read_back(inverter, invert(random)),
             (truth.texts[: len(random)], truth.ids[: len(random)], embeddings[: len(random)]),
         )
         baselines["random_vector"] = _summary(chance, BASELINE_METRICS, seed)
@@ -360,7 +360,7 @@ def describe_machine(inverter: "Inverter") -> dict[str, Any]:
     }
 
 
-def _found(inverter: "Inverter", inversions: "Sequence[Inversion]") -> tuple[list[str], list[list[int]], Floats]:
+def read_back(inverter: "Inverter", inversions: "Sequence[Inversion]") -> tuple[list[str], list[list[int]], Floats]:
     """Texts, content ids and embeddings of what came back."""
     texts = [inversion.text for inversion in inversions]
     return texts, [inverter.tokenizer.content(inversion.ids) for inversion in inversions], inverter.encode(texts)

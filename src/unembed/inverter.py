@@ -162,7 +162,7 @@ class Inverter:
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, ranked by the cosine that the surrogate foresees (`scored`), or by the
+            candidates: texts per embedding, ranked by the cosine that the surrogate foresees (`ranked`), or by the
                 attacker's.
             rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
                 blind, or best of `candidates` for an attacker who is not.
@@ -308,16 +308,17 @@ class Inverter:
             encoder_calls=0,
         )
 
-    def scored(self, several: list[Inversion], e_D: NDArray[np.float32]) -> list[Inversion]:
-        """Blind candidates for one embedding (D,) with the scores to rank them by: higher is better.
+    def ranked(self, frame: Frame, rows: Sequence[int], e_D: NDArray[np.float32]) -> list[tuple[int, Inversion]]:
+        """The blind candidates for one embedding (D,) in some rows of a frame, best first, each with its row.
 
         Which of several is nearest the surrogate tells better than the denoiser, whose confidence stays the score where
         there is no surrogate or nothing to choose from.
         """
-        if self.surrogate is None or len(several) == 1:
-            return several
-        cosines = self.surrogate.cosines([self.tokenizer.content(one.ids) for one in several], e_D)
-        return [replace(one, score=float(cosine)) for one, cosine in zip(several, cosines, strict=True)]
+        several = [self.inversion(frame, row) for row in rows]
+        if self.surrogate is not None and len(several) > 1:
+            cosines = self.surrogate.cosines([self.tokenizer.content(one.ids) for one in several], e_D)
+            several = [replace(one, score=float(cosine)) for one, cosine in zip(several, cosines, strict=True)]
+        return sorted(zip(rows, several, strict=True), key=lambda pair: -pair[1].score)
 
     def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, first_row: int) -> list[Inversion]:
         rows = range(first_row * candidates, (first_row + len(e_BD)) * candidates)
@@ -326,8 +327,7 @@ class Inverter:
         found = []
         for number, e_D in enumerate(e_BD.cpu().numpy()):
             rows = range(number * candidates, (number + 1) * candidates)
-            several = self.scored([self.inversion(last, row) for row in rows], e_D)
-            several.sort(key=lambda inversion: -inversion.score)
+            several = [one for _, one in self.ranked(last, rows, e_D)]
             passes = sum(inversion.passes for inversion in several)
             found.append(replace(several[0], passes=passes, candidates=several if candidates > 1 else []))
         return found

@@ -53,9 +53,14 @@ def _strategy(report: Report) -> str:
 
 
 def _figure(name: str, tree: Mapping[str, Any]) -> str:
+    return figure(name, tree[name], tree["intervals"][name])
+
+
+def figure(name: str, value: float, interval: Sequence[float]) -> str:
+    """A metric with its interval in brackets."""
     digits = 1 if name == "bleu" else 3
-    low, high = tree["intervals"][name]
-    return f"{tree[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    low, high = interval
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

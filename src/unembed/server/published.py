@@ -11,6 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from unembed.errors import InputError
+from unembed.predictor import check
 from unembed.server import wire
 from unembed.server.context import Context
 from unembed.server.faults import Fault, documented, message
@@ -54,7 +55,7 @@ def router(context: Context) -> APIRouter:
         length = served.inverter.length
         steps = min(body.steps, length) if body.steps == wire.PUBLISHED_STEPS else body.steps
         options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed, body.balance)
-        options.check(length)
+        check(served.inverter.denoiser, options)
         ticket = batcher.submit(
             served,
             2 if body.guidance else 1,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from unembed.errors import InputError
+from unembed.predictor import check
 from unembed.server import guided, wire
 from unembed.server.batching import Ticket
 from unembed.server.context import Context
@@ -58,7 +59,7 @@ def router(context: Context) -> APIRouter:
         if temperature is None:
             temperature = default_temperature(body.candidates)
         options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, body.balance)
-        options.check(served.inverter.length)
+        check(served.inverter.denoiser, options)
         canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
         return batcher.submit(
             served,

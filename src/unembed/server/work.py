@@ -213,12 +213,9 @@ def _recovered(
     found = []
     for number, e_D in enumerate(e_BD):
         rows = range(number * candidates, (number + 1) * candidates)
-        scored = inverter.scored([inverter.inversion(frame, row) for row in rows], e_D)
-        several = [(one, every[row] if every else None) for one, row in zip(scored, rows, strict=True)]
-        several.sort(key=lambda pair: -pair[0].score)
-        inversions = [inversion for inversion, _ in several]
-        passes = sum(inversion.passes for inversion in inversions)
-        found.append(Recovered(inversions, [likeliest for _, likeliest in several], passes))
+        several = inverter.ranked(frame, rows, e_D)
+        alternatives = [every[row] if every else None for row, _ in several]
+        found.append(Recovered([one for _, one in several], alternatives, sum(one.passes for _, one in several)))
     return found
 
 
