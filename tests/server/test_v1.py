@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from httpx2 import Client
-from serving import events
+from serving import Start, events, tiny_inverter
 
 from fakes import tiny_texts
-from unembed.server.models import Served
+from unembed.server.models import Models, Served
 from unembed.strategies import STRATEGIES
 
 
@@ -18,6 +19,21 @@ def stream(client: Client, headers: dict[str, str] | None = None, **body: Any) -
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
         return events(response.read().decode())
+
+
+def test_guidance_that_was_never_trained_is_refused_before_a_stream_begins(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untaught = tiny_inverter(3)
+    monkeypatch.setattr(untaught.denoiser.null_embedding, "data", torch.zeros(untaught.recipe.dimension))
+    client = start(Models([Served("untaught", untaught, 1)]))
+    (e_D,) = untaught.encode(tiny_texts(1, 0)).tolist()
+    asked: dict[str, Any]
+    for path, asked in (("/v1/invert", {"embeddings": e_D, "stream": True}), ("/decode", {"embedding": e_D})):
+        assert client.post(path, json=asked).status_code == 200
+        answer = client.post(path, json=asked | {"guidance": 0.5})
+        assert answer.status_code in (400, 422)
+        assert "without condition dropout" in answer.text
 
 
 @pytest.mark.parametrize("options", [{}, {"candidates": 3, "seed": 5}, {"strategy": "remask", "temperature": 0.7}])
