@@ -189,6 +189,33 @@ def test_interval_of_bleu_is_one_of_corpus_bleu():
     assert np.quantile(figures, (0.025, 0.975)) == pytest.approx((low, high), abs=0.15 * spread)
 
 
+def test_difference_of_two_measurements_is_paired():
+    """Texts that differ widely, of which each gains about the same: the interval is that of the gains."""
+    noise = np.random.default_rng(0)
+    level, gain = noise.normal(0, 1, 400), noise.normal(0.05, 0.1, 400)
+
+    def embed(cosines):
+        return np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)
+
+    before = np.tanh(level) * 0.5
+    after = before + gain
+    truth = np.tile([1.0, 0.0], (400, 1))
+    found = metrics.difference(metrics.cosine(embed(after), truth), metrics.cosine(embed(before), truth))
+    assert found.value == pytest.approx(gain.mean())
+    half = 1.96 * gain.std() / 20
+    assert found.interval() == pytest.approx((gain.mean() - half, gain.mean() + half), abs=0.003)
+    same = metrics.cosine(embed(before), truth)
+    assert metrics.difference(same, same).interval() == (0.0, 0.0)
+
+
+def test_difference_of_corpus_bleus():
+    truth, first, second = ["a b c d e", "f g h i j k"], ["a b c d e", "f g h i"], ["a b d c e", "f g h i j k"]
+    of = [metrics.bleu(texts, truth) for texts in (first, second)]
+    assert metrics.difference(of[1], of[0]).value == pytest.approx(of[1].value - of[0].value)
+    with pytest.raises(InputError, match="texts"):
+        metrics.difference(of[0], metrics.bleu(first[:1], truth[:1]))
+
+
 def test_interval_has_no_width_where_all_texts_score_alike():
     assert metrics.exact_match(["a"], ["b"]).interval() == (0.0, 0.0)
     assert metrics.token_accuracy([[1, 2]] * 9, [[1, 3]] * 9).interval() == (0.5, 0.5)

@@ -223,6 +223,23 @@ def by_length(scores: Scores, lengths: Sequence[int]) -> dict[str, Scores]:
     return parts
 
 
+def difference(scores: Scores, other: Scores) -> Scores:
+    """How much higher the figure of `scores` is than that of `other`, which measured the same texts.
+
+    Its interval resamples texts, both measurements of one together, and so leaves out how the texts differ.
+
+    Raises:
+        InputError: unequal numbers of texts.
+    """
+    if len(scores.rows) != len(other.rows):
+        raise InputError(f"scores of {len(scores.rows)} and of {len(other.rows)} texts, expected of the same texts")
+    split = scores.rows.shape[1]
+    return Scores(
+        np.concatenate([scores.rows, other.rows], axis=1),
+        lambda sums: scores.figure(sums[:, :split]) - other.figure(sums[:, split:]),
+    )
+
+
 def bootstrap(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of a corpus figure over texts drawn with replacement.
 

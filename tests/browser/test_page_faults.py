@@ -1,7 +1,7 @@
 """What the page does when the server is slow, busy, broken or gone."""
 
 from fake_server import FakeServer
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from visiting import Open
 
 
@@ -113,3 +113,19 @@ def test_moved_and_wrong_tokens_are_marked(visit: Open, canned: FakeServer) -> N
     assert page.text("text-comparison .summary") == "5 in place, 2 moved, 0 wrong of 7."
     assert page.find("text-comparison .said >> nth=1 >> .moved").all_inner_texts() == ["the", "on"]
     assert page.text("text-comparison dd >> nth=1") == "71 %"
+
+
+def test_what_is_typed_while_the_dice_roll_stays(visit: Open, canned: FakeServer) -> None:
+    page = visit(canned.url)
+    held: list[Route] = []
+    page.page.route("**/random?*", lambda route: held.append(route))
+    with page.page.expect_request("**/random?*"):
+        page.find("#dice-easy").click()
+    page.find("#text").fill("typed meanwhile")
+    with page.page.expect_response("**/random?*"):
+        held[0].continue_()
+    page.page.wait_for_timeout(200)  # the answer has come; what it does to the page comes right after
+    expect(page.find("#text")).to_have_value("typed meanwhile")
+    page.page.unroute("**/random?*")
+    page.find("#dice-easy").click()
+    expect(page.find("#text")).not_to_have_value("typed meanwhile")

@@ -83,8 +83,11 @@ async function embedText() {
 
 async function roll(hard) {
   showError(find("#text-error"), "");
+  const before = find("#text").value;
   try {
-    find("#text").value = await randomText(settings.model.id, hard);
+    const text = await randomText(settings.model.id, hard);
+    if (find("#text").value !== before) return; // what was typed meanwhile stays
+    find("#text").value = text;
     noteText();
     remember();
     live.say(`Text: ${find("#text").value}`);
