@@ -324,7 +324,6 @@ def test_the_two_are_compared(
         "-o",
         str(tmp_path / "rows.json"),
     ]
-    monkeypatch.syspath_prepend(str(REPOSITORY / "runs"))  # as when it is called from the shell
     monkeypatch.setattr(sys, "argv", ["compare_autoregressive.py", *arguments])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(REPOSITORY / "runs" / "compare_autoregressive.py"), run_name="__main__")

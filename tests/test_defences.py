@@ -17,9 +17,7 @@ TEXTS = tiny_texts(60, seed=1)
 
 @pytest.fixture(scope="module")
 def defences() -> SimpleNamespace:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RUNS))
-        return SimpleNamespace(**runpy.run_path(str(RUNS / "defences.py")))
+    return SimpleNamespace(**runpy.run_path(str(RUNS / "defences.py")))
 
 
 def vectors(n: int = 200, dimension: int = 384) -> np.ndarray:

@@ -35,7 +35,6 @@ class Forgetful:
 
 
 def test_the_script_says_by_how_much_the_second_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "runs"))
     script = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "runs" / "paired.py")))
     given = SimpleNamespace(from_pretrained=lambda name, **_: Forgetful(name == "old"))
     monkeypatch.setitem(script.main.callback.__globals__, "Inverter", given)

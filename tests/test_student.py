@@ -43,9 +43,7 @@ TAUGHT = Surrogate(TABLE, LINEAR._replace(student=lively()))
 
 @pytest.fixture(scope="module")
 def script() -> SimpleNamespace:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RUNS))
-        return SimpleNamespace(**runpy.run_path(str(RUNS / "student.py")))
+    return SimpleNamespace(**runpy.run_path(str(RUNS / "student.py")))
 
 
 def test_it_begins_as_the_bag() -> None:

@@ -19,9 +19,7 @@ RUNS = Path(__file__).parents[1] / "runs"
 
 @pytest.fixture(scope="module")
 def words() -> SimpleNamespace:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RUNS))
-        return SimpleNamespace(**runpy.run_path(str(RUNS / "words.py")))
+    return SimpleNamespace(**runpy.run_path(str(RUNS / "words.py")))
 
 
 def test_a_bag_counts_the_words_that_are_told_apart(words: SimpleNamespace) -> None:
