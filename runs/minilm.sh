@@ -71,7 +71,7 @@ python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 100 --
     --between 6 16 --attacker black-box -o "$out/guided-sentences.jsonl"
 python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 16 --batch-size 16 --tokens natural \
     --between 6 16 --calls 2000 --attacker black-box -o "$out/guided-sentences-2000.jsonl"
-evaluate candidates.jsonl --limit 500 --strategy confidence --steps 8 --candidates 8 --temperature 0.5
+evaluate candidates.jsonl --limit 500 --strategy confidence --steps 8 --candidates 8
 python runs/defences.py --precision bfloat16 --texts "$texts" --limit 300
 python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3
 python runs/samples.py
