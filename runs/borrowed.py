@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ CODE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CODE / "src"))  # a bare checkout, where unembed is not installed
 
 import click  # noqa: E402
-from borrowed_job import Job, keep, log_rows, read_json, write_json  # noqa: E402
+import yaml  # noqa: E402
+from borrowed_job import TRAINING_ENCODER, Job, keep, log_rows, read_json, write_json  # noqa: E402
 from pieces import MIB, Member, read_pieces, tree, write_pieces  # noqa: E402
+from thinned import thinned, weighted  # noqa: E402
 
 from unembed.commands import Commands  # noqa: E402
 from unembed.config import config_to_dict, load_config, overridden  # noqa: E402
@@ -59,17 +61,32 @@ def main() -> None:
 @click.option("--data", required=True, type=FOLDER, help="Folder that `unembed prepare` wrote.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the loads.")
 @click.option("--from", "start_from", type=FOLDER, help="Inverter or stable-* checkpoint to start from, sent along.")
+@click.option("--share", "shares", multiple=True, metavar="PART=SHARE", help="Send this share of a part's passages.")
+@click.option(
+    "--encoder", "encoder_as", default="whole", show_default=True, type=click.Choice(["whole", "bfloat16", "none"]),
+    help="In bfloat16 it serves training alone, whose windows are embedded so anyway; none: it was sent before.",
+)
 @click.option("--wheels", type=FOLDER, help="Folder of wheels that the other machine lacks, made by `pip download`.")
 @click.option("--load-mib", default=60, show_default=True, help="Size of a load: what one transfer takes.")
 @click.option("--preset", default=6, show_default=True, type=click.IntRange(0, 9), help="Of xz: 0 is fast, 9 small.")
 def pack(
-    config: Path, data: Path, output: Path, start_from: Path | None, wheels: Path | None, load_mib: int, preset: int
+    config: Path,
+    data: Path,
+    output: Path,
+    start_from: Path | None,
+    shares: tuple[str, ...],
+    encoder_as: str,
+    wheels: Path | None,
+    load_mib: int,
+    preset: int,
 ) -> None:
     """Put source, shards, encoder and configuration into loads of pieces with SHA-256 each."""
     from unembed.data import Shards
     from unembed.recipes import locate, verify
 
-    recipe = load_config(config).encoder
+    settings = load_config(config)
+    recipe = settings.encoder
+    kept = _shares(shares)
     Shards.open(data)
     if Path(recipe.encoder).is_absolute() or ".." in Path(recipe.encoder).parts:
         raise InputError(f"{config}: encoder.encoder is {recipe.encoder!r}, expected a name or a path below the folder")
@@ -78,13 +95,15 @@ def pack(
         verify(encoder / name, digest)
 
     def members() -> Iterator[Member]:
-        yield Member("config.yaml", config)
+        tree_of = weighted(config_to_dict(settings), kept)
+        yield Member("config.yaml", yaml.safe_dump(tree_of, sort_keys=False).encode() if kept else config)
         for folder in SOURCE:
             yield from tree(CODE / folder, f"code/{folder}", skip=("weights",))
-        yield from tree(data, "shards")
-        for member in tree(encoder, f"encoders/{recipe.encoder}", skip=("onnx", "openvino")):
+        yield from thinned(data, kept, "shards")
+        place = f"encoders/{TRAINING_ENCODER if encoder_as == 'bfloat16' else recipe.encoder}"
+        for member in tree(encoder, place, skip=("onnx", "openvino")) if encoder_as != "none" else ():
             if any(fnmatch.fnmatch(member.name, pattern) for pattern in ENCODER_FILES):
-                yield member
+                yield _halved(member) if encoder_as == "bfloat16" else member
         if start_from is not None:
             yield from tree(start_from, "start")
         for wheel in sorted(wheels.glob("*.whl")) if wheels else ():
@@ -98,6 +117,31 @@ def pack(
     if start_from is not None and start_from.name == output.name + ".start":
         shutil.rmtree(start_from)
     _tell(manifest, output)
+
+
+def _shares(given: Sequence[str]) -> dict[str, float]:
+    """What `--share` says. Raises InputError."""
+    shares = {}
+    for one in given:
+        name, _, share = one.partition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError as error:
+            raise InputError(f"--share {one}: expected PART=SHARE, such as wikipedia-1=0.5") from error
+    return shares
+
+
+def _halved(member: Member) -> Member:
+    """A file of an encoder, its weights in bfloat16."""
+    import torch
+    from safetensors.torch import load_file, save
+
+    if not member.name.endswith(".safetensors"):
+        return member
+    assert isinstance(member.source, Path)
+    tensors = load_file(member.source)
+    halved = {name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return Member(member.name, save(halved))
 
 
 @main.command()
@@ -125,7 +169,7 @@ main.add_command(click.Command("join", params=unpack.params, callback=unpack.cal
 @click.option("--try-minutes", default=1.5, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--choose-by", default="token_accuracy", show_default=True, help="A validation figure, or loss.")
 @click.option("--texts", default="test.txt", show_default=True, help="Held-out texts of the evaluation, in the shards.")
-@click.option("--limit", default=1000, show_default=True, help="Texts measured.")
+@click.option("--limit", default=1000, show_default=True, help="Texts measured; 0: the evaluation is left out.")
 @click.option("--tokens", default=None, help="Content tokens of each, or 'natural'.  [default: model.max_tokens]")
 @click.option("--steps", multiple=True, type=int, default=[8, 32], show_default=True, help="Passes of the evaluation.")
 def start(
@@ -153,6 +197,8 @@ def start(
         overridden(settings, override)  # a wrong one is told now
     if start_from is None and (work / "start").is_dir():
         start_from = work / "start"
+    if more["limit"] and (work / "encoders" / TRAINING_ENCODER).is_dir():
+        raise InputError(f"{work}: has an encoder for training alone, expected --limit 0: no evaluation")
     shards = work / "shards"
     if not (shards / more["texts"]).exists():
         raise InputError(

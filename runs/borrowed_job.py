@@ -29,6 +29,7 @@ from unembed.files import atomic_file  # noqa: E402
 
 SHARE_OF_TIME = (1 / 3, 2 / 3, 1.0)  # where losses of the tries are compared
 WARM_UP_STEPS = 3
+TRAINING_ENCODER = "training-encoder"  # folder of an encoder in the number format that windows are embedded in
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,23 @@ def work(run: Path, job: Job) -> None:
         torch.compiler.reset()
         train(
             config, job.data, run / "training", resume=True, start_from=job.start_from, minutes=job.minutes,
-            show_progress_bar=False,
+            show_progress_bar=False, encoder=training_encoder(config),
         )  # fmt: skip
-        state(run, "evaluation")
         keep(run / "training" / "inverter", run / "inverter", "bfloat16")
-        evaluate(run, job, config)
+        if job.limit:
+            state(run, "evaluation")
+            evaluate(run, job, config)
     state(run, "done")
+
+
+def training_encoder(config: Config) -> Any:
+    """The encoder that was packed for training alone; None where the whole one was."""
+    from unembed.encoder import load_encoder
+
+    if not Path(TRAINING_ENCODER).is_dir():  # where the process works there is nothing but encoders
+        return None
+    settings = {"encoder": TRAINING_ENCODER, "sha256": {}, "precision": config.training.precision}
+    return load_encoder(replace(config.encoder, **settings))
 
 
 def state(run: Path, stage: str, reason: str = "") -> None:
@@ -195,9 +207,15 @@ def _try(job: Job, overrides: str, folder: Path) -> dict[str, Any]:
     try:
         if quiet.compile:
             warm = replace(config, training=replace(quiet, steps=WARM_UP_STEPS))
-            train(warm, job.data, folder / "warm", start_from=job.start_from, show_progress_bar=False)
+            train(
+                warm, job.data, folder / "warm", start_from=job.start_from, show_progress_bar=False,
+                encoder=training_encoder(config),
+            )  # fmt: skip
         minutes = job.try_minutes
-        train(config, job.data, folder / "run", start_from=job.start_from, minutes=minutes, show_progress_bar=False)
+        train(
+            config, job.data, folder / "run", start_from=job.start_from, minutes=minutes, show_progress_bar=False,
+            encoder=training_encoder(config),
+        )  # fmt: skip
     except (UnembedError, RuntimeError) as error:  # too large for the memory, not finite: the others go on
         return {"failed": " ".join(str(error).split())[:200]}
     rows = log_rows(folder / "run")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,7 +22,8 @@ from click.testing import CliRunner
 from fakes import fake_encoder, tiny_config, tiny_texts
 from test_encoder import bert
 from unembed.checkpoint import load_inverter, load_training, training_checkpoints
-from unembed.config import Config, config_from_dict, config_to_dict, overridden
+from unembed.config import Config, config_from_dict, config_to_dict, load_config, overridden
+from unembed.data import Shards
 from unembed.encoder import load_encoder
 from unembed.errors import ConfigError, DataError, InputError, UnembedError
 from unembed.inverter import Inverter
@@ -236,6 +238,40 @@ def test_a_training_survives_its_machine(here: Path, tmp_path: Path, monkeypatch
     assert all(torch.equal(found[name], stable[name]) for name in stable)
     said = borrowed("collect", work, tmp_path / "out", "--load", "2", exit_code=2)
     assert "there is no such load, expected 1 to 1" in said
+
+
+def test_a_share_of_a_part_with_an_encoder_for_training_alone(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    borrowed(
+        "pack", "config.yaml", "--data", "shards", "-o", tmp_path / "loads", "--share", "texts=0.25", "--encoder", "bfloat16"
+    )
+    work = tmp_path / "work"
+    borrowed("unpack", tmp_path / "loads", "-o", work)
+    whole, part = Shards.open(here / "shards")["train"][0], Shards.open(work / "shards")["train"][0]
+    assert len(part) == round(len(whole) / 4)
+    assert all(np.array_equal(part.passage(i), whole.passage(i)) for i in range(len(part)))
+    for held_out in ("validation", "test"):
+        assert len(Shards.open(work / "shards")[held_out][0]) == len(Shards.open(here / "shards")[held_out][0])
+    assert load_config(work / "config.yaml").data.weights["texts"] == 4.0
+    sizes = [next(folder.glob("*.safetensors")).stat().st_size for folder in (here / "tiny", work / "encoders" / "training-encoder")]
+    assert sizes[1] < 0.6 * sizes[0]
+
+    command = ["start", work, "--minutes", "0.02", "--tokens", "natural", "--name"]
+    assert "expected --limit 0" in borrowed(*command, "other", exit_code=2)
+    borrowed(*command, "run", "--limit", "0", code=work / "code")
+    assert "done" in borrowed("poll", work, "--wait", "240")
+    assert not (work / "run" / "table.jsonl").exists()
+    found = load_inverter(work / "run" / "inverter").config
+    assert found.encoder == load_config("config.yaml").encoder  # what the inverter is for stays the whole one
+
+    borrowed("pack", "config.yaml", "--data", "shards", "-o", tmp_path / "rest", "--encoder", "none")
+    borrowed("unpack", tmp_path / "rest", "-o", tmp_path / "bare")
+    assert not (tmp_path / "bare" / "encoders").exists()
+    for share, message in (("texts", "expected PART=SHARE"), ("texts=2", "no share 2.0 of texts"), ("a=1", "of a, ")):
+        said = borrowed("pack", "config.yaml", "--data", "shards", "-o", "x", "--share", share, exit_code=2)
+        assert message in said
 
 
 def test_what_cannot_be_packed_or_started(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """Windows: what may be drawn, in what proportion, and that a step's rows depend on nothing but seed and step."""
 
 import dataclasses
+import itertools
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,6 +224,20 @@ def test_processes_share_the_global_batch(folder: Path, world_size: int) -> None
     whole = draw.batch(3)
     assert torch.equal(torch.cat([part.canvas for part in parts]), whole.canvas)
     assert torch.equal(torch.cat([part.lengths for part in parts]), whole.lengths)
+
+
+def test_batches_made_ahead_are_those_of_their_steps(folder: Path) -> None:
+    draw = windows(folder, min_tokens=2, short_canvas=6, short_share=0.5)
+    for count in (0, 1, 3, 20):
+        found = list(draw.ahead(range(7, 7 + count), 1, 2))
+        assert len(found) == count
+        assert all(equal(batch, draw.batch(7 + i, 1, 2)) for i, batch in enumerate(found))
+    endless = draw.ahead(itertools.count(5))
+    assert equal(next(endless), draw.batch(5))
+    endless.close()
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+    with pytest.raises(ConfigError, match="batch_size is 64, expected a multiple of the 3 processes"):
+        next(draw.ahead(range(9), 0, 3))
 
 
 def test_processes_that_do_not_divide_the_batch(folder: Path) -> None:

@@ -12,7 +12,17 @@ from torch.nn import functional as F
 
 from fakes import small_denoiser
 from unembed.config import DiffusionConfig
-from unembed.diffusion import LEAST_SHARE, bound_weights, corrupt, cross_entropy, noisy, sample_times, training_loss
+from unembed.diffusion import (
+    LEAST_SHARE,
+    bound_weights,
+    corrupt,
+    cross_entropy,
+    most_targets,
+    noisy,
+    sample_times,
+    training_loss,
+    whole_cross_entropy,
+)
 from unembed.model import Denoiser
 
 V, L, D, MASK = 6, 4, 3, 5
@@ -318,3 +328,35 @@ def test_a_sample_can_only_lose_wrong_tokens(wide: Denoiser) -> None:
     for seed in range(20):
         sampled = cross_entropy(wide, HIDDEN, TARGETS, 5, seeded(seed))[1]
         assert (sampled | ~right).all()  # a target that beats all beats the few
+
+
+@pytest.mark.parametrize("weighting", ["plain", "elbo"])
+def test_a_compiled_loss_has_fixed_shapes_and_the_same_value(denoiser: Denoiser, weighting: str) -> None:
+    canvas, e = CANVASES.repeat(100, 1), embeddings(400)
+    extra = {} if weighting == "elbo" else {"corrupt_visible": 0.2, "keep_visible": 0.1}
+    config = DiffusionConfig(weighting=weighting, time_skew=2.0, **extra)
+    shapes = set()
+
+    def compiled(hidden: Tensor, targets: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        shapes.add((hidden.shape, targets.shape))
+        return whole_cross_entropy(hidden, targets, *others)
+
+    for seed in range(20):
+        expected = training_loss(denoiser, canvas, e, config, seeded(seed))
+        found = training_loss(denoiser, canvas, e, config, seeded(seed), compiled=compiled)
+        torch.testing.assert_close(found.loss, expected.loss)
+        torch.testing.assert_close(found.accuracy, expected.accuracy)
+        assert found.trained == expected.trained
+    assert len(shapes) == 1
+
+
+def test_more_targets_than_the_most_do_not_occur() -> None:
+    config = DiffusionConfig(time_skew=2.0, corrupt_visible=0.08, keep_visible=0.08)
+    for rows, length in ((2048, 32), (64, 12), (3, 5)):
+        most = most_targets(rows, length, config)
+        assert most <= rows * length
+        for seed in range(50):
+            generator, canvas = seeded(seed), torch.zeros(rows, length, dtype=torch.int64)
+            t = sample_times(rows, 2.0, generator)
+            assert corrupt(canvas, t, MASK, 0.08, generator, 0.08).targets.sum() <= most
+    assert most_targets(2048, 32, config) < 0.75 * 2048 * 32  # which spares a quarter of the logits

@@ -1,6 +1,7 @@
 """Optimizers: which weights move, by which optimizer, and how fast."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from fakes import tiny_config, tiny_tokenizer
 from unembed.checkpoint import build_denoiser
 from unembed.config import TrainingConfig
 from unembed.errors import ConfigError
-from unembed.optimizers import Float32Muon, freeze, make_optimizers, newton_schulz, rate_factor, set_rates
+from unembed.optimizers import StackedMuon, freeze, make_optimizers, newton_schulz, rate_factor, set_rates
 
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:
@@ -88,40 +89,45 @@ def test_a_part_that_there_is_not_cannot_be_frozen_nor_everything() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
-def test_muon_in_float32_steps_as_torchs_muon_does_but_for_its_rounding(shape: tuple[int, int]) -> None:
+def test_stacked_muon_steps_as_torchs_muon_does_but_for_its_rounding(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    start, gradients = torch.randn(shape, generator=generator), torch.randn((3, *shape), generator=generator)
+    start = [torch.randn(one, generator=generator) for one in (shape, shape, (3, 7), shape)]
+    gradients = [[torch.randn(one.shape, generator=generator) for one in start[:3]] for _ in range(3)]
     found = []
-    for kind in (torch.optim.Muon, Float32Muon):
-        parameter = torch.nn.Parameter(start.clone())
-        unused = torch.nn.Parameter(start.clone())
-        optimizer = kind([parameter, unused], lr=0.1, weight_decay=0.5)
-        for gradient in gradients:
-            parameter.grad = gradient.clone()
+    for make in (torch.optim.Muon, partial(StackedMuon, precision=torch.float32)):
+        parameters = [torch.nn.Parameter(one.clone()) for one in start]
+        optimizer = make(parameters, lr=0.1, weight_decay=0.5)
+        for step in gradients:
+            for parameter, gradient in zip(parameters, step, strict=False):  # the last one is not used
+                parameter.grad = gradient.clone()
             optimizer.step()
-        assert torch.equal(unused, start)
-        found.append((parameter.detach(), optimizer.state_dict()))
+        assert torch.equal(parameters[3], start[3])
+        found.append(([parameter.detach() for parameter in parameters[:3]], optimizer.state_dict()))
     (theirs, their_state), (ours, our_state) = found
-    assert not torch.equal(ours, start)
-    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.01)
-    assert our_state["state"].keys() == their_state["state"].keys()
-    torch.testing.assert_close(our_state["state"][0], their_state["state"][0])
+    for one, other, before in zip(ours, theirs, start, strict=False):
+        assert not torch.equal(one, before)
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
+    assert our_state["state"].keys() == their_state["state"].keys() == {0, 1, 2}
+    for number in range(3):
+        torch.testing.assert_close(our_state["state"][number], their_state["state"][number])
 
 
 def test_newton_schulz_makes_singular_values_near_one_and_keeps_the_vectors() -> None:
-    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = newton_schulz(x, (3.4445, -4.7750, 2.0315), 5, 1e-7)
-    u, _, v = torch.linalg.svd(x, full_matrices=False)
-    middle = u.T @ found @ v.T
-    assert middle.diagonal().min() > 0.6
-    assert middle.diagonal().max() < 1.3
-    torch.testing.assert_close(middle, torch.diag(middle.diagonal()), rtol=0, atol=1e-9)
+    stack = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    stack[1] *= 1e4
+    for x, found in zip(stack, newton_schulz(stack, (3.4445, -4.7750, 2.0315), 5, 1e-7), strict=True):
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        middle = u.T @ found @ v.T
+        assert middle.diagonal().min() > 0.6
+        assert middle.diagonal().max() < 1.3
+        torch.testing.assert_close(middle, torch.diag(middle.diagonal()), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("slowdown", "kind"), [(1.0, torch.optim.Muon), (9.0, Float32Muon)])
+@pytest.mark.parametrize(("slowdown", "precision"), [(1.0, torch.bfloat16), (9.0, torch.float32)])
 def test_muon_is_in_float32_where_bfloat16_is_emulated(
-    slowdown: float, kind: type, monkeypatch: pytest.MonkeyPatch
+    slowdown: float, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unembed.precision.slowdown", lambda: slowdown)
     optimizers = make_optimizers(build_denoiser(tiny_config(), tiny_tokenizer()), tiny_config().training)
-    assert type(optimizers[1]) is kind
+    assert isinstance(optimizers[1], StackedMuon)
+    assert optimizers[1].precision is precision

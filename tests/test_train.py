@@ -457,6 +457,42 @@ def test_what_is_frozen_stays_and_the_rest_moves(whole: Path, data: Path, tmp_pa
         run(settings(freeze=("head",)), data, tmp_path / "other")
 
 
+def test_a_run_can_start_from_an_inverter_with_fewer_blocks(whole: Path, data: Path, tmp_path: Path) -> None:
+    start = load_inverter(whole / "inverter")
+    config = settings(steps=1, learning_rate=1e-12, muon_learning_rate=1e-12)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, blocks=5))
+    inverter = run(config, data, tmp_path / "run", start_from=whole / "inverter")
+    deeper = load_inverter(inverter).denoiser
+    assert len(deeper.blocks) == 5
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, (7, config.model.max_tokens), generator=generator)
+    e = torch.randn(7, deeper.dimension, generator=generator)
+    torch.testing.assert_close(deeper(ids, e), start.denoiser(ids, e), rtol=1e-4, atol=1e-4)
+    # closed as they are, the new blocks learn: their gates have a gradient
+    deeper.requires_grad_(True)
+    deeper(ids, e)[..., :3].sum().backward()
+    added = [deeper.blocks[number].adaln.up.bias for number in (1, 2, 4)]
+    assert all(bias.detach().view(6, -1)[[2, 5]].allclose(torch.tensor(-1.0)) for bias in added)
+    assert all((bias.grad.view(6, -1)[[2, 5]] != 0).any() for bias in added)
+    with pytest.raises(ConfigError, match="model.blocks is 2, but the weights to start from have 5 blocks"):
+        run(settings(), data, tmp_path / "other", start_from=inverter)
+
+
+def test_a_surrogate_stays_with_the_table_that_it_was_fitted_to(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = load_inverter(whole / "inverter").surrogate
+    assert start is not None
+    monkeypatch.setattr(unembed.train, "fit_surrogate", lambda *_: pytest.fail("nothing has to be fitted"))
+    config = settings(steps=2, freeze=("table",), checkpoint_minutes=1e-9)
+    run(config, data, tmp_path / "run", start_from=whole / "inverter")
+    run(settings(steps=4, freeze=("table",)), data, tmp_path / "run", resume=True)
+    found = load_inverter(tmp_path / "run" / "inverter").surrogate
+    assert found is not None
+    assert torch.equal(found.weight, start.weight)
+    assert torch.equal(found.bias, start.bias)
+
+
 def test_a_run_cannot_start_from_another_shape(whole: Path, data: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(settings(), model=dataclasses.replace(settings().model, feed_forward=32))
     for start in (whole / "inverter", training_checkpoints(whole, "stable")[0]):

@@ -46,18 +46,19 @@ def autoregressive_loss(
 ) -> Loss:
     """Mean cross-entropy of one batch over all positions, the exact -log p(x | e) / L where the vocabulary is whole.
 
-    All randomness comes from `generator` (on the CPU), so a step can be repeated.
+    All randomness comes from `generator` (on any device), so a step can be repeated.
 
     Args:
         canvas_BL: true tokens (B, L), padded with EOS and PAD.
         e_BD: their embeddings (B, D).
     """
-    drop_B = (torch.rand(len(canvas_BL), generator=generator) < config.condition_dropout).to(canvas_BL.device)
+    uniform_B = torch.rand(len(canvas_BL), generator=generator, device=generator.device)
+    drop_B = (uniform_B < config.condition_dropout).to(canvas_BL.device)
     hidden_BLH = denoiser.hidden(shifted(denoiser, canvas_BL), denoiser.condition(e_BD, drop_B))
     losses_M, right_M = cross_entropy(
         denoiser, hidden_BLH.flatten(0, 1), canvas_BL.flatten(), config.vocabulary_sample, generator
     )
-    return Loss(losses_M.mean(), right_M.float().mean(), canvas_BL.numel())
+    return Loss(losses_M.mean(), right_M.float().mean(), torch.tensor(canvas_BL.numel()))
 
 
 @torch.inference_mode()

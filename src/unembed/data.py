@@ -15,8 +15,10 @@ resumed run draws exactly what the uninterrupted one would have.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +37,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 SENTENCE_START = 0.35  # share of the windows not started at any word that start at a random sentence of the passage
 SENTENCE_SEARCH, WORD_SEARCH = 96, 16  # tokens searched backwards from a random position for a start
+AHEAD = 4  # batches that are made before they are needed
 # What a token can do to the start of a window. After an apostrophe the same word goes on ("don ' t"), and a
 # number after a full stop is more often a decimal than a sentence.
 STOPS, APOSTROPHES = ".!?\u3002\uff01\uff1f", "'\u2019"
@@ -195,6 +198,11 @@ class Batch:
         embeddings = None if self.embeddings is None else self.embeddings.to(device, non_blocking=True)
         return Batch(self.canvas.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True), embeddings)
 
+    def pinned(self) -> "Batch":
+        """The same rows in memory from which a GPU copies without anybody waiting."""
+        embeddings = None if self.embeddings is None else self.embeddings.pin_memory()
+        return Batch(self.canvas.pin_memory(), self.lengths.pin_memory(), embeddings)
+
 
 class Windows:
     """Random windows of one split: row -> part (in proportion to weight x passages) -> passage -> window.
@@ -280,6 +288,30 @@ class Windows:
             torch.from_numpy(lengths),
             None if embeddings is None else torch.from_numpy(embeddings),
         )
+
+    def ahead(
+        self, steps: Iterable[int], rank: int = 0, world_size: int = 1, *, pin: bool = False
+    ) -> Generator[Batch, None, None]:
+        """`batch` of each of `steps`, the next few made by another thread while one is used.
+
+        Args:
+            pin: whether to put them where a GPU copies from.
+        """
+
+        def make(step: int) -> Batch:
+            batch = self.batch(step, rank, world_size)
+            return batch.pinned() if pin else batch
+
+        rest = iter(steps)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = [pool.submit(make, step) for step in islice(rest, AHEAD)]
+            try:
+                while waiting:
+                    yield waiting.pop(0).result()
+                    waiting += [pool.submit(make, step) for step in islice(rest, 1)]
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     def _place(self, shard: Shard, passage: Ints, draws: NDArray[np.float64], width: int) -> tuple[Ints, Ints]:
         """Choose (start in the shard's tokens, length), both (n,), from draws (n, 4), for a canvas of `width`."""

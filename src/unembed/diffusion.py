@@ -12,6 +12,7 @@ Shape suffixes as in model.py; M: positions that are trained on, over the whole 
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,11 @@ class Loss(NamedTuple):
 
     loss: Tensor  # scalar
     accuracy: Tensor  # scalar: share of the trained-on positions whose best token is right
-    trained: int  # number of positions trained on
+    trained: Tensor  # scalar: number of positions trained on
+
+
+# hidden (M, H), targets (M,), table (V, H), bias (V,) -> losses (M,), right (M,)
+CrossEntropy = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def sample_times(batch: int, skew: float, generator: torch.Generator) -> Tensor:
@@ -53,8 +58,8 @@ def sample_times(batch: int, skew: float, generator: torch.Generator) -> Tensor:
     every batch sees all noise levels and the loss varies less. Order is random by construction of
     the caller's batch. The lowest `LEAST_SHARE` of the draws all stand at that quantile.
     """
-    offset = torch.rand((), generator=generator)
-    u_B = (offset + torch.arange(batch) / batch) % 1
+    offset = torch.rand((), generator=generator, device=generator.device)
+    u_B = (offset + torch.arange(batch, device=generator.device) / batch) % 1
     return u_B.clamp(min=LEAST_SHARE).pow(1 / skew)
 
 
@@ -82,7 +87,7 @@ def corrupt(
     `keep_visible` stays as it is and is trained on too: without it every visible token that counts is
     wrong, and nothing teaches the denoiser to leave a right one.
     """
-    draw_BL = torch.rand(canvas_BL.shape, generator=generator).to(canvas_BL.device)
+    draw_BL = torch.rand(canvas_BL.shape, generator=generator, device=generator.device).to(canvas_BL.device)
     t_B1 = t_B.to(canvas_BL.device)[:, None]
     masked_BL = draw_BL < t_B1
     ids_BL = canvas_BL.masked_fill(masked_BL, mask_id)
@@ -91,7 +96,7 @@ def corrupt(
     # The same draw, rescaled over the visible positions, is uniform there.
     replaced_BL = ~masked_BL & ((draw_BL - t_B1) < corrupt_visible * (1 - t_B1))
     trained_BL = masked_BL | ((draw_BL - t_B1) < (corrupt_visible + keep_visible) * (1 - t_B1))
-    other = torch.randint(canvas_BL.numel(), canvas_BL.shape, generator=generator).to(canvas_BL.device)
+    other = torch.randint(canvas_BL.numel(), canvas_BL.shape, generator=generator, device=generator.device).to(canvas_BL.device)
     ids_BL = torch.where(replaced_BL, canvas_BL.flatten()[other], ids_BL)
     return Corrupted(ids_BL, trained_BL)
 
@@ -104,8 +109,8 @@ def noisy(e_BD: Tensor, largest: float, generator: torch.Generator) -> Tensor:
     """
     if not largest:
         return e_BD
-    deviation_B1 = largest * torch.rand(len(e_BD), 1, generator=generator)
-    noise_BD = deviation_B1 * torch.randn(e_BD.shape, generator=generator)
+    deviation_B1 = largest * torch.rand(len(e_BD), 1, generator=generator, device=generator.device)
+    noise_BD = deviation_B1 * torch.randn(e_BD.shape, generator=generator, device=generator.device)
     return F.normalize(e_BD.float(), dim=-1) + noise_BD.to(e_BD.device)
 
 
@@ -116,18 +121,21 @@ def training_loss(
     config: DiffusionConfig,
     generator: torch.Generator,
     hypotheses: Hypotheses | None = None,
+    compiled: CrossEntropy | None = None,
 ) -> Loss:
-    """The loss of one batch. All randomness comes from `generator` (on the CPU), so a step can be repeated.
+    """The loss of one batch. All randomness comes from `generator` (on any device), so a step can be repeated.
 
     Args:
         canvas_BL: true tokens (B, L), padded with EOS and PAD.
         e_BD: their embeddings (B, D).
         hypotheses: what to show of the first rows instead of corrupting them; every position of theirs is a target.
+        compiled: `whole_cross_entropy`, compiled. All shapes then depend on those of the arguments alone, so that it
+            is compiled once, and the device is never waited for.
     """
     batch, length = canvas_BL.shape
     guessed = len(hypotheses.ids) if hypotheses is not None else 0
     t_B = sample_times(batch - guessed, config.time_skew, generator)
-    drop_B = (torch.rand(batch, generator=generator) < config.condition_dropout).to(canvas_BL.device)
+    drop_B = (torch.rand(batch, generator=generator, device=generator.device) < config.condition_dropout).to(canvas_BL.device)
     corrupted = corrupt(
         canvas_BL[guessed:], t_B, denoiser.mask_id, config.corrupt_visible, generator, config.keep_visible
     )
@@ -138,22 +146,45 @@ def training_loss(
         e_hat_BD = torch.cat([hypotheses.e_hat, torch.zeros_like(e_BD[guessed:])])
 
     hidden_BLH = denoiser.hidden(corrupted.ids, denoiser.condition(e_BD, drop_B, e_hat_BD))
-    targets_M = canvas_BL[corrupted.targets]
+    chosen_N = corrupted.targets.flatten()
+    if compiled is None:
+        index_M = chosen_N.nonzero().squeeze(1)
+    else:
+        most = guessed * length + most_targets(batch - guessed, length, config)
+        index_M = chosen_N.byte().argsort(descending=True, stable=True)[:most]
+    is_target_M = chosen_N[index_M]
     losses_M, right_M = cross_entropy(
-        denoiser, hidden_BLH[corrupted.targets], targets_M, config.vocabulary_sample, generator
-    )
-    trained = max(1, targets_M.numel())  # a small batch may have no mask at all
+        denoiser, hidden_BLH.flatten(0, 1).index_select(0, index_M), canvas_BL.flatten()[index_M],
+        config.vocabulary_sample, generator, compiled,
+    )  # fmt: skip
+    trained = is_target_M.sum()
     if config.weighting == "elbo":
         weight_B = bound_weights(t_B, config.time_skew).to(canvas_BL.device)
-        weight_M = weight_B[:, None].expand(batch, length)[corrupted.targets]
+        weight_M = weight_B[:, None].expand(batch, length).flatten()[index_M] * is_target_M
         loss = (weight_M * losses_M).sum() / (batch * length)
     else:
-        loss = losses_M.sum() / trained
-    return Loss(loss, right_M.sum() / trained, targets_M.numel())
+        loss = (losses_M * is_target_M).sum() / trained.clamp(min=1)  # a small batch may have no mask at all
+    return Loss(loss, (right_M & is_target_M).sum() / trained.clamp(min=1), trained)
+
+
+def most_targets(rows: int, length: int, config: DiffusionConfig) -> int:
+    """How many positions of a corrupted batch are targets at most, but for a chance below one in a billion.
+
+    The mean is exact, and eight standard deviations of as many fair coins are more than what is drawn here has.
+    """
+    masked = config.time_skew / (config.time_skew + 1)
+    share = masked + (1 - masked) * (config.corrupt_visible + config.keep_visible)
+    positions = rows * length
+    return min(positions, math.ceil(share * positions + 4 * math.sqrt(positions)) + length)
 
 
 def cross_entropy(
-    denoiser: Denoiser, hidden_MH: Tensor, targets_M: Tensor, vocabulary_sample: int, generator: torch.Generator
+    denoiser: Denoiser,
+    hidden_MH: Tensor,
+    targets_M: Tensor,
+    vocabulary_sample: int,
+    generator: torch.Generator,
+    compiled: CrossEntropy | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy (M,) in float32, and whether the best token considered is the target (M,).
 
@@ -163,14 +194,21 @@ def cross_entropy(
     accuracy is then over the tokens considered, so slightly too high.
     """
     if not vocabulary_sample:
-        logits_MV = denoiser.logits(hidden_MH).float()
-        return F.cross_entropy(logits_MV, targets_M, reduction="none"), logits_MV.argmax(-1) == targets_M
+        return (compiled or whole_cross_entropy)(hidden_MH, targets_M, denoiser.table.weight, denoiser.allowed_bias())
     ids_S, index_M, stands_for_S = sampled_vocabulary(
         targets_M, denoiser.table.num_embeddings, denoiser.mask_id, vocabulary_sample, generator
     )
     logits_MS = F.linear(hidden_MH, denoiser.table.weight[ids_S], denoiser.output_bias[ids_S]).float()
     right_M = logits_MS.argmax(-1) == index_M
     return F.cross_entropy(logits_MS + stands_for_S, index_M, reduction="none"), right_M
+
+
+def whole_cross_entropy(
+    hidden_MH: Tensor, targets_M: Tensor, table_VH: Tensor, bias_V: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` over all tokens, as a function of tensors alone: most of a step's memory traffic on a GPU."""
+    logits_MV = F.linear(hidden_MH, table_VH, bias_V).float()
+    return F.cross_entropy(logits_MV, targets_M, reduction="none"), logits_MV.argmax(-1) == targets_M
 
 
 def sampled_vocabulary(
@@ -188,7 +226,7 @@ def sampled_vocabulary(
     is_other_V[own_T.cpu()] = False
     is_other_V[mask_id] = False
     others = is_other_V.nonzero().squeeze(1)
-    drawn = others[torch.randperm(others.numel(), generator=generator)[:sample]]
+    drawn = others[torch.randperm(others.numel(), generator=generator, device=generator.device)[:sample].cpu()]
     stands_for_S = torch.zeros(own_T.numel() + drawn.numel())
     if drawn.numel():
         stands_for_S[own_T.numel() :] = math.log(others.numel() / drawn.numel())

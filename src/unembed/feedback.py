@@ -42,7 +42,7 @@ def make_hypotheses(
     vocabulary_sample: int,
     generator: torch.Generator,
 ) -> Hypotheses:
-    """Guesses at some texts, by the denoiser. All randomness comes from `generator` (on the CPU).
+    """Guesses at some texts, by the denoiser. All randomness comes from `generator` (on any device).
 
     Args:
         embed: the encoder's `encode_tokens`.
@@ -52,8 +52,8 @@ def make_hypotheses(
     """
     rows, device = len(canvas_FL), canvas_FL.device
     seen_FL = _moved(tokenizer, canvas_FL, generator)
-    t_F1 = torch.rand(rows, 1, generator=generator)
-    masked_FL = (torch.rand(seen_FL.shape, generator=generator) < t_F1).to(device)
+    t_F1 = torch.rand(rows, 1, generator=generator, device=generator.device)
+    masked_FL = (torch.rand(seen_FL.shape, generator=generator, device=generator.device) < t_F1).to(device)
     seen_FL = seen_FL.masked_fill(masked_FL, denoiser.mask_id)
     y_FL = _filled(denoiser, seen_FL, e_FD, canvas_FL, vocabulary_sample, generator)
 
@@ -64,14 +64,15 @@ def make_hypotheses(
     y_FL = torch.where(ended_FL > 0, tokenizer.pad_id, y_FL).masked_fill(ends_FL & (ended_FL == 1), tokenizer.eos_id)
     e_hat_FD = embed(y_FL, (ended_FL == 0).sum(1))
 
-    s_F1 = torch.rand(rows, 1, generator=generator) * (torch.rand(rows, 1, generator=generator) >= WHOLE)
-    hidden_FL = (torch.rand(y_FL.shape, generator=generator) < s_F1).to(device)
+    chance_F2 = torch.rand(2, rows, 1, generator=generator, device=generator.device)
+    s_F1 = chance_F2[0] * (chance_F2[1] >= WHOLE)
+    hidden_FL = (torch.rand(y_FL.shape, generator=generator, device=generator.device) < s_F1).to(device)
     return Hypotheses(y_FL.masked_fill(hidden_FL, denoiser.mask_id), e_hat_FD)
 
 
 def _moved(tokenizer: Tokenizer, canvas_FL: Tensor, generator: torch.Generator) -> Tensor:
     """The canvases after random moves, the masks that these leave included."""
-    noise = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    noise = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     length, mask_id = canvas_FL.shape[1], tokenizer.mask_id
     rows = []
     for ids in canvas_FL.tolist():
@@ -99,7 +100,7 @@ def _filled(
         canvas_FL, denoiser.table.num_embeddings, denoiser.mask_id, everything, generator
     )
     logits_MS = F.linear(hidden_MH, denoiser.table.weight[ids_S], denoiser.output_bias[ids_S]).float() + stands_for_S
-    uniform_M = torch.rand(len(logits_MS), generator=generator, dtype=torch.float64)
+    uniform_M = torch.rand(len(logits_MS), generator=generator, dtype=torch.float64, device=generator.device)
     filled_FL = seen_FL.clone()
     filled_FL[masked_FL] = ids_S[sample(logits_MS, TEMPERATURE, uniform_M)]
     return filled_FL

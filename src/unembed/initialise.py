@@ -2,9 +2,11 @@
 
 The encoder has read far more text than an inverter's training run will. Its token table already places words
 by meaning, in the vocabulary that the denoiser predicts; for a BERT-like encoder of the same shape,
-the blocks can be taken over as well.
+the blocks can be taken over as well. A denoiser that was trained already can be made deeper without changing what it
+computes.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -58,6 +60,34 @@ def count_tokens(windows: Windows, vocab_size: int, batches: int = 64) -> Tensor
     for step in range(batches):
         counts_V += windows.batch(step).canvas.flatten().bincount(minlength=vocab_size)
     return counts_V
+
+
+def deepened(weights: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """The weights of a denoiser with `blocks` blocks that computes what the one of `weights` does.
+
+    New blocks stand behind the old ones that they are copies of, evenly, with both gates closed (`1 + gate` is 0).
+    (Function-preserving growth, arXiv 1511.05641; that copies beat fresh blocks, arXiv 1910.06732.)
+
+    Raises:
+        ConfigError: the denoiser has more blocks than that.
+    """
+    had = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    if had > blocks:
+        raise ConfigError(f"model.blocks is {blocks}, but the weights to start from have {had} blocks")
+    found = {name: tensor for name, tensor in weights.items() if not name.startswith("blocks.")}
+    before = -1
+    for block in range(blocks):
+        old = block * had // blocks
+        prefix = f"blocks.{old}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        if old == before:
+            for kind, value in (("weight", 0.0), ("bias", -1.0)):
+                modulation = own[f"adaln.up.{kind}"].clone().unflatten(0, (6, -1))
+                modulation[[2, 5]] = value  # the gates of attention and feed-forward
+                own[f"adaln.up.{kind}"] = modulation.flatten(0, 1)
+        found |= {f"blocks.{block}.{name}": tensor for name, tensor in own.items()}
+        before = old
+    return found
 
 
 def _take_blocks(denoiser: Denoiser, network: Any) -> None:

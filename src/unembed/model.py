@@ -236,10 +236,13 @@ class Denoiser(nn.Module):
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """Hidden vectors (..., H) of the positions that matter -> logits (..., V), [MASK] at -inf."""
+        return F.linear(hidden_RH, self.table.weight, self.allowed_bias())
+
+    def allowed_bias(self) -> Tensor:
+        """The output bias (V,), [MASK]'s at -inf: there it costs no pass over the logits, the largest tensor there is."""
         forbidden_V = torch.zeros_like(self.output_bias, dtype=torch.bool)
         forbidden_V[self.mask_id] = True
-        # In the bias, -inf costs no pass over the logits, which would be a copy of the largest tensor there is.
-        return F.linear(hidden_RH, self.table.weight, self.output_bias.masked_fill(forbidden_V, -torch.inf))
+        return self.output_bias.masked_fill(forbidden_V, -torch.inf)
 
     def forward(self, ids_BL: Tensor, e_BD: Tensor) -> Tensor:
         """Canvas (B, L) and embeddings (B, D) -> logits (B, L, V): a whole pass, every position projected."""

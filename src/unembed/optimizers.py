@@ -1,6 +1,6 @@
 """What moves the weights and how fast: frozen parts, Muon and AdamW with their groups, the learning rate's course."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,19 @@ from unembed.model import Denoiser
 from unembed.precision import emulated
 
 
-class Float32Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024), its Newton-Schulz iteration in float32; states of either fit the other.
+class StackedMuon(torch.optim.Muon):
+    """torch's Muon (Jordan et al. 2024), the matrices of one shape multiplied together; states of either fit the other.
 
-    Of its options `adjust_lr_fn` is left at the default.
+    On a GPU the products of one matrix after the other take as long as to start them does. Of Muon's options
+    `adjust_lr_fn` is left at the default.
+
+    Args:
+        precision: of the Newton-Schulz iteration; torch's own multiplies in bfloat16, whatever that costs.
     """
+
+    def __init__(self, parameters: Iterable[Tensor], *, precision: torch.dtype, **options: Any) -> None:
+        super().__init__(parameters, **options)
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -26,33 +34,35 @@ class Float32Muon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                momentum = state["momentum_buffer"]
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-                rows, columns = parameter.shape
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(
-                    newton_schulz(update, group["ns_coefficients"], group["ns_steps"], group["eps"]),
-                    alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5,
+                if parameter.grad is not None:
+                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
+            for (rows, columns), parameters in by_shape.items():
+                gradients = [parameter.grad for parameter in parameters]
+                momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                wanted = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
+                update_KNM = newton_schulz(
+                    torch.stack(wanted).to(self.precision), group["ns_coefficients"], group["ns_steps"], group["eps"]
                 )
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                torch._foreach_add_(parameters, update_KNM.to(parameters[0].dtype).unbind(), alpha=-rate)
         return loss
 
 
-def newton_schulz(x_NM: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """A matrix with the singular vectors of x and singular values near 1, (N, M), in the number format of x."""
+def newton_schulz(x_KNM: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """K matrices with the singular vectors of those in x and singular values near 1, in the number format of x."""
     a, b, c = coefficients
-    tall = x_NM.shape[0] > x_NM.shape[1]
-    wide: Tensor = (x_NM.T if tall else x_NM) / x_NM.norm().clamp(min=eps)
+    tall = x_KNM.shape[1] > x_KNM.shape[2]
+    wide: Tensor = (x_KNM.mT if tall else x_KNM) / x_KNM.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide.T if tall else wide
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.mT if tall else wide
 
 
 def freeze(denoiser: Denoiser, parts: Sequence[str]) -> None:
@@ -103,9 +113,13 @@ def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.
         torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     ]
     if matrices:
-        # torch's own multiplies in bfloat16 whatever the weights are, which may take longer than all else in a step.
-        muon = Float32Muon if emulated(matrices[0].device) else torch.optim.Muon
-        optimizers.append(muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay))
+        # bfloat16 whatever the weights are, unless that would take longer than all else in a step.
+        precision = torch.float32 if emulated(matrices[0].device) else torch.bfloat16
+        optimizers.append(
+            StackedMuon(
+                matrices, precision=precision, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay
+            )
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

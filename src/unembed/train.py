@@ -9,11 +9,12 @@ kept as `stable-<step>`: the place from which a longer run continues.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ from unembed.checkpoint import (
 )
 from unembed.config import Config, TrainingConfig, config_from_dict, config_to_dict
 from unembed.data import Batch, Shards, Windows
-from unembed.diffusion import Hypotheses, Loss, noisy, training_loss
+from unembed.diffusion import CrossEntropy, Hypotheses, Loss, noisy, training_loss, whole_cross_entropy
 from unembed.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError
 from unembed.feedback import make_hypotheses
 from unembed.files import remove_leftovers
-from unembed.initialise import start_from_encoder, start_from_frequencies
+from unembed.initialise import deepened, start_from_encoder, start_from_frequencies
 from unembed.model import Denoiser
 from unembed.optimizers import freeze, make_optimizers, rate_factor, set_rates
 from unembed.precision import granted
@@ -123,14 +124,19 @@ def train(
     progress = Progress()
     before = dict.fromkeys(TOTALS, 0)  # what the weights that this run starts from had cost
     saved: TrainingCheckpoint | None = None
+    surrogate: Fitted | None = None
     if checkpoints:
         saved = load_training(checkpoints[-1])
         _same_run(config, shards, saved.state, out)
         load_strictly(denoiser, saved.weights, checkpoints[-1])
         progress = Progress(**saved.state["progress"])
         before |= saved.state.get("before", {})
+        if (out / "inverter").is_dir():
+            surrogate = Fitted.load(out / "inverter", config.model.width, config.encoder.dimension)
     elif start_from is not None:
-        before |= _load_start(denoiser, Path(start_from))
+        cost, found = _load_start(denoiser, Path(start_from))
+        before |= cost
+        surrogate = found if "table" in settings.freeze else None  # it belongs to the table
     else:
         start_from_encoder(denoiser, encoder, settings.start_from_encoder)
         start_from_frequencies(denoiser, windows)
@@ -144,7 +150,7 @@ def train(
         for optimizer, state in zip(optimizers, saved.optimizers, strict=True):
             optimizer.load_state_dict(state)
     if settings.compile:
-        denoiser.hidden = torch.compile(denoiser.hidden)  # type: ignore[method-assign]
+        step_module.compile_parts()
     module = accelerator.prepare_model(step_module)
     optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
 
@@ -167,7 +173,8 @@ def train(
     last_checkpoint = time.monotonic()
     decaying = progress.fraction(settings, minutes) > 1 - settings.decay_share
     decaying = decaying and bool(training_checkpoints(out, "stable"))  # a kill may have come just before it
-    with log:
+    batches = windows.ahead(itertools.count(progress.step), rank, world_size, pin=device.type == "cuda")
+    with log, closing(batches):
         while not over():
             started = time.monotonic()
             fraction = progress.fraction(settings, minutes)
@@ -177,8 +184,8 @@ def train(
             factor = rate_factor(progress.step, fraction, settings)
             set_rates(optimizers, factor)
 
-            batch = windows.batch(progress.step, rank, world_size).to(device)
-            generator = torch.Generator().manual_seed(_step_seed(settings.seed, progress.step, rank))
+            batch = next(batches).to(device)
+            generator = torch.Generator(device).manual_seed(_step_seed(settings.seed, progress.step, rank))
             loss: Loss = module(batch.canvas, embed(batch, encoder), generator)
             accelerator.backward(loss.loss)
             norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.gradient_clip)
@@ -200,7 +207,9 @@ def train(
                     raise TrainingError(f"{out}: the loss is {mean} at step {progress.step}")
             if progress.step % settings.validate_every == 0 or over():
                 if accelerator.is_main_process:
-                    with averaged(denoiser, average), autocast(device, settings):
+                    # What is compiled is so for a training step's shapes.
+                    eagerly = torch.compiler.set_stance("force_eager")
+                    with averaged(denoiser, average), autocast(device, settings), eagerly:
                         look = validate_twin if config.model.causal else validate
                         log.validation(progress.step, look(denoiser, encoder, held_out.batch(0), settings.seed))
                 accelerator.wait_for_everyone()
@@ -209,11 +218,10 @@ def train(
                     raise TrainingError(f"{out}: the loss or its gradient is not finite at step {progress.step}")
                 # The inverter first: a run killed between the two then still has steps to do, and writes it again.
                 if accelerator.is_main_process:
-                    found = results(progress, before, shards, log)
-                    surrogate: Fitted | None = None
-                    if over() and not config.model.causal:
+                    reached = results(progress, before, shards, log)
+                    if over() and not config.model.causal and surrogate is None:
                         surrogate = fit_surrogate(average["table.weight"], windows, encoder, progress.step)
-                    save_inverter(out / "inverter", average, encoder.tokenizer, config, found, surrogate=surrogate)
+                    save_inverter(out / "inverter", average, encoder.tokenizer, config, reached, surrogate=surrogate)
                 checkpoint()
                 last_checkpoint = time.monotonic()
     return out / "inverter"
@@ -227,6 +235,7 @@ class TrainingStep(nn.Module):
         self.denoiser = denoiser
         self.config = config
         self.tokenizer, self.embed = encoder.tokenizer, encoder.encode_tokens
+        self.cross_entropy: CrossEntropy | None = None
 
     def forward(self, canvas_BL: Tensor, e_BD: Tensor, generator: torch.Generator) -> Loss:
         settings = self.config.diffusion
@@ -241,7 +250,17 @@ class TrainingStep(nn.Module):
                     settings.vocabulary_sample, generator,
                 )  # fmt: skip
             # By its name in this module, where a test may put another in its place.
-            return training_loss(self.denoiser, canvas_BL, e_BD, settings, generator, hypotheses)
+            return training_loss(self.denoiser, canvas_BL, e_BD, settings, generator, hypotheses, self.cross_entropy)
+
+    def compile_parts(self) -> None:
+        """Compile what most of a step's time goes to: a block, once for all of them, and the whole-vocabulary loss.
+
+        A GPU's kernels then read and write each tensor once. To compile all blocks as one takes minutes more, and
+        gains nothing between them.
+        """
+        for block in self.denoiser.blocks:
+            block.compile(dynamic=False)
+        self.cross_entropy = torch.compile(whole_cross_entropy, dynamic=False)
 
 
 def autocast(device: torch.device, settings: TrainingConfig) -> torch.autocast:
@@ -326,22 +345,23 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
-def _load_start(denoiser: Denoiser, source: Path) -> dict[str, int]:
-    """Take over the weights; returns what they had cost, as far as it is known."""
+def _load_start(denoiser: Denoiser, source: Path) -> tuple[dict[str, int], Fitted | None]:
+    """Take over the weights; returns what they had cost, as far as it is known, and the surrogate they have."""
     if (source / "state.json").exists():
         saved = load_training(source)
         if config_from_dict(saved.state["config"]).model.causal != denoiser.config.causal:
             raise ConfigError(f"{source}: is from a run with model.causal {not denoiser.config.causal}")
-        load_strictly(denoiser, _with_feedback(denoiser, saved.weights), source)
+        load_strictly(denoiser, _fitting(denoiser, saved.weights), source)
         nothing = dict.fromkeys(TOTALS, 0)
-        return totals(Progress(**saved.state["progress"]), nothing | saved.state.get("before", {}))
+        return totals(Progress(**saved.state["progress"]), nothing | saved.state.get("before", {})), None
     parts = load_inverter(source, denoiser.config.causal)
-    load_strictly(denoiser, _with_feedback(denoiser, parts.denoiser.state_dict()), source)
-    return {name: parts.results.get(name, 0) for name in TOTALS}
+    load_strictly(denoiser, _fitting(denoiser, parts.denoiser.state_dict()), source)
+    return {name: parts.results.get(name, 0) for name in TOTALS}, parts.surrogate
 
 
-def _with_feedback(denoiser: Denoiser, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Feedback may be added to weights that were trained without: it starts at zero."""
+def _fitting(denoiser: Denoiser, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Feedback and blocks may be added to weights that were trained without: they change nothing at first."""
+    weights = deepened(weights, denoiser.config.blocks)
     return weights if denoiser.feedback is None else {"feedback.weight": denoiser.feedback.weight.detach()} | weights
 
 
