@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unembed.config import Config, Recipe
 from unembed.corpus_licences import CORPUS_LICENCES
+from unembed.quantised import scale_names
 from unembed.recipes import RECIPES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -84,14 +86,14 @@ def _recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _network(config: Config, state: dict[str, Tensor]) -> str:
     model = config.model
-    total = sum(tensor.numel() for tensor in state.values())
+    parameters = {name: tensor for name, tensor in state.items() if name not in scale_names(state)}
+    total = sum(tensor.numel() for tensor in parameters.values())
     vocabulary = sum(state[name].numel() for name in ("table.weight", "output_bias") if name in state)
-    formats = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
     rank = f"rank {model.adaln_rank}" if model.adaln_rank else "full rank"
     rows = [
         ("parameters", f"{total:,}"),
         ("without the token table", f"{total - vocabulary:,}"),
-        ("stored as", " and ".join(formats)),
+        ("stored as", _formats(parameters)),
         ("length", f"{model.max_tokens} tokens"),
         ("blocks x width", f"{model.blocks} x {model.width}"),
         ("attention heads", str(model.heads)),
@@ -108,6 +110,19 @@ def _network(config: Config, state: dict[str, Tensor]) -> str:
         "conditioning; input and output share the token table; the vocabulary is the encoder's own.\n\n"
         + _table(("", "value"), rows)
     )
+
+
+def _formats(parameters: dict[str, Tensor]) -> str:
+    """How weights are stored. Of a matrix in 8 bits each row has a scale."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in parameters.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in sizes}
+    if torch.int8 not in sizes:
+        return " and ".join(sorted(names.values()))
+    share = sizes.pop(torch.int8)
+    others = ", ".join(f"{size:,} in {names[dtype]}" for dtype, size in sizes.items())
+    return f"{share:,} of them in 8 bits, with a scale for each row of their matrices; {others}"
 
 
 def _training(results: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 An inverter is a folder: `config.json` (recipe included), `tokenizer.json` with `tokenizer_ids.json`,
 `model.safetensors` (or shards of it with an index), `README.md` (its model card), where it has been calibrated
-`calibration.json`, and where the encoder has been fitted `surrogate.safetensors`. A `.pt` file holds the same, but for
-the last two, as one dictionary of tensors and text. Tensors are loaded strictly and never by running a pickle.
+`calibration.json`, and where the encoder has been fitted `surrogate.safetensors`. Large matrices may be in 8 bits,
+beside their scales (`quantised`). A `.pt` file holds the same, but for the last two, as one dictionary of whole tensors
+and text. Tensors are loaded strictly and never by running a pickle.
 
 A training run keeps `checkpoint-<step>` folders: fp32 weights, their moving average, the optimizers'
 state and one JSON with everything else.
@@ -25,6 +26,7 @@ from unembed.config import Config, config_from_dict, config_to_dict
 from unembed.errors import CheckpointError, ConfigError, OutputError
 from unembed.files import atomic_file, atomic_folder
 from unembed.model import Denoiser
+from unembed.quantised import quantised, restored
 from unembed.surrogate import FILE as SURROGATE
 from unembed.surrogate import Fitted
 from unembed.tensors import load_tensors, save_tensors
@@ -61,16 +63,23 @@ def save_inverter(
     calibration: Calibration | None = None,
     surrogate: Fitted | None = None,
 ) -> None:
-    """Write an inverter's folder, whole or not at all. Weights are stored as `dtype`.
+    """Write an inverter's folder, whole or not at all.
+
+    Args:
+        dtype: how weights are stored. `torch.int8` means large matrices in 8 bits with a scale for each row, but for
+            the token table, and all else in bfloat16 (`quantised`).
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or 8 bits cannot hold a weight because it is not finite.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
     from unembed.card import model_card
 
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    if dtype == torch.int8:
+        state = quantised(state)
+    else:
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     with atomic_folder(folder) as temporary:
         split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
         for file, names in split.filename_to_tensors.items():
@@ -98,13 +107,14 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
 
     Raises:
         CheckpointError: a file is missing or damaged, a tensor is missing, of the wrong shape or not
-            expected, a `.pt` file wants to run code, or it is a twin where an inverter is expected.
+            expected, its scales do not fit it, a `.pt` file wants to run code, or it is a twin where an inverter is
+            expected.
     """
     path = Path(path)
     if path.is_dir():
         tree = _read_json(path / "config.json")
         tokenizer = Tokenizer.load(path)
-        state = _read_tensors(path)
+        state = restored(_read_tensors(path), path)
         source = path / "config.json"
     elif path.is_file():
         tree = _read_pt(path)
@@ -163,7 +173,7 @@ def save_pt(
 
 
 def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) -> None:
-    """Copy `state` into the denoiser; every tensor must be there, none more, all of the right shape."""
+    """Copy `state` into the denoiser; every tensor must be there, none more, all floats of the right shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
     for name in sorted(expected.keys() - state.keys()):
         raise CheckpointError(f"{source}: tensor {name} is missing")
@@ -173,6 +183,9 @@ def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) ->
         found = tuple(getattr(state[name], "shape", ()))
         if found != shape:
             raise CheckpointError(f"{source}: tensor {name} has shape {found}, expected {shape}")
+        if not state[name].is_floating_point():
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source}: tensor {name} holds {kind}, expected floating-point numbers")
     denoiser.load_state_dict(state)
 
 
