@@ -63,7 +63,11 @@ def main() -> None:
 @click.option("--from", "start_from", type=FOLDER, help="Inverter or stable-* checkpoint to start from, sent along.")
 @click.option("--share", "shares", multiple=True, metavar="PART=SHARE", help="Send this share of a part's passages.")
 @click.option(
-    "--encoder", "encoder_as", default="whole", show_default=True, type=click.Choice(["whole", "bfloat16", "none"]),
+    "--encoder",
+    "encoder_as",
+    default="whole",
+    show_default=True,
+    type=click.Choice(["whole", "bfloat16", "none"]),
     help="In bfloat16 it serves training alone, whose windows are embedded so anyway; none: it was sent before.",
 )
 @click.option("--wheels", type=FOLDER, help="Folder of wheels that the other machine lacks, made by `pip download`.")
@@ -140,8 +144,8 @@ def _halved(member: Member) -> Member:
         return member
     assert isinstance(member.source, Path)
     tensors = load_file(member.source)
-    halved = {name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    return Member(member.name, save(halved))
+    kinds = {name: torch.bfloat16 if tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
+    return Member(member.name, save({name: tensor.to(kinds[name]) for name, tensor in tensors.items()}))
 
 
 @main.command()
@@ -248,8 +252,12 @@ def start(
 @NAME
 @click.option("--wait", default=0, show_default=True, help="Seconds to stay, or until the run has ended.")
 @click.option("--lines", default=12, show_default=True, help="Lines of the log to show.")
-def poll(work: Path, name: str, wait: float, lines: int) -> None:
-    """Show how a run goes: stage, loss, speed, share of the peak, time left. Exit code 1: it died or failed."""
+@click.option("--collect", "output", type=FOLDER, help="Put the weights so far there in 8 bits, as `collect` does.")
+def poll(work: Path, name: str, wait: float, lines: int, output: Path | None) -> None:
+    """Show how a run goes: stage, loss, speed, share of the peak, time left. Exit code 1: it died or failed.
+
+    A lent machine may be gone before the next command: with --collect, each poll brings what there is so far.
+    """
     run = work / name
     if not (run / "job.json").exists():
         raise InputError(f"{run}: no run was started here")
@@ -260,6 +268,8 @@ def poll(work: Path, name: str, wait: float, lines: int) -> None:
             told = time.monotonic()
             _tell_progress(run, 0)
     _tell_progress(run, lines)
+    if output is not None and (run / "training" / "inverter").is_dir():
+        _put(run, output, "inverter", "int8", 1)
     sys.exit(1 if ended == "died" else 0)
 
 
@@ -268,7 +278,7 @@ def poll(work: Path, name: str, wait: float, lines: int) -> None:
 @click.argument("output", type=FOLDER)
 @NAME
 @click.option("--what", default="inverter", show_default=True, type=click.Choice(["inverter", "stable", "checkpoint"]))
-@click.option("--dtype", default="bfloat16", show_default=True, type=click.Choice(["bfloat16", "float32"]))
+@click.option("--dtype", default="bfloat16", show_default=True, type=click.Choice(["bfloat16", "float32", "int8"]))
 @click.option("--load", default=1, show_default=True, help="Which load to put there; 1 takes the latest weights.")
 def collect(work: Path, output: Path, name: str, what: str, dtype: str, load: int) -> None:
     """Put the weights so far below OUTPUT, with the run's log and figures, as at most 8 files of at most 16 MiB.
@@ -277,7 +287,11 @@ def collect(work: Path, output: Path, name: str, what: str, dtype: str, load: in
     later run starts; `checkpoint` all that a resumed run needs, the optimizers' state included. What does not fit into
     one load is fetched by --load 2, 3, ... afterwards.
     """
-    run = work / name
+    _put(work / name, output, what, dtype, load)
+
+
+def _put(run: Path, output: Path, what: str, dtype: str, load: int) -> None:
+    """Do what `collect` says."""
     outbox = run / f"outbox-{what}"
     if load == 1:
         with atomic_folder(run / "outgoing") as folder:
@@ -287,7 +301,7 @@ def collect(work: Path, output: Path, name: str, what: str, dtype: str, load: in
     source = outbox / f"load-{load:02d}"
     if not source.is_dir():
         raise InputError(f"{source}: there is no such load, expected 1 to {len(list(outbox.glob('load-*')))}")
-    output = output / f"{name}-{what}"  # what is fetched of several runs or kinds must not mix
+    output = output / f"{run.name}-{what}"  # what is fetched of several runs or kinds must not mix
     shutil.copytree(source, output / source.name, dirs_exist_ok=True)
     _tell(json.loads((source / "pieces.json").read_text(encoding="utf-8")), output, load)
 

@@ -30,7 +30,8 @@ def thinned(folder: Path, shares: Mapping[str, float], place: str) -> Iterator[M
     known = {part.name for part in shards.manifest.parts}
     for name, share in shares.items():
         if name not in known or not 0 < share <= 1:
-            raise ConfigError(f"{folder}: no share {share} of {name}, expected above 0 to 1 of {', '.join(sorted(known))}")
+            expected = f"above 0 to 1 of {', '.join(sorted(known))}"
+            raise ConfigError(f"{folder}: no share {share} of {name}, expected {expected}")
     train = SPLITS[0]
     parts, files = [], {}
     for part in shards.manifest.parts:

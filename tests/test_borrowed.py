@@ -192,8 +192,9 @@ def test_a_training_survives_its_machine(here: Path, tmp_path: Path, monkeypatch
     try:
         assert "is running already" in borrowed(*command, "5", code=there, exit_code=2)
         until(lambda: any(int(path.name[-8:]) >= 4 for path in training_checkpoints(run / "training")), "a checkpoint")
-        said = borrowed("poll", work)
+        said = borrowed("poll", work, "--collect", tmp_path / "so-far")
         assert "running  training" in said
+        assert "load 1 of 1" in said
     finally:
         os.kill(process, signal.SIGKILL)
     said = borrowed("poll", work, "--wait", "60", exit_code=1)  # ends at once: it is dead
@@ -214,6 +215,9 @@ def test_a_training_survives_its_machine(here: Path, tmp_path: Path, monkeypatch
     assert rows[: len(kept)] == kept
     assert rows[-1]["step"] > reached["step"]
     assert "| confidence |" in (run / "table.md").read_text()
+
+    borrowed("join", tmp_path / "so-far" / "run-inverter", "-o", tmp_path / "early")
+    assert load_inverter(tmp_path / "early" / "inverter").results["steps"] >= 1
 
     said = borrowed("collect", work, tmp_path / "out")
     assert "load 1 of 1" in said
@@ -244,9 +248,8 @@ def test_a_share_of_a_part_with_an_encoder_for_training_alone(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(here)
-    borrowed(
-        "pack", "config.yaml", "--data", "shards", "-o", tmp_path / "loads", "--share", "texts=0.25", "--encoder", "bfloat16"
-    )
+    options = ["--share", "texts=0.25", "--encoder", "bfloat16"]
+    borrowed("pack", "config.yaml", "--data", "shards", "-o", tmp_path / "loads", *options)
     work = tmp_path / "work"
     borrowed("unpack", tmp_path / "loads", "-o", work)
     whole, part = Shards.open(here / "shards")["train"][0], Shards.open(work / "shards")["train"][0]
@@ -255,7 +258,8 @@ def test_a_share_of_a_part_with_an_encoder_for_training_alone(
     for held_out in ("validation", "test"):
         assert len(Shards.open(work / "shards")[held_out][0]) == len(Shards.open(here / "shards")[held_out][0])
     assert load_config(work / "config.yaml").data.weights["texts"] == 4.0
-    sizes = [next(folder.glob("*.safetensors")).stat().st_size for folder in (here / "tiny", work / "encoders" / "training-encoder")]
+    encoders = here / "tiny", work / "encoders" / "training-encoder"
+    sizes = [next(folder.glob("*.safetensors")).stat().st_size for folder in encoders]
     assert sizes[1] < 0.6 * sizes[0]
 
     command = ["start", work, "--minutes", "0.02", "--tokens", "natural", "--name"]

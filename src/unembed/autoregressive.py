@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unembed.config import DiffusionConfig
 from unembed.data import Batch
-from unembed.diffusion import Loss, cross_entropy
+from unembed.diffusion import Loss, cross_entropy, uniform
 from unembed.encoder import Encoder
 from unembed.errors import ConfigError, InputError
 from unembed.model import Denoiser
@@ -52,8 +52,7 @@ def autoregressive_loss(
         canvas_BL: true tokens (B, L), padded with EOS and PAD.
         e_BD: their embeddings (B, D).
     """
-    uniform_B = torch.rand(len(canvas_BL), generator=generator, device=generator.device)
-    drop_B = (uniform_B < config.condition_dropout).to(canvas_BL.device)
+    drop_B = uniform((len(canvas_BL),), generator, canvas_BL.device) < config.condition_dropout
     hidden_BLH = denoiser.hidden(shifted(denoiser, canvas_BL), denoiser.condition(e_BD, drop_B))
     losses_M, right_M = cross_entropy(
         denoiser, hidden_BLH.flatten(0, 1), canvas_BL.flatten(), config.vocabulary_sample, generator

@@ -12,7 +12,7 @@ Shape suffixes as in model.py; M: positions that are trained on, over the whole 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,6 +51,11 @@ class Loss(NamedTuple):
 CrossEntropy = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def uniform(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Numbers from 0 to 1 on `device`, drawn where the generator is: on a GPU nothing then waits for a copy."""
+    return torch.rand(shape, generator=generator, device=generator.device).to(device)
+
+
 def sample_times(batch: int, skew: float, generator: torch.Generator) -> Tensor:
     """Mask probabilities t (B,), density k t^(k-1) for skew k, one from each of B equal strata.
 
@@ -87,7 +92,7 @@ def corrupt(
     `keep_visible` stays as it is and is trained on too: without it every visible token that counts is
     wrong, and nothing teaches the denoiser to leave a right one.
     """
-    draw_BL = torch.rand(canvas_BL.shape, generator=generator, device=generator.device).to(canvas_BL.device)
+    draw_BL = uniform(canvas_BL.shape, generator, canvas_BL.device)
     t_B1 = t_B.to(canvas_BL.device)[:, None]
     masked_BL = draw_BL < t_B1
     ids_BL = canvas_BL.masked_fill(masked_BL, mask_id)
@@ -96,8 +101,8 @@ def corrupt(
     # The same draw, rescaled over the visible positions, is uniform there.
     replaced_BL = ~masked_BL & ((draw_BL - t_B1) < corrupt_visible * (1 - t_B1))
     trained_BL = masked_BL | ((draw_BL - t_B1) < (corrupt_visible + keep_visible) * (1 - t_B1))
-    other = torch.randint(canvas_BL.numel(), canvas_BL.shape, generator=generator, device=generator.device).to(canvas_BL.device)
-    ids_BL = torch.where(replaced_BL, canvas_BL.flatten()[other], ids_BL)
+    other = torch.randint(canvas_BL.numel(), canvas_BL.shape, generator=generator, device=generator.device)
+    ids_BL = torch.where(replaced_BL, canvas_BL.flatten()[other.to(canvas_BL.device)], ids_BL)
     return Corrupted(ids_BL, trained_BL)
 
 
@@ -135,7 +140,7 @@ def training_loss(
     batch, length = canvas_BL.shape
     guessed = len(hypotheses.ids) if hypotheses is not None else 0
     t_B = sample_times(batch - guessed, config.time_skew, generator)
-    drop_B = (torch.rand(batch, generator=generator, device=generator.device) < config.condition_dropout).to(canvas_BL.device)
+    drop_B = uniform((batch,), generator, canvas_BL.device) < config.condition_dropout
     corrupted = corrupt(
         canvas_BL[guessed:], t_B, denoiser.mask_id, config.corrupt_visible, generator, config.keep_visible
     )

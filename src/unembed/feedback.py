@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unembed.diffusion import Hypotheses, sampled_vocabulary
+from unembed.diffusion import Hypotheses, sampled_vocabulary, uniform
 from unembed.model import Denoiser
 from unembed.moves import MASK, draw
 from unembed.predictor import sample
@@ -52,8 +52,8 @@ def make_hypotheses(
     """
     rows, device = len(canvas_FL), canvas_FL.device
     seen_FL = _moved(tokenizer, canvas_FL, generator)
-    t_F1 = torch.rand(rows, 1, generator=generator, device=generator.device)
-    masked_FL = (torch.rand(seen_FL.shape, generator=generator, device=generator.device) < t_F1).to(device)
+    t_F1 = uniform((rows, 1), generator, device)
+    masked_FL = uniform(seen_FL.shape, generator, device) < t_F1
     seen_FL = seen_FL.masked_fill(masked_FL, denoiser.mask_id)
     y_FL = _filled(denoiser, seen_FL, e_FD, canvas_FL, vocabulary_sample, generator)
 
@@ -64,9 +64,8 @@ def make_hypotheses(
     y_FL = torch.where(ended_FL > 0, tokenizer.pad_id, y_FL).masked_fill(ends_FL & (ended_FL == 1), tokenizer.eos_id)
     e_hat_FD = embed(y_FL, (ended_FL == 0).sum(1))
 
-    chance_F2 = torch.rand(2, rows, 1, generator=generator, device=generator.device)
-    s_F1 = chance_F2[0] * (chance_F2[1] >= WHOLE)
-    hidden_FL = (torch.rand(y_FL.shape, generator=generator, device=generator.device) < s_F1).to(device)
+    s_F1 = uniform((rows, 1), generator, device) * (uniform((rows, 1), generator, device) >= WHOLE)
+    hidden_FL = uniform(y_FL.shape, generator, device) < s_F1
     return Hypotheses(y_FL.masked_fill(hidden_FL, denoiser.mask_id), e_hat_FD)
 
 

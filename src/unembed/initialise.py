@@ -82,9 +82,10 @@ def deepened(weights: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         if old == before:
             for kind, value in (("weight", 0.0), ("bias", -1.0)):
-                modulation = own[f"adaln.up.{kind}"].clone().unflatten(0, (6, -1))
+                old_up = own[f"adaln.up.{kind}"]
+                modulation = old_up.reshape(6, -1).clone()
                 modulation[[2, 5]] = value  # the gates of attention and feed-forward
-                own[f"adaln.up.{kind}"] = modulation.flatten(0, 1)
+                own[f"adaln.up.{kind}"] = modulation.reshape(old_up.shape)
         found |= {f"blocks.{block}.{name}": tensor for name, tensor in own.items()}
         before = old
     return found

@@ -239,7 +239,7 @@ class Denoiser(nn.Module):
         return F.linear(hidden_RH, self.table.weight, self.allowed_bias())
 
     def allowed_bias(self) -> Tensor:
-        """The output bias (V,), [MASK]'s at -inf: there it costs no pass over the logits, the largest tensor there is."""
+        """The output bias (V,), [MASK]'s at -inf: in here that costs no pass over the logits."""
         forbidden_V = torch.zeros_like(self.output_bias, dtype=torch.bool)
         forbidden_V[self.mask_id] = True
         return self.output_bias.masked_fill(forbidden_V, -torch.inf)
