@@ -123,11 +123,9 @@ def test_newton_schulz_makes_singular_values_near_one_and_keeps_the_vectors() ->
         torch.testing.assert_close(middle, torch.diag(middle.diagonal()), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("slowdown", "precision"), [(1.0, torch.bfloat16), (9.0, torch.float32)])
-def test_muon_is_in_float32_where_bfloat16_is_emulated(
-    slowdown: float, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("unembed.precision.slowdown", lambda: slowdown)
-    optimizers = make_optimizers(build_denoiser(tiny_config(), tiny_tokenizer()), tiny_config().training)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_muon_multiplies_in_the_precision_of_training(precision: str) -> None:
+    config = dataclasses.replace(tiny_config().training, precision=precision)
+    optimizers = make_optimizers(build_denoiser(tiny_config(), tiny_tokenizer()), config)
     assert isinstance(optimizers[1], StackedMuon)
-    assert optimizers[1].precision is precision
+    assert optimizers[1].precision is getattr(torch, precision)

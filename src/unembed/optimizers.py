@@ -9,7 +9,6 @@ from torch import Tensor
 from unembed.config import TrainingConfig
 from unembed.errors import ConfigError
 from unembed.model import Denoiser
-from unembed.precision import emulated
 
 
 class StackedMuon(torch.optim.Muon):
@@ -41,7 +40,7 @@ class StackedMuon(torch.optim.Muon):
                     if not self.state[parameter]:
                         self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
             for (rows, columns), parameters in by_shape.items():
-                gradients = [parameter.grad for parameter in parameters]
+                gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                 momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 wanted = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
@@ -84,7 +83,7 @@ def freeze(denoiser: Denoiser, parts: Sequence[str]) -> None:
 
 
 def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest.
+    """AdamW for all, or Muon for the matrices of the blocks, in the precision of training, and AdamW for the rest.
 
     The last AdaLN and the token table may have rates of their own; they then have no weight decay.
     """
@@ -113,11 +112,12 @@ def make_optimizers(denoiser: Denoiser, settings: TrainingConfig) -> list[torch.
         torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     ]
     if matrices:
-        # bfloat16 whatever the weights are, unless that would take longer than all else in a step.
-        precision = torch.float32 if emulated(matrices[0].device) else torch.bfloat16
         optimizers.append(
             StackedMuon(
-                matrices, precision=precision, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay
+                matrices,
+                precision=getattr(torch, settings.precision),
+                lr=settings.muon_learning_rate,
+                weight_decay=settings.weight_decay,
             )
         )
     for optimizer in optimizers:
