@@ -605,11 +605,12 @@ import itertools, os, sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-import unembed.data, unembed.train
+import unembed.data, unembed.precision, unembed.train
 from fakes import fake_encoder
 from test_train import settings
 torch.set_num_threads(1)
 rank, (data, out) = int(os.environ["RANK"]), sys.argv[1:3]
+unembed.precision.slowdown = lambda: (0.5, 6.4)[rank]  # processors that disagree
 seen = {"batches": [], "weights": []}
 batch, average = unembed.data.Windows.batch, unembed.train.update_average
 
@@ -626,14 +627,14 @@ def look_at_weights(averages, denoiser, *rest):
 unembed.data.Windows.batch, unembed.train.update_average = look_at_batch, look_at_weights
 ticks = itertools.count()
 unembed.train.time = SimpleNamespace(monotonic=lambda: next(ticks) * (0.1 + 0.15 * rank))  # clocks that disagree
-config = settings(steps=10**6, validate_every=4)
+config = settings(steps=10**6, validate_every=4, precision="bfloat16")
 unembed.train.train(config, data, out, encoder=fake_encoder(), minutes=1 / 60, show_progress_bar=False)
 torch.save(seen, Path(out) / f"rank-{rank}.pt")
 """
 
 
 def test_two_processes_share_their_weights_and_not_their_batches(data: Path, tmp_path: Path) -> None:
-    """Under a time box, where the clocks of the two must not lead them to different rates or ends."""
+    """Under a time box; neither clocks nor processors that disagree lead them to other rates, ends or formats."""
     out = tmp_path / "run"
     script = tmp_path / "script.py"
     script.write_text(PROCESS)
@@ -671,5 +672,5 @@ def test_two_processes_share_their_weights_and_not_their_batches(data: Path, tmp
     assert [row["step"] for row in train_rows] == list(range(1, steps + 1))  # one log, not two
     assert train_rows[-1]["sequences"] == 16 * steps
     assert json.loads((out / "inverter" / "config.json").read_text())["config"] == config_to_dict(
-        settings(steps=10**6, validate_every=4)
+        settings(steps=10**6, validate_every=4, precision="bfloat16")
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 
 from unembed.autoregressive import autoregressive_loss, validate_twin
@@ -100,7 +100,7 @@ def train(
         raise InputError(f"minutes is {minutes}, expected more than 0")
     accelerator = Accelerator()  # its own mixed precision cannot change within a process, so `autocast` is ours
     device = accelerator.device
-    settings = dataclasses.replace(settings, precision=granted(settings.precision, device))
+    settings = dataclasses.replace(settings, precision=granted_to_all(settings.precision, accelerator))
     if encoder is None:
         # Windows are embedded at the training precision, which is several times faster; evaluation keeps the recipe's.
         encoder = load_encoder(dataclasses.replace(config.encoder, precision=settings.precision))
@@ -261,6 +261,13 @@ class TrainingStep(nn.Module):
         for block in self.denoiser.blocks:
             block.compile(dynamic=False)
         self.cross_entropy = torch.compile(whole_cross_entropy, dynamic=False)
+
+
+def granted_to_all(precision: str, accelerator: Accelerator) -> str:
+    """The format that the main process finds to be `granted`: each for itself may find another one."""
+    found = [granted(precision, accelerator.device) if accelerator.is_main_process else precision]
+    (agreed,) = broadcast_object_list(found)
+    return str(agreed)
 
 
 def autocast(device: torch.device, settings: TrainingConfig) -> torch.autocast:
