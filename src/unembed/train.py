@@ -36,7 +36,7 @@ from unembed.checkpoint import (
     training_checkpoints,
 )
 from unembed.config import Config, TrainingConfig, config_from_dict, config_to_dict
-from unembed.data import Batch, Shards, Windows
+from unembed.data import Batch, Manifest, Shards, Windows
 from unembed.diffusion import CrossEntropy, Hypotheses, Loss, noisy, training_loss, whole_cross_entropy
 from unembed.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError
@@ -53,6 +53,7 @@ from unembed.validate import validate
 
 SURROGATE_TEXTS = 4096
 TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
+NOTHING: Mapping[str, Any] = dict.fromkeys(TOTALS, 0) | {"parts": {}}
 
 
 @dataclass
@@ -122,7 +123,7 @@ def train(
     torch.manual_seed(settings.seed)
     denoiser = build_denoiser(config, encoder.tokenizer)
     progress = Progress()
-    before = dict.fromkeys(TOTALS, 0)  # what the weights that this run starts from had cost
+    before = dict(NOTHING)  # what the weights that this run starts from had cost and seen
     saved: TrainingCheckpoint | None = None
     surrogate: Fitted | None = None
     if checkpoints:
@@ -333,37 +334,43 @@ def averaged(denoiser: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
         denoiser.load_state_dict(weights)
 
 
-def totals(progress: Progress, before: Mapping[str, int]) -> dict[str, int]:
-    """What the weights have cost, over this run and those that it went on from."""
+def totals(progress: Progress, before: Mapping[str, Any], parts: Mapping[str, int]) -> dict[str, Any]:
+    """What the weights have cost and seen, over this run and those that it went on from.
+
+    Args:
+        parts: passages of each part that this run draws from; what counts is the most that any run had of it.
+    """
     spent = zip(TOTALS, (progress.step, progress.sequences, round(progress.seconds)), strict=True)
-    return {name: before[name] + value for name, value in spent}
+    seen = {name: max(before["parts"].get(name, 0), parts.get(name, 0)) for name in {**before["parts"], **parts}}
+    return {name: before[name] + value for name, value in spent} | {"parts": seen}
 
 
-def results(progress: Progress, before: Mapping[str, int], shards: Shards, log: TrainingLog) -> dict[str, Any]:
+def results(progress: Progress, before: Mapping[str, Any], shards: Shards, log: TrainingLog) -> dict[str, Any]:
     """What the model card says of the run."""
-    return {
-        **totals(progress, before),
-        "parts": {part.name: part.passages["train"] for part in shards.manifest.parts},
-        "validation": log.last_validation,
-    }
+    return totals(progress, before, passages(shards.manifest)) | {"validation": log.last_validation}
+
+
+def passages(manifest: Manifest) -> dict[str, int]:
+    """How many passages of each part there are to train on."""
+    return {part.name: part.passages["train"] for part in manifest.parts}
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
-def _load_start(denoiser: Denoiser, source: Path) -> tuple[dict[str, int], Fitted | None]:
-    """Take over the weights; returns what they had cost, as far as it is known, and the surrogate they have."""
+def _load_start(denoiser: Denoiser, source: Path) -> tuple[dict[str, Any], Fitted | None]:
+    """Take over the weights; returns what they had cost and seen, as far as it is known, and their surrogate."""
     if (source / "state.json").exists():
         saved = load_training(source)
         if config_from_dict(saved.state["config"]).model.causal != denoiser.config.causal:
             raise ConfigError(f"{source}: is from a run with model.causal {not denoiser.config.causal}")
         load_strictly(denoiser, _fitting(denoiser, saved.weights), source)
-        nothing = dict.fromkeys(TOTALS, 0)
-        return totals(Progress(**saved.state["progress"]), nothing | saved.state.get("before", {})), None
-    parts = load_inverter(source, denoiser.config.causal)
-    load_strictly(denoiser, _fitting(denoiser, parts.denoiser.state_dict()), source)
-    return {name: parts.results.get(name, 0) for name in TOTALS}, parts.surrogate
+        parts = passages(Manifest.from_dict(saved.state["shards"])) if "shards" in saved.state else {}
+        return totals(Progress(**saved.state["progress"]), {**NOTHING, **saved.state.get("before", {})}, parts), None
+    inverter = load_inverter(source, denoiser.config.causal)
+    load_strictly(denoiser, _fitting(denoiser, inverter.denoiser.state_dict()), source)
+    return {name: inverter.results.get(name, nothing) for name, nothing in NOTHING.items()}, inverter.surrogate
 
 
 def _fitting(denoiser: Denoiser, weights: dict[str, Tensor]) -> dict[str, Tensor]:
