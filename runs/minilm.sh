@@ -6,7 +6,7 @@
 # CORPUS holds the 14 parts named on the model card, as <part>.txt.zst; OUT gets shards, runs and tables.
 # Killed at any moment, the same command goes on where it was.
 #
-# The released weights came from these seven stages, with the deviations that experiments/LOG.md tells (2026-11-22, 25 and 26).
+# The released weights came from these eight stages, with the deviations that experiments/LOG.md tells (2026-11-22, 25 and 26).
 set -euo pipefail
 corpus=$1 out=$2
 cd "$(dirname "$0")/.."
@@ -47,32 +47,35 @@ stage onward 58 --from "$out/longer/inverter" --set diffusion.condition_dropout=
     --set diffusion.feedback_share=0.12 --set training.learning_rate=3e-4 --set training.final_learning_rate=1e-3 \
     --set training.muon_learning_rate=1.5e-3 --set training.decay_share=1 --set training.ema=0.995 --set training.seed=13
 python runs/average.py "$out/longer/inverter" "$out/onward/inverter" --share 0.5 -o "$out/released"
-python runs/package.py "$out/released" $weights
+# Twice as deep, on a GPU of 80 GB or more (an H200, lent: runs/borrowed.py; there with 3 % of the large parts).
+unembed train configs/minilm_gpu.yaml --data "$out/shards" -o "$out/card" --resume --from "$out/released" --minutes 0.85 \
+    --set data.short_share=0 --set training.decay_share=0.6 --set training.warmup_steps=30 --set training.ema=0.98
+python runs/package.py "$out/card/inverter" $weights --int8
 python runs/student.py --model $weights --data "$out/shards" --work "$out/student" --texts 233472 --minutes 168
 evaluate() { # FILE OPTION...
-    python runs/evaluate_table.py --precision bfloat16 --texts "$texts" -o "$out/$1" "${@:2}"
+    python runs/evaluate_table.py --texts "$texts" -o "$out/$1" "${@:2}"
 }
-python runs/calibrate.py --texts "$out/shards/validation.txt" --precision bfloat16 --limit 600 --seed 1 \
+python runs/calibrate.py --texts "$out/shards/validation.txt" --limit 600 --seed 1 \
     --model $weights -o $weights/calibration.json
 evaluate default.jsonl --limit 1000 --strategy confidence --steps 8
-python runs/package.py $weights $weights --table "$out/default.jsonl"
+python runs/package.py $weights $weights --int8 --table "$out/default.jsonl"
 evaluate table.jsonl --limit 300 --steps 8
 evaluate passes.jsonl --limit 500 --strategy confidence --steps 1 --steps 2 --steps 4 --steps 8 --steps 16 --steps 32 \
     --plot docs/passes.svg
 evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 50 --batch-size 25 -o "$out/guided.jsonl" \
+python runs/guided_curve.py --texts "$texts" --limit 50 --batch-size 25 -o "$out/guided.jsonl" \
     --plot docs/guided.svg
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 12 --batch-size 12 --calls 2000 \
+python runs/guided_curve.py --texts "$texts" --limit 12 --batch-size 12 --calls 2000 \
     --attacker black-box -o "$out/guided-2000.jsonl"
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 50 --batch-size 25 --tokens natural \
+python runs/guided_curve.py --texts "$texts" --limit 50 --batch-size 25 --tokens natural \
     --attacker black-box -o "$out/guided-natural.jsonl"
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 100 --batch-size 25 --tokens natural \
+python runs/guided_curve.py --texts "$texts" --limit 100 --batch-size 25 --tokens natural \
     --between 6 16 --attacker black-box -o "$out/guided-sentences.jsonl"
-python runs/guided_curve.py --precision bfloat16 --texts "$texts" --limit 16 --batch-size 16 --tokens natural \
+python runs/guided_curve.py --texts "$texts" --limit 16 --batch-size 16 --tokens natural \
     --between 6 16 --calls 2000 --attacker black-box -o "$out/guided-sentences-2000.jsonl"
 evaluate candidates.jsonl --limit 500 --strategy confidence --steps 8 --candidates 8
-python runs/defences.py --precision bfloat16 --texts "$texts" --limit 300
+python runs/defences.py --texts "$texts" --limit 300
 python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3
 python runs/samples.py
 
