@@ -253,6 +253,7 @@ class Windows:
         self.seed = [seed, SPLITS.index(split)]
         self.eos_id, self.pad_id = tokenizer.eos_id, tokenizer.pad_id
         self.kinds = _kinds(tokenizer)
+        self.token_dtype = manifest.token_dtype
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Rows `rank` of `world_size` of step `step`'s global batch of `batch_size` rows.
@@ -268,19 +269,19 @@ class Windows:
         draws = generator.random((self.batch_size, 6))[rank * rows : (rank + 1) * rows]
         width = self.config.short_canvas if generator.random() < self.config.short_share else self.length
         part = np.searchsorted(self.cumulative, draws[:, 0], side="right").clip(max=len(self.shards) - 1)
-        canvas = np.empty((rows, width), dtype=np.int64)
-        lengths = np.empty(rows, dtype=np.int64)
+        first, room = np.empty((2, rows), dtype=np.int64)
         embeddings: NDArray[np.float32] | None = None
         if self.config.embeddings == "stored":
             embeddings = np.empty((rows, self.recipe.dimension), dtype=np.float32)
         for index in np.unique(part):
-            chosen = np.flatnonzero(part == index)
-            shard = self.shards[index]
+            shard, chosen = self.shards[index], np.flatnonzero(part == index)
             passage = (draws[chosen, 1] * len(shard)).astype(np.int64)
-            start, lengths[chosen] = self._place(shard, passage, draws[chosen, 2:], width)
-            canvas[chosen] = self._cut(shard, start, lengths[chosen], width)
+            first[chosen] = shard.offsets[passage]
+            room[chosen] = shard.offsets[passage + 1] - first[chosen]
             if embeddings is not None and shard.embeddings is not None:
                 embeddings[chosen] = shard.embeddings[passage]
+        start, lengths = self._place(part, first, room, draws[:, 2:], width)
+        canvas = self._cut(part, start, lengths, width)
         if embeddings is not None and self.recipe.normalize:  # float16 rounding left the unit sphere
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         return Batch(
@@ -313,12 +314,13 @@ class Windows:
                 for future in waiting:
                     future.cancel()
 
-    def _place(self, shard: Shard, passage: Ints, draws: NDArray[np.float64], width: int) -> tuple[Ints, Ints]:
-        """Choose (start in the shard's tokens, length), both (n,), from draws (n, 4), for a canvas of `width`."""
-        first = shard.offsets[passage]
-        room = shard.offsets[passage + 1] - first
+    def _place(self, part: Ints, first: Ints, room: Ints, draws: NDArray[np.float64], width: int) -> tuple[Ints, Ints]:
+        """Choose (start in the part's tokens, length), both (n,), from draws (n, 4), for a canvas of `width`.
+
+        The passages start at `first` and have `room` tokens.
+        """
         longest = np.minimum(room, width)
-        if shard.embeddings is not None:
+        if self.config.embeddings == "stored":
             return first, longest
         shortest = np.minimum(self.config.min_tokens, longest)
         length = shortest + (draws[:, 1] * (longest - shortest + 1)).astype(np.int64)
@@ -327,14 +329,14 @@ class Windows:
         any_word = draws[:, 2] < self.config.any_word_start
         sentence = ~any_word & (draws[:, 2] < 1 - (1 - self.config.any_word_start) * (1 - SENTENCE_START))
         start = first.copy()
-        start[any_word] = self._last_start(shard, first[any_word], position[any_word], sentences=False)
-        start[sentence] = self._last_start(shard, first[sentence], position[sentence], sentences=True)
+        for chosen, sentences in ((any_word, False), (sentence, True)):
+            start[chosen] = self._last_start(part[chosen], first[chosen], position[chosen], sentences)
         return start, length
 
-    def _last_start(self, shard: Shard, first: Ints, position: Ints, sentences: bool) -> Ints:
+    def _last_start(self, part: Ints, first: Ints, position: Ints, sentences: bool) -> Ints:
         """The last start of a word (or sentence) at or before `position`; the passage's `first` where none is near."""
         width = SENTENCE_SEARCH if sentences else WORD_SEARCH
-        kinds = self.kinds[_rows(shard.tokens, position - width - 1, width + 2)]  # (n, width + 2), last: `position`
+        kinds = self.kinds.take(self._rows(part, position - width - 1, width + 2))  # (n, width + 2), last: `position`
         here, before, earlier = kinds[:, 2:], kinds[:, 1:-1], kinds[:, :-2]
         if sentences:
             ended = (before & ENDS_SENTENCE) | (((before & CLOSES) >> 1) & earlier)  # CLOSES >> 1 is ENDS_SENTENCE
@@ -345,14 +347,22 @@ class Windows:
         found = np.where(good[np.arange(len(back)), width - 1 - back], position - back, first)
         return np.maximum(found, first)
 
-    def _cut(self, shard: Shard, start: Ints, length: Ints, width: int) -> Ints:
-        """Copy windows out of a shard onto canvases (n, width)."""
-        canvas = _rows(shard.tokens, start, width).astype(np.int64)
+    def _cut(self, part: Ints, start: Ints, length: Ints, width: int) -> Ints:
+        """Copy windows out of the shards onto canvases (n, width)."""
+        canvas = self._rows(part, start, width).astype(np.int64)
         column = np.arange(width)
         canvas[column >= length[:, None]] = self.pad_id
         short = np.flatnonzero(length < width)
         canvas[short, length[short]] = self.eos_id
         return canvas
+
+    def _rows(self, part: Ints, start: Ints, width: int) -> NDArray[Any]:
+        """Each part's tokens[start : start + width], (n, width); the first or last token beyond the file's ends."""
+        rows = np.empty((len(part), width), dtype=self.token_dtype)
+        for index in np.unique(part):
+            chosen = np.flatnonzero(part == index)
+            rows[chosen] = np.take(self.shards[index].tokens, start[chosen, None] + np.arange(width), mode="clip")
+        return rows
 
 
 def _kinds(tokenizer: "Tokenizer") -> NDArray[np.uint8]:
@@ -367,14 +377,3 @@ def _kinds(tokenizer: "Tokenizer") -> NDArray[np.uint8]:
             kinds[token] |= CLOSES if set(piece) <= set(CLOSING) else 0
             kinds[token] |= APOSTROPHE if piece in APOSTROPHES else 0
     return kinds
-
-
-def _rows(tokens: NDArray[Any], start: Ints, width: int) -> NDArray[Any]:
-    """tokens[start : start + width] for every start, (n, width); the first or last token beyond the file's ends."""
-    if len(tokens) < width:
-        return np.take(tokens, start[:, None] + np.arange(width), mode="clip")
-    inside = start.clip(0, len(tokens) - width)
-    rows: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(tokens, width)[inside]
-    for row in np.flatnonzero(inside != start):
-        rows[row] = np.take(tokens, start[row] + np.arange(width), mode="clip")
-    return rows
