@@ -45,5 +45,11 @@ def test_an_inverter_runs_in_float32_where_bfloat16_is_emulated(
         Inverter.from_pretrained(folder)
 
 
-def test_what_is_measured_is_a_ratio() -> None:
-    assert 0.01 < measured() < 1000
+def test_what_is_measured_is_a_ratio_and_the_threads_stay() -> None:
+    torch.set_num_threads(2)
+    try:
+        measured.cache_clear()
+        assert 0.01 < measured() < 1000
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
