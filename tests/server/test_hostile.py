@@ -108,6 +108,16 @@ def test_other_bodies_methods_and_paths(client: Client) -> None:
     assert client.request("TRACE", "/queue").status_code == 405
 
 
+def test_a_body_of_another_kind_is_refused_after_its_last_byte(client: Client) -> None:
+    with connect(client, post("/encode", b"text", length=8, kind="text/plain")) as link:
+        link.settimeout(0.3)
+        with pytest.raises(TimeoutError):  # a server that closed here would lose its answer to the bytes still coming
+            link.recv(4096)
+        link.sendall(b"=abc")
+        link.settimeout(20)
+        assert b" 415 " in link.recv(4096)
+
+
 def test_a_huge_body_is_refused_before_it_is_read(start: Start) -> None:
     client = start(max_body=1000)
     with connect(client, post("/encode", b"{", length=10**12)) as link:
