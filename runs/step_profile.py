@@ -1,58 +1,74 @@
-"""Where the time of a training step goes on a GPU, by kernel: random tokens and embeddings, real shapes."""
+"""Where the time of a training step goes on a GPU, kernel by kernel: random tokens and embeddings in the real shapes.
+
+    python runs/step_profile.py configs/minilm_gpu.yaml
+
+Without the encoder and the data, which run beside it. A bare checkout is enough.
+"""
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+import click
 import torch
+from scripts import run
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from unembed.config import load_config
+from unembed.errors import InputError
 from unembed.model import Denoiser
-from unembed.optimizers import make_optimizers
+from unembed.optimizers import freeze, make_optimizers
 from unembed.train import TrainingStep
 
-
-class Nothing:
-    """In the encoder's place."""
-
-    tokenizer = None
-    encode_tokens = None
+BERT = 30522, 103, (102, 0)  # rows of the vocabulary, [MASK], EOS and PAD
+WARM_UP_STEPS = 3  # compile, and set kernels up
 
 
-def main(path: str, steps: int = 3) -> None:
+@click.command(help=__doc__)
+@click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--steps", default=3, show_default=True)
+@click.option("--lines", default=28, show_default=True, help="Kernels shown.")
+def main(path: Path, steps: int, lines: int) -> None:
+    if not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here, expected one to profile")
     config = load_config(path)
-    torch.manual_seed(0)
-    denoiser = Denoiser(30522, 384, 103, config.model, (102, 0)).cuda()
-    denoiser.table.requires_grad_(False)
-    step = TrainingStep(denoiser, config, Nothing()).cuda()
+    vocab_size, mask_id, end_ids = BERT
+    denoiser = Denoiser(vocab_size, config.encoder.dimension, mask_id, config.model, end_ids)
+    freeze(denoiser, config.training.freeze)
+    nothing = cast(Any, SimpleNamespace(tokenizer=None, encode_tokens=None))  # in the encoder's place
+    step = TrainingStep(denoiser, config, nothing).cuda()
     if config.training.compile:
         step.compile_parts()
     optimizers = make_optimizers(denoiser, config.training)
-    canvas = torch.randint(1000, 30000, (config.training.batch_size, config.model.max_tokens)).cuda()
-    e = torch.nn.functional.normalize(torch.randn(len(canvas), 384)).cuda()
+    canvas_BL = torch.randint(vocab_size, (config.training.batch_size, config.model.max_tokens), device="cuda")
+    e_BD = F.normalize(torch.randn(len(canvas_BL), config.encoder.dimension, device="cuda"), dim=-1)
 
     def once() -> None:
-        step(canvas, e, torch.Generator("cuda").manual_seed(0)).loss.backward()
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        step(canvas_BL, e_BD, torch.Generator("cuda").manual_seed(0)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), config.training.gradient_clip)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    for _ in range(3):
+    for _ in range(WARM_UP_STEPS):
         once()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
         for _ in range(steps):
             once()
         torch.cuda.synchronize()
-    rows = [row for row in found.key_averages() if row.self_device_time_total and not row.self_cpu_time_total]
-    total = sum(row.self_device_time_total for row in rows)
-    print(f"kernels {total / steps / 1e3:.1f} ms a step")
-    for row in sorted(rows, key=lambda row: -row.self_device_time_total)[:28]:
-        print(f"{row.self_device_time_total / steps / 1e3:7.2f} ms {row.count // steps:4d} {row.key[:95]}")
+    kernels = [row for row in found.key_averages() if row.self_device_time_total and not row.self_cpu_time_total]
+    total = sum(row.self_device_time_total for row in kernels)
+    click.echo(f"kernels: {total / steps / 1e3:.1f} ms a step")
+    for row in sorted(kernels, key=lambda row: -row.self_device_time_total)[:lines]:
+        milliseconds = row.self_device_time_total / steps / 1e3
+        share = row.self_device_time_total / total
+        click.echo(f"{milliseconds:8.2f} ms {share:4.0%} {row.count // steps:4d} times  {row.key[:95]}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    run(main)
