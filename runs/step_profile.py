@@ -44,7 +44,8 @@ def main(path: Path, steps: int, lines: int) -> None:
     if config.training.compile:
         step.compile_parts()
     optimizers = make_optimizers(denoiser, config.training)
-    canvas_BL = torch.randint(vocab_size, (config.training.batch_size, config.model.max_tokens), device="cuda")
+    # Not below 1,000, where [MASK] is, which is never a target.
+    canvas_BL = torch.randint(1000, vocab_size, (config.training.batch_size, config.model.max_tokens), device="cuda")
     e_BD = F.normalize(torch.randn(len(canvas_BL), config.encoder.dimension, device="cuda"), dim=-1)
 
     def once() -> None:

@@ -175,7 +175,8 @@ def training_loss(
 def most_targets(rows: int, length: int, config: DiffusionConfig) -> int:
     """How many positions of a corrupted batch are targets at most, but for a chance below one in a billion.
 
-    The mean is exact, and eight standard deviations of as many fair coins are more than what is drawn here has.
+    The mean is that of the draws, which the strata's common offset moves by less than a row; beside it eight standard
+    deviations of as many fair coins, more than what is drawn here has.
     """
     masked = config.time_skew / (config.time_skew + 1)
     share = masked + (1 - masked) * (config.corrupt_visible + config.keep_visible)
