@@ -357,6 +357,8 @@ def test_overrides() -> None:
     assert found["data"]["weights"] == {"dialogue": 2.0}
     found = overridden(tree, "training.freeze=[table, blocks],training.steps=7")
     assert (found["training"]["freeze"], found["training"]["steps"]) == (["table", "blocks"], 7)
+    found = overridden(tree, "data.weights={dialogue: 2, questions: 0},training.steps=7")
+    assert (found["data"]["weights"], found["training"]["steps"]) == ({"dialogue": 2.0, "questions": 0.0}, 7)
     assert overridden(tree, "") == tree
     for wrong, message in (
         ("training.learning_rate", "expected section.key=value"),
@@ -366,6 +368,7 @@ def test_overrides() -> None:
         ("training.freeze=table", "training.freeze is 'table', expected a list"),
         ("training.freeze=[1]", r"training.freeze\[0\] is 1, expected str"),
         ("nothing.x=1", "unknown key nothing"),
+        ("data.weights={dialogue: 2", "'{dialogue: 2' is not YAML"),
     ):
         with pytest.raises(ConfigError, match=message):
             overridden(tree, wrong)

@@ -103,7 +103,7 @@ def test_all_masks_are_filled(strategy: str, steps: int) -> None:
     assert not (seen[-1].ids == MASK).any()
     assert (seen[-1].confidence > 0).all()
     assert (seen[-1].passes <= steps).all()
-    if strategy in ("confidence", "sequential", "two-stage"):
+    if strategy in ("confidence", "sequential", "two-stage"):  # here no token is an end
         assert (seen[-1].passes == steps).all()
 
 
@@ -134,7 +134,7 @@ def naive(e: Tensor, one_at_a_time: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("strategy", "choice"),
     [
-        ("confidence", lambda masked, best: max(masked, key=lambda i: best[i])),
+        ("confidence", lambda masked, best: max(masked, key=lambda i: best[i])),  # the surest of all waits for none
         ("sequential", lambda masked, best: masked[0]),
     ],
 )
@@ -190,7 +190,7 @@ def test_seeds_and_rows_decide_what_is_random() -> None:
 
 def sure(ids: Tensor) -> Prediction:
     """A prediction that costs no pass: the schedule is what is tested."""
-    return Prediction(torch.zeros_like(ids), torch.full(ids.shape, 0.5))
+    return Prediction(torch.zeros_like(ids), torch.full(ids.shape, 0.5), torch.zeros(ids.shape))
 
 
 def schedule(strategy: str, rows: int, length: int, steps: int) -> Iterator[Frame]:
@@ -459,32 +459,68 @@ def test_the_normalised_direction_is_all_that_counts() -> None:
 # --- tokens that end a text
 
 
+END = 9  # "PAD"
+
+
+def decoding(name: str, steps: int, tokens: list[int], sure: list[float], ending: list[float]) -> list[Frame]:
+    """The frames of a strategy for a denoiser that always predicts the same of a row."""
+    length = len(tokens)
+    options = Options(steps=steps, strategy=name)
+    strategy = STRATEGIES[name](Canvas(torch.full((1, length), MASK), MASK, (END,), options, [0]))
+    prediction = Prediction(torch.tensor([tokens]), torch.tensor([sure]), torch.tensor([ending]))
+    seen = [next(strategy)]
+    while not seen[-1].done:
+        seen.append(strategy.send(prediction))
+    return seen
+
+
+def committed(seen: list[Frame]) -> list[set[int]]:
+    """The positions that each pass has filled."""
+    shown = [set((frame.ids[0] != MASK).nonzero().flatten().tolist()) for frame in seen]
+    return [new - old for old, new in pairwise(shown)]
+
+
 @pytest.mark.parametrize("name", ["confidence", "threshold"])
 def test_tokens_that_end_a_text_are_committed_after_all_others(name: str) -> None:
-    """Position i predicts token 9 ("PAD") if i is odd, else 1, the odd ones much more confidently."""
-    odd = torch.arange(8) % 2 == 1
-    tokens = torch.where(odd, 9, 1)[None]
-    sure = torch.where(odd, 0.8, 0.1)[None]
-    options = Options(steps=4, strategy=name)
-    decoding = STRATEGIES[name](Canvas(torch.full((1, 8), MASK), MASK, (9,), options, [0]))
-    frame = next(decoding)
-    while not frame.done:
-        frame = decoding.send(Prediction(tokens, sure))
-        visible = frame.ids != MASK
-        assert visible[:, ~odd].all() or not visible[:, odd].any()
-    assert torch.equal(frame.ids, tokens)
+    """Odd positions predict the end, much more confidently than the even ones their token."""
+    odd = [place % 2 == 1 for place in range(8)]
+    seen = decoding(name, 4, [END if end else 1 for end in odd], [0.8 if end else 0.1 for end in odd], [0.1] * 8)
+    for frame in seen:
+        visible = frame.ids[0] != MASK
+        assert visible[::2].all() or not visible[1::2].any()
+    assert frame.ids[0].tolist() == [1, END] * 4
 
 
 @pytest.mark.parametrize("name", ["confidence", "two-stage", "threshold"])
 def test_one_word_at_several_places_is_committed_where_it_is_surest(name: str) -> None:
-    """Five positions of eight predict token 1: those less sure wait a pass, but not for the text's end."""
-    tokens = torch.tensor([[1, 1, 2, 1, 3, 1, 1, 9]])
-    sure = torch.tensor([[0.5, 0.7, 0.2, 0.7, 0.1, 0.6, 0.4, 0.8]])  # of equals the leftmost
-    options = Options(steps=8 if name == "two-stage" else 4, strategy=name)
-    decoding = STRATEGIES[name](Canvas(torch.full((1, 8), MASK), MASK, (9,), options, [0]))
-    frame, seen = next(decoding), []
-    for _ in range(3):
-        frame = decoding.send(Prediction(tokens, sure))
-        seen.append(set((frame.ids[0] != MASK).nonzero().flatten().tolist()))
-    after = [new - old for old, new in pairwise([set(), *seen])]
-    assert after == [{1, 2}, {3, 4}, {0, 5}]
+    """Four positions, no two of them neighbours, predict token 1: of equals the leftmost, the others wait a pass."""
+    tokens = [1, END, 1, END, 2, END, 1, END, 1]
+    sure = [0.5, 0.8, 0.7, 0.8, 0.2, 0.8, 0.7, 0.8, 0.6]
+    ending = [float(token == END) for token in tokens]
+    seen = decoding(name, 6 if name == "two-stage" else 3, tokens, sure, ending)
+    assert committed(seen)[:2] == [{2, 4}, {6, 8}]  # two-stage doubts what it commits next
+
+
+@pytest.mark.parametrize("name", ["confidence", "two-stage", "threshold"])
+def test_of_neighbours_the_surest_is_committed_first(name: str) -> None:
+    """The second surest token is beside the surest one and waits, the end's neighbour need not."""
+    tokens, sure, ending = [1, 2, 3, 4, 5, END], [0.5, 0.9, 0.8, 0.6, 0.7, 0.9], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    if name == "threshold":
+        sure[1] = 0.89  # below which it commits whatever it is sure of
+    seen = decoding(name, 6 if name == "two-stage" else 3, tokens, sure, ending)
+    assert committed(seen)[:2] == [{1, 4}, {0, 2}]
+
+
+@pytest.mark.parametrize("name", ["confidence", "threshold"])
+@pytest.mark.parametrize("steps", [4, 8])
+def test_the_passes_are_shared_by_the_text_and_not_by_what_fills_its_canvas(name: str, steps: int) -> None:
+    tokens, ending = [1, 2, 3, *[END] * 5], [0.0] * 3 + [1.0] * 5
+    seen = decoding(name, steps, tokens, [0.3, 0.2, 0.1, *[0.8] * 5], ending)
+    assert committed(seen) == [{0}, {1}, {2}, {3, 4, 5, 6, 7}]
+    assert seen[-1].passes.tolist() == [4]
+
+
+def test_a_length_that_is_open_counts_by_what_is_expected_of_it() -> None:
+    """Eight positions, of which each ends the text with probability .5: four tokens are expected, one for each pass."""
+    seen = decoding("confidence", 4, list(range(1, 9)), [0.4] * 8, [0.5] * 8)
+    assert [len(new) for new in committed(seen)] == [1, 1, 2, 4]

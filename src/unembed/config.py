@@ -275,13 +275,13 @@ def config_from_dict(tree: Any) -> Config:
 
 
 def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
-    """A configuration's tree with "section.key=value,section.key=value" put in; values are YAML, such as 2 or [a, b].
+    """A configuration's tree with "section.key=value,section.key=value" put in; values are YAML: 2, [a, b], {a: 2}.
 
     Raises:
-        ConfigError: not of that form, an unknown key, or an impossible value.
+        ConfigError: not of that form, a value that is not YAML, an unknown key, or an impossible value.
     """
     changed: dict[str, Any] = json.loads(json.dumps(tree))
-    for override in filter(None, re.split(r",(?![^\[]*\])", overrides)):  # not at the commas within a list
+    for override in filter(None, re.split(r",(?![^\[]*\]|[^{]*\})", overrides)):  # not within [] or {}
         name, equals, value = override.partition("=")
         *sections, key = name.strip().split(".")
         place = changed
@@ -289,7 +289,10 @@ def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
             place = place.setdefault(section, {}) if isinstance(place, dict) else {}
         if not equals or not sections or not isinstance(place, dict):
             raise ConfigError(f"{override!r}: expected section.key=value, such as training.learning_rate=1e-3")
-        place[key] = yaml.safe_load(value)
+        try:
+            place[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{override!r}: {value!r} is not YAML ({' '.join(str(error).split())})") from error
     return config_to_dict(config_from_dict(changed))
 
 

@@ -93,6 +93,7 @@ class Predictor:
         standing_R = frame.ids[frame.wanted]
         uniform_R = self._uniform(frame.wanted) if self.options.temperature else None
         chosen_R, confidence_R = standing_R.clone(), frame.confidence[frame.wanted]
+        ending_R = torch.zeros_like(confidence_R)
         best_RK = Alternatives(
             standing_R.new_full((len(standing_R), self.alternatives), -1),
             confidence_R.new_zeros(len(standing_R), self.alternatives),
@@ -109,17 +110,20 @@ class Predictor:
             scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
             likelihood_CV = logits_CV.log_softmax(-1)
             confidence_R[chunk] = likelihood_CV.gather(1, scored_C[:, None]).exp().squeeze(1)
+            ending_R[chunk] = likelihood_CV[:, list(self.denoiser.end_ids)].exp().sum(-1)
             if self.alternatives:
                 best = likelihood_CV.topk(self.alternatives, dim=-1)
                 best_RK.ids[chunk], best_RK.chances[chunk] = best.indices, best.values.exp()
-        tokens_BL, confidence_BL = frame.ids.clone(), torch.zeros_like(frame.confidence)
-        tokens_BL[frame.wanted], confidence_BL[frame.wanted] = chosen_R, confidence_R
+        tokens_BL = frame.ids.clone()
+        confidence_BL, ending_BL = torch.zeros_like(frame.confidence), torch.zeros_like(frame.confidence)
+        tokens_BL[frame.wanted] = chosen_R
+        confidence_BL[frame.wanted], ending_BL[frame.wanted] = confidence_R, ending_R
         if not self.alternatives:
-            return Prediction(tokens_BL, confidence_BL)
+            return Prediction(tokens_BL, confidence_BL, ending_BL)
         shape = (*frame.ids.shape, self.alternatives)
         best_BLK = Alternatives(tokens_BL.new_full(shape, -1), confidence_BL.new_zeros(shape))
         best_BLK.ids[frame.wanted], best_BLK.chances[frame.wanted] = best_RK
-        return Prediction(tokens_BL, confidence_BL, best_BLK)
+        return Prediction(tokens_BL, confidence_BL, ending_BL, best_BLK)
 
     def _guided(self, logits: Sequence[Tensor]) -> Tensor:
         if len(logits) == 1:

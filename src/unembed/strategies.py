@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unembed.errors import InputError
@@ -74,6 +75,7 @@ class Prediction:
 
     tokens: Tensor  # int64: the token chosen for a masked position
     confidence: Tensor  # float: probability of that token; at a visible position, of the token that stands there
+    ending: Tensor  # float: probability of EOS or PAD
     alternatives: Alternatives | None = None  # where the predictor was asked for them
 
 
@@ -145,10 +147,11 @@ class Canvas:
         self.confidence = self.confidence.masked_fill(where, 0.0)
 
     def eagerness(self, prediction: Prediction) -> Tensor:
-        """(B, L): the order in which to commit masked positions, by confidence, with two exceptions.
+        """(B, L): the order in which to commit masked positions, by confidence, with three exceptions.
 
-        A token that another masked position is surer of comes later: the positions of a pass do not know of
-        each other, and one word whose place is open is the best guess for several. EOS and PAD come after
+        The positions of a pass do not know of each other. So a token waits where another masked position is surer of
+        the same token, since one word whose place is open is the best guess for several; and where a masked position
+        beside it is surer of its own, since neighbours depend on each other the most. EOS and PAD come after
         everything else: while the length is open, PAD is the best single guess for the canvas' end, and taking it
         early cuts texts short.
         """
@@ -157,7 +160,23 @@ class Canvas:
         surer_BLL = sure_BL[:, None, :] > sure_BL[:, :, None]
         equal_BLL = (sure_BL[:, None, :] == sure_BL[:, :, None]).tril(-1)  # of equals the leftmost
         repeated_BL = (same_BLL & (surer_BLL | equal_BLL)).any(2)
-        return prediction.confidence - repeated_BL.float() - 2 * self.ends(prediction).float()
+        ends_BL = self.ends(prediction)
+        beside_BL = F.pad(sure_BL.masked_fill(ends_BL, -torch.inf), (1, 1), value=-torch.inf)
+        hidden_BL = torch.maximum(beside_BL[:, :-2], beside_BL[:, 2:]) > sure_BL
+        return prediction.confidence - repeated_BL.float() - hidden_BL.float() - 3 * ends_BL.float()
+
+    def due(self, prediction: Prediction, left: int) -> Tensor:
+        """(B,): how many masks to fill now so that `left` passes, this one included, share the text equally.
+
+        The text is as long as the denoiser expects: the positions behind it are EOS and PAD, which come last and
+        together, and take no pass from it. Where nothing else is predicted any more, all are due.
+        """
+        masks_B = self.masked.sum(1)
+        if left == 1:
+            return masks_B
+        content_B = ((1 - prediction.ending) * self.masked).sum(1)
+        share_B = torch.round(content_B / left).long().clamp(min=1)
+        return torch.where((self.masked & ~self.ends(prediction)).any(1), share_B, masks_B)
 
     def ends(self, prediction: Prediction) -> Tensor:
         """(B, L) bool: where EOS or PAD is predicted."""
@@ -165,7 +184,7 @@ class Canvas:
 
     def unchanged(self) -> Prediction:
         """The prediction that a canvas without masks needs no pass for."""
-        return Prediction(self.ids, self.confidence)
+        return Prediction(self.ids, self.confidence, torch.zeros_like(self.confidence))
 
     def frame(self, wanted: Tensor | None = None, last: bool = False) -> Frame:
         """The frame to yield: asks for `wanted`, by default the masked positions, unless it is the last."""
@@ -185,10 +204,18 @@ Strategy = Callable[[Canvas], Generator[Frame, Prediction, None]]
 
 
 def confidence(canvas: Canvas) -> Generator[Frame, Prediction, None]:
-    """In each pass the most confident masked positions, equally many each time (arXiv 2202.04200, linear schedule)."""
-    for quota_B in quotas(canvas.masked.sum(1), canvas.options.steps):
-        prediction = yield canvas.frame()
-        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, quota_B), prediction)
+    """In each pass the most confident masked positions, an equal share of the text (arXiv 2202.04200, linear schedule).
+
+    A row is done as soon as nothing but its end is predicted.
+    """
+    for left in range(canvas.options.steps, 0, -1):
+        frame = canvas.frame()
+        if frame.done:
+            yield frame
+            return
+        prediction = yield frame
+        due_B = canvas.due(prediction, left)
+        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, due_B), prediction)
     yield canvas.frame(last=True)
 
 
@@ -244,9 +271,9 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     steps = canvas.options.steps
     free_BL = canvas.masked
     first, second = (steps + 1) // 2, steps // 2
-    for quota_B in quotas(free_BL.sum(1), first):
+    for left in range(first, 0, -1):
         prediction = (yield canvas.frame()) if bool(canvas.masked.any()) else canvas.unchanged()
-        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, quota_B), prediction)
+        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, canvas.due(prediction, left)), prediction)
     for step in range(second):
         doubted_B = (free_BL.sum(1) * DOUBTED_SHARE * (second - step) / second).ceil().long()
         canvas.mask(highest(-canvas.confidence, free_BL, doubted_B))
@@ -259,7 +286,7 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     """Every position at least `THRESHOLD` confident (Fast-dLLM, arXiv 2505.22618), so easy rows take fewer passes.
 
-    A pass reveals at least an equal share of what is left, so that the passes suffice.
+    A pass reveals at least an equal share of the text, so that the passes suffice.
     """
     for left in range(canvas.options.steps, 0, -1):
         frame = canvas.frame()
@@ -268,7 +295,7 @@ def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
             return
         prediction = yield frame
         masked_BL = canvas.masked
-        least_BL = highest(canvas.eagerness(prediction), masked_BL, -(-masked_BL.sum(1) // left))
+        least_BL = highest(canvas.eagerness(prediction), masked_BL, canvas.due(prediction, left))
         sure_BL = masked_BL & (prediction.confidence >= THRESHOLD) & ~canvas.ends(prediction)
         canvas.reveal(least_BL | sure_BL, prediction)
     yield canvas.frame(last=True)
