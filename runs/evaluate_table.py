@@ -5,7 +5,7 @@
 With --plot, token accuracy and cosine are drawn against the passes (--steps 1 --steps 2 and so on).
 
 Each finished row is kept in the JSONL file. Started again with the same options, the script goes on where it
-stopped; rows of other weights, texts or options in that file are left alone and not printed.
+stopped; rows of other weights, code, texts or options in that file are left alone and not printed.
 """
 
 import json
@@ -18,7 +18,7 @@ from plots import Point, draw_curves
 from scripts import run
 
 from unembed.errors import DataError
-from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_model, evaluate, truths
+from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_machine, describe_model, evaluate, truths
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
 from unembed.strategies import BALANCE, STRATEGIES, default_temperature
@@ -92,7 +92,7 @@ def main(
     inverter = Inverter.from_pretrained(model, device=device, precision=precision)
     passages = list(read_texts(texts))
     truth = truths(passages, inverter.tokenizer, cut, inverter.config.model.max_tokens, limit)
-    same = (describe_model(inverter)["sha256"], truth.sha256, options, seed)
+    same = (describe_model(inverter), describe_machine(inverter)["code"], truth.sha256, options, seed)
 
     reports = read_reports(output)
     table = []
@@ -103,7 +103,7 @@ def main(
                     r
                     for r in reports
                     if (r.strategy, r.steps) == (strategy, steps)
-                    and (r.model["sha256"], r.truths_sha256, r.options, r.seed) == same
+                    and (r.model, r.machine.get("code"), r.truths_sha256, r.options, r.seed) == same
                 ),
                 None,
             )

@@ -1,6 +1,7 @@
 """What is measured, with inverters that recover exactly what the test says."""
 
 import json
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -288,6 +289,7 @@ def test_report_survives_json_and_says_where_it_was_measured():
     assert tree["machine"]["device"] == "cpu"
     assert tree["machine"]["torch"] == torch.__version__
     assert tree["machine"]["cpu"]
+    assert re.fullmatch("[0-9a-f]{16}", tree["machine"]["code"])
     assert tree["truths_sha256"] == measured(limit=5).truths_sha256 != measured(limit=6).truths_sha256
 
 

@@ -8,7 +8,7 @@ order; one to a few of them make a draft, which needs no pass of its own.
 Shape suffixes as in forecast.py; T: content tokens of a hypothesis; K: tokens considered at a position.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +120,22 @@ class Editor:
                 break
             pool = self.pool(text, LATER)
         return text
+
+    def best(self, count: int, known: Callable[[tuple[int, ...]], bool]) -> list[Edited]:
+        """The `count` most promising edits of the hypothesis that are not known.
+
+        Each kind has its share, and what one has too few of falls to the best of the others.
+        """
+        first: list[Edited] = []
+        others: list[tuple[float, Edited]] = []
+        whole = sum(self.shares[kind] for kind in self.first)
+        for kind, (found, score_P) in self.first.items():
+            new = [n for n in np.argsort(-score_P, kind="stable").tolist() if not known(found[n].ids)]
+            share = round(count * self.shares[kind] / whole)
+            first += [found[n] for n in new[:share]]
+            others += [(float(score_P[n]), found[n]) for n in new[share:]]
+        others.sort(key=lambda one: -one[0])
+        return [*first, *(edited for _, edited in others)][:count]
 
     def pool(self, text: Edited, sizes: dict[str, int]) -> dict[str, tuple[list[Edited], Doubles]]:
         """Edits of a text, by their kinds, and what each promises: the cosine to expect and its likelihood."""

@@ -18,6 +18,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -357,7 +358,15 @@ def describe_machine(inverter: "Inverter") -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": str(torch.__version__),
         "unembed": __version__,
+        "code": _code(),
     }
+
+
+@cache
+def _code() -> str:
+    """Digits of a hash of this package's source, so that figures of other code are not taken for its own."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def read_back(inverter: "Inverter", inversions: "Sequence[Inversion]") -> tuple[list[str], list[list[int]], Floats]:

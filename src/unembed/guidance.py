@@ -29,6 +29,7 @@ Shape suffixes as in model.py; T: content tokens.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -85,7 +86,8 @@ class Search:
         rounds: most rounds per embedding.
         attacker: "blind", "black-box" or "white-box".
         max_calls: most encoder calls per embedding, those of the starts included; None for no limit but the rounds.
-        proposals: texts embedded per round and embedding, at most.
+        proposals: texts embedded per round and embedding, at most. What goes beyond the drafts is edits, which cost
+            no pass: for an encoder whose calls cost little.
         drafts: texts made per round and embedding; where more than `proposals`, those are embedded of which the
             forecast promises most, or without a surrogate the likeliest. Saves encoder calls and costs passes.
         beam: hypotheses kept.
@@ -251,10 +253,7 @@ class Guide:
             edits = EDITS[0] + near * (EDITS[1] - EDITS[0])
             if forecast is not None and parent.choices is not None and row.noise.random() < edits:
                 if ids not in editors:
-                    editors[ids] = Editor(
-                        forecast, ids, parent.cosine, parent.doubts, parent.choices,
-                        self.tokenizer.starts_word, self.length, self.search.prior, row.noise,
-                    )  # fmt: skip
+                    editors[ids] = self._editor(row, parent, parent.choices, forecast)
                 draft = _edited(editors[ids], drawn)
             elif self.denoiser.feedback is not None and row.noise.random() < REVISE:
                 draft = Draft(list(ids), list(range(len(ids))))
@@ -270,7 +269,37 @@ class Guide:
                 gradient_TH = pull * gradient_TH
             uniform_L = row.noise.random(self.length)
             found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L, taken))
+        if forecast is not None:
+            found += self._promising(number, forecast, editors)
         return found
+
+    def _promising(self, number: int, forecast: Forecast, editors: dict[tuple[int, ...], Editor]) -> list[Blank]:
+        """What may be asked beyond the drafts: the most promising edits, shared as the drafts are, without a pass."""
+        row = self.rows[number]
+        more = min(self.search.proposals, row.left(self.search)) - self.search.drafts
+        found: list[Blank] = []
+        if more <= 0:
+            return found
+        chances = 0.5 ** np.arange(len(row.beam))
+        unmasked_L, no_draw_L = np.zeros(self.length, dtype=bool), np.zeros(self.length)
+        for parent, share in zip(row.beam, chances / chances.sum(), strict=True):
+            if parent.choices is None:
+                continue
+            if parent.ids not in editors:
+                editors[parent.ids] = self._editor(row, parent, parent.choices, forecast)
+            for edited in editors[parent.ids].best(round(more * share), partial(self._asked, row)):
+                draft = Draft(list(edited.ids), list(edited.origin))
+                found.append(Blank(number, draft, unmasked_L, parent.ids, parent.e_hat, None, no_draw_L))
+        return found
+
+    def _asked(self, row: Row, ids: Sequence[int]) -> bool:
+        return self.tokenizer.decode(ids) in row.seen
+
+    def _editor(self, row: Row, parent: Hypothesis, choices: Choices, forecast: Forecast) -> Editor:
+        return Editor(
+            forecast, parent.ids, parent.cosine, parent.doubts, choices,
+            self.tokenizer.starts_word, self.length, self.search.prior, row.noise,
+        )  # fmt: skip
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
         """The gradient of each new hypothesis, as far as calls are left."""
