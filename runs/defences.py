@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scripts import run
 
 from unembed.evaluate import compare, read_back, truths
-from unembed.guidance import BLACK_BOX, BLIND
 from unembed.inverter import Inverter
+from unembed.search import BLACK_BOX, BLIND
 from unembed.sources import read_texts
 from unembed.tables import figure
 

@@ -29,9 +29,10 @@ from unembed.attack import Opened, opening
 from unembed.edits import CONSIDERED, Choices
 from unembed.evaluate import compare, describe_machine, describe_model, truths
 from unembed.files import atomic_file
-from unembed.guidance import BLACK_BOX, WHITE_BOX, Guide, Row, Search
+from unembed.guidance import Guide
 from unembed.inverter import Inverter
 from unembed.refill import Judged, Text
+from unembed.search import BLACK_BOX, WHITE_BOX, Row, Search
 from unembed.sources import read_texts
 from unembed.tables import figure
 
@@ -152,7 +153,7 @@ def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: in
             for number, row in enumerate(rows):
                 for budget in budgets:
                     if row.beam and STARTS <= row.calls <= budget:
-                        reached[budget][number] = row.beam[0].text
+                        reached[budget][number] = row.best(1)[0].text
         rounds += [row.rounds for row in rows]
         for budget in budgets:
             best[budget] += reached[budget]

@@ -7,8 +7,8 @@ import pytest
 
 from fakes import FakeEncoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.attack import OPENING, Opened, opening
-from unembed.guidance import BLACK_BOX, BLIND, Search
 from unembed.inverter import Inverter
+from unembed.search import BLACK_BOX, BLIND, Search
 from unembed.surrogate import Imitation, Surrogate
 
 TEXTS = tiny_texts(8, seed=3)

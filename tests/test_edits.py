@@ -103,6 +103,24 @@ def test_drafts_are_mostly_of_the_best_and_differ() -> None:
     assert [edited.ids for edited in drawn[:9]] == [again.draw().ids for _ in range(9)]
 
 
+def test_the_best_of_each_kind_that_are_not_known() -> None:
+    edit = editor(cosine=0.99)
+    best = edit.best(40, lambda ids: False)
+    assert len({edited.ids for edited in best}) == len(best) == 40
+    for kind, (found, scores) in edit.first.items():
+        chosen = [edited for edited in best if edited.kind == kind]
+        share = round(40 * edit.shares[kind])
+        assert len(chosen) >= min(share, len(found))
+        top = {found[n].ids for n in np.argsort(-scores, kind="stable")[: len(chosen)]}
+        assert {edited.ids for edited in chosen} == top
+    known = {edited.ids for edited in best[::2]}
+    others = edit.best(40, known.__contains__)
+    assert not known & {edited.ids for edited in others}
+    every = edit.best(10**6, lambda ids: False)  # no more than there are
+    assert len(every) == sum(len(found) for found, _ in edit.first.values())
+    assert edit.best(40, lambda ids: True) == []
+
+
 def test_words_before_places() -> None:
     assert [nearness(cosine) for cosine in (-1.0, FAR, (FAR + CLOSE) / 2, CLOSE, 1.0)] == pytest.approx(
         [0, 0, 0.5, 1, 1]

@@ -16,11 +16,12 @@ from unembed.config import Config, DiffusionConfig
 from unembed.diffusion import corrupt, sample_times, training_loss
 from unembed.errors import ConfigError
 from unembed.feedback import make_hypotheses
-from unembed.guidance import BLACK_BOX, Guide, Row, Search
+from unembed.guidance import Guide
 from unembed.inverter import Inverter
 from unembed.model import Denoiser
 from unembed.prepare import prepare
 from unembed.refill import STEP
+from unembed.search import BLACK_BOX, Row, Search
 from unembed.train import train
 
 TOKENIZER = tiny_tokenizer()

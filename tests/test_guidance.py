@@ -11,8 +11,9 @@ from torch import Tensor
 from fakes import FakeEncoder, small_denoiser, tiny_denoiser, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.encoder import load_encoder
 from unembed.errors import EncoderError, InputError
-from unembed.guidance import BLACK_BOX, EXACT, WHITE_BOX, Differentiable, Guide, Row, Search
+from unembed.guidance import Guide
 from unembed.inverter import Inverter
+from unembed.search import BLACK_BOX, EXACT, WHITE_BOX, Differentiable, Row, Search
 from unembed.surrogate import Surrogate
 
 TEXTS = tiny_texts(6)
@@ -133,6 +134,34 @@ def test_the_surrogate_helps_and_learns() -> None:
         assert row.beam[0].cosine == pytest.approx(max(row.answers.cosines), abs=0.02)
         assert set(row.answers.texts) >= {h.ids for h in row.beam}
     assert not any(row.answers.texts for row in without)
+
+
+def test_proposals_beyond_the_drafts_are_edits_that_cost_no_pass() -> None:
+    """Where so many differ at all: of a text of few words in the small vocabulary there are not always enough."""
+    texts, options = tiny_texts(6, seed=5), {"rounds": 3, "surrogate": SURROGATE}
+    few, many = (finished(OpenEncoder(), texts, proposals=proposals, **options) for proposals in (16, 100))
+    assert max(row.calls for row in few) <= 3 + 3 * 16
+    assert min(row.calls for row in many) > 3 * 28
+    assert max(row.calls for row in many) <= 3 + 3 * 100
+    per_call = [sum(row.passes for row in rows) / sum(row.calls for row in rows) for rows in (few, many)]
+    assert per_call[1] < 0.5 * per_call[0]
+    assert np.mean([row.best(1)[0].cosine for row in many]) > np.mean([row.best(1)[0].cosine for row in few])
+
+
+def test_a_best_of_which_nothing_comes_is_put_aside_and_not_forgotten() -> None:
+    best, aside = [], 0
+    for (row,) in guide(OpenEncoder(), TEXTS[:1], rounds=20, patience=2, surrogate=SURROGATE).run():
+        best.append(row.best(1)[0].score)
+        texts = [h.text for h in row.beam]
+        assert texts
+        assert not set(texts) & {h.text for h in row.aside}
+        assert [h.score for h in row.best(9)] == sorted((h.score for h in [*row.beam, *row.aside]), reverse=True)
+        assert 0 <= len(row.aside) - aside <= 1
+        aside = len(row.aside)
+    assert best == sorted(best)
+    assert aside > 1
+    patient = finished(OpenEncoder(), TEXTS[:1], rounds=20, patience=99, surrogate=SURROGATE)
+    assert not patient[0].aside
 
 
 @pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])

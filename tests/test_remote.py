@@ -11,9 +11,9 @@ import torch
 
 from fakes import fake_encoder, tiny_parts, tiny_texts
 from unembed.errors import EncoderError, InputError
-from unembed.guidance import BLACK_BOX
 from unembed.inverter import Inverter
 from unembed.remote import KEY, RemoteEncoder
+from unembed.search import BLACK_BOX
 
 URL = "https://encoder.example/v1/embeddings"
 FAKE = fake_encoder()

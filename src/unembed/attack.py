@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unembed.errors import InputError
-from unembed.guidance import ATTACKERS, BLACK_BOX, BLIND, STARTS, WHITE_BOX, Answering, Guide, Hypothesis, Search
+from unembed.guidance import Guide
 from unembed.inversion import Inversion
 from unembed.model import Denoiser
 from unembed.refill import Floats
 from unembed.rounds import load_rounds, save_rounds
+from unembed.search import ATTACKERS, BLACK_BOX, BLIND, STARTS, WHITE_BOX, Answering, Hypothesis, Search
 from unembed.surrogate import Imitation, Surrogate
 from unembed.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ def plan(
     rounds: int,
     attacker: str | None,
     max_calls: int | None,
+    proposals: int,
     candidates: int,
     seed: int,
     surrogate: Surrogate | None,
@@ -59,7 +61,7 @@ def plan(
         return None
     if attacker is None:
         attacker = WHITE_BOX if has_gradients() else BLACK_BOX
-    search = Search(rounds, attacker, max_calls, beam=max(Search.beam, candidates), seed=seed)
+    search = Search(rounds, attacker, max_calls, proposals, beam=max(Search.beam, candidates), seed=seed)
     search.check()
     return replace(search, **BLINDLY) if blind else search
 
@@ -91,13 +93,13 @@ def opening(
     """
     if surrogate is None or not search.rounds or search.attacker == BLIND:
         return [Opened(list(texts), 0) for texts in starts]
-    blindly = replace(search, rounds=min(OPENING, search.rounds), **BLINDLY)
+    blindly = replace(search, rounds=min(OPENING, search.rounds), proposals=Search.proposals, **BLINDLY)
     judge = Imitation(surrogate, tokenizer)
     guide = kind(denoiser, tokenizer, judge, e_BD, starts, blindly, first_row, surrogate)
     for _ in guide.run():
         yield
     return [
-        Opened(list(dict.fromkeys([*(h.text for h in row.beam), *texts]))[: len(texts)], row.passes)
+        Opened(list(dict.fromkeys([*(h.text for h in row.best(len(texts))), *texts]))[: len(texts)], row.passes)
         for row, texts in zip(guide.rows, starts, strict=True)
     ]
 
@@ -132,7 +134,7 @@ def attack(
         found = []
         for row, one, before in zip(rows, blind, opened, strict=True):
             passes = one.passes + before.passes + row.passes
-            several = [_inversion(tokenizer, h, denoiser.config.max_tokens, passes) for h in row.beam[:candidates]]
+            several = [_inversion(tokenizer, h, denoiser.config.max_tokens, passes) for h in row.best(candidates)]
             several = several or [replace(one, candidates=[])]  # where no start held a word
             if search.attacker == BLIND:
                 several = [replace(each, cosine=None) for each in several]

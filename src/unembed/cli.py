@@ -54,6 +54,7 @@ def _decoding(command: Callable[..., None]) -> Callable[..., None]:
         _option("--balance", 0.7, "How strongly later passes keep to the token counts that the first one expects."),
         _option("--guidance", 0.0, "Strength of classifier-free guidance; doubles the passes."),
         _option("--max-calls", None, "Most encoder calls per embedding of a guided inversion.", type=int),
+        _option("--proposals", 16, "Texts a search asks about per round; more than 28 cost little but calls."),
         _option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
         _option("--attacker", None, ATTACKER, metavar="NAME"),
         _option(

@@ -29,8 +29,8 @@ from torch import nn
 
 from unembed import __version__, metrics
 from unembed.errors import InputError
-from unembed.guidance import BLIND, STARTS
 from unembed.metrics import Scores
+from unembed.search import BLIND, STARTS, Search
 from unembed.strategies import BALANCE, default_temperature
 from unembed.tokenizer import Tokenizer
 
@@ -178,6 +178,7 @@ def evaluate(
     rounds: int = 0,
     attacker: str | None = None,
     max_calls: int | None = None,
+    proposals: int = Search.proposals,
     seed: int = 0,
     guidance: float = 0.0,
     balance: float = BALANCE,
@@ -192,8 +193,9 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
-        steps, strategy, candidates, rounds, attacker, max_calls, seed, guidance, balance, temperature, batch_size,
-            show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
+        steps, strategy, candidates, rounds, attacker, max_calls, proposals, seed, guidance, balance, temperature,
+            batch_size, show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and
+            resamples.
         random_vectors: for the baseline of that name; 0 leaves it out.
 
     Raises:
@@ -207,7 +209,7 @@ def evaluate(
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
     options |= {"guidance": guidance, "balance": balance, "temperature": temperature}
     if guided:  # rows of blind inversions stay what they were
-        options |= {"attacker": attacker, "max_calls": max_calls}
+        options |= {"attacker": attacker, "max_calls": max_calls, "proposals": proposals}
     length = inverter.config.model.max_tokens
     truth = truths(texts, inverter.tokenizer, tokens, length, limit)
     n = len(truth.texts)

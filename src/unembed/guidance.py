@@ -4,14 +4,6 @@ One search per embedding. It starts from blind candidates. Each round changes th
 lets the denoiser refill what was masked in the light of the embedding, embeds the new texts, and keeps the best. Blind
 inversion finds words before places; the cosine tells one order from another.
 
-Three attackers, by what they may ask:
-
-    blind       nothing: it has the embedding alone. Its search is judged by the surrogate in the encoder's place
-    black box   the embedding of any text: each is an encoder call
-    white box   also the encoder's weights, hence the gradient of the cosine by each input token, which bends refills
-                towards tokens that would raise it (first-order estimate of HotFlip, arXiv 1712.06751); a gradient
-                counts as one call
-
 Unusual here: a hypothesis is a text, not a canvas: its tokens are those that the text tokenises to, since that is
 what the encoder sees, and no text is embedded twice for one embedding. What hypotheses are ranked by is the cosine plus
 a small share of the denoiser's log-likelihood: by the cosine alone the search ends in unreadable text of high cosine.
@@ -28,133 +20,27 @@ Shape suffixes as in model.py; T: content tokens.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from unembed.edits import Choices, Editor
 from unembed.errors import EncoderError, InputError
-from unembed.forecast import Answers, Forecast, nearness
+from unembed.forecast import Forecast, nearness
 from unembed.model import Denoiser
 from unembed.moves import Draft, arrange, draw
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
+from unembed.search import BLACK_BOX, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
 from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
-BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
-STARTS = 8  # blind candidates to start from, where no other number is asked for
-EXACT = 1 - 1e-6  # cosine from which a text is the very one: float noise is 2e-7, the next text ten thousand times that
 EDITS = 0.7, 0.92  # share of drafts that are edits, where there is a surrogate: far from the embedding, and near it
 ARRANGE = 0.5  # share of drafts of a hypothesis near the embedding that are arranged; less of those that are farther
 AGAIN = 8  # times to draw when the same edits were drawn in this round already
 REVISE = 0.3  # share of the others that choose tokens anew in sight of the old, unmasked; with feedback only
+JUDGED = 16  # texts of a round that a row's beam may take
 IDLE = 30  # rounds without a new text after which there is none to be expected
-
-
-@runtime_checkable
-class Differentiable(Protocol):
-    """What a white box offers beside `Encoder`."""
-
-    @property
-    def token_table(self) -> Tensor:
-        """Input vectors (V, h) of the vocabulary."""
-        ...
-
-    def cosine_gradient(self, ids: Tensor, lengths: Tensor, e: Tensor) -> Tensor:
-        """See `TransformerEncoder.cosine_gradient`."""
-        ...
-
-
-class Answering(Protocol):
-    """What a search asks: an encoder, or for a blind one a surrogate that imitates it."""
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """Embeddings (n, D) of texts."""
-        ...
-
-
-@dataclass(frozen=True)
-class Search:
-    """How to search.
-
-    Attributes:
-        rounds: most rounds per embedding.
-        attacker: "blind", "black-box" or "white-box".
-        max_calls: most encoder calls per embedding, those of the starts included; None for no limit but the rounds.
-        proposals: texts embedded per round and embedding, at most. What goes beyond the drafts is edits, which cost
-            no pass: for an encoder whose calls cost little.
-        drafts: texts made per round and embedding; where more than `proposals`, those are embedded of which the
-            forecast promises most, or without a surrogate the likeliest. Saves encoder calls and costs passes.
-        beam: hypotheses kept.
-        temperature: of the refills.
-        pull: what a refill's logits gain at most per unit of cosine that the gradient promises; each draft draws its
-            own share of it, since the promise is of first order and sometimes wrong.
-        prior: what a hypothesis gains per nat of the denoiser's log-likelihood, in units of cosine.
-        seed: decides everything that is random.
-    """
-
-    rounds: int = 20
-    attacker: str = WHITE_BOX
-    max_calls: int | None = None
-    proposals: int = 16
-    drafts: int = 28
-    beam: int = 4
-    temperature: float = 1.0
-    pull: float = 200.0
-    prior: float = 0.001
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise InputError where an option is impossible."""
-        if self.rounds < 0:
-            raise InputError(f"rounds is {self.rounds}, expected 0 or more")
-        if self.attacker not in ATTACKERS:
-            raise InputError(f"attacker is {self.attacker!r}, expected one of {', '.join(ATTACKERS)}")
-        if self.max_calls is not None and self.max_calls < 1:
-            raise InputError(f"max_calls is {self.max_calls}, expected at least 1")
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A text that was embedded."""
-
-    text: str
-    ids: tuple[int, ...]  # content tokens, as the text tokenises
-    cosine: float
-    doubts: NDArray[np.float64]  # of each token: 1 - its probability, all others given
-    score: float  # what the beam is ranked by
-    e_hat: Floats  # (D,) the text's embedding
-    choices: Choices | None = None  # other tokens at each position, where there is a surrogate
-
-
-@dataclass
-class Row:
-    """The search for one embedding's text, as far as it has come."""
-
-    e: Floats  # (D,)
-    noise: np.random.Generator
-    beam: list[Hypothesis] = field(default_factory=list)  # best first
-    calls: int = 0  # texts and gradients asked for; encoder calls unless the attacker is blind
-    passes: int = 0
-    rounds: int = 0
-    idle: int = 0  # rounds since a new text was embedded
-    seen: set[str] = field(default_factory=set)
-    gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
-    answers: Answers = field(default_factory=Answers)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the very text is found."""
-        return bool(self.beam) and self.beam[0].cosine >= EXACT
-
-    def left(self, search: Search) -> int:
-        """Encoder calls that may still be made."""
-        return search.proposals if search.max_calls is None else search.max_calls - self.calls
 
 
 class Guide:
@@ -222,6 +108,7 @@ class Guide:
                 self._differentiate(self.white_box, active)
             blanks = [blank for number in active for blank in self._propose(number)]
             filled = self.refiller.fill(blanks)
+            leaders = {number: self.rows[number].beam[0].text for number in active}
             origins: dict[tuple[int, str], Blank | None] = {}
             for blank, found in zip(blanks, filled, strict=True):
                 self.rows[blank.row].passes += found.passes
@@ -230,7 +117,15 @@ class Guide:
             for number in active:
                 self.rows[number].rounds += 1
                 self.rows[number].idle += 1
+                self._go_on(self.rows[number], leaders[number])
             yield self.rows
+
+    def _go_on(self, row: Row, leader: str) -> None:
+        """Put the best hypothesis aside where nothing has come of it for some rounds: others may lead farther."""
+        row.stale = row.stale + 1 if row.beam[0].text == leader else 0
+        if row.stale >= self.search.patience and len(row.beam) > 1 and not row.exact:
+            row.aside.append(row.beam.pop(0))
+            row.stale = 0
 
     def _propose(self, number: int) -> list[Blank]:
         """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
@@ -356,8 +251,7 @@ class Guide:
             for number in dict.fromkeys(text.row for text in chosen):
                 mine = [text for text in chosen if text.row == number]
                 self.rows[number].answers.take([text.ids for text in mine], [cosines[text] for text in mine])
-        # No likelihood raises a score above the cosine, so most texts need no pass.
-        hopeful = [text for text in chosen if self._hopeful(self.rows[text.row], cosines[text])]
+        hopeful = [text for row in asked for text in self._hopeful(row, chosen, cosines)]
         if self.denoiser.feedback is not None:  # more is known now than when they were chosen
             judged = {}
         judged |= self._likelihoods([text for text in hopeful if text not in judged], e_hats)
@@ -369,7 +263,7 @@ class Guide:
             row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text], choices))
         for number in {text.row for text in hopeful}:
             row = self.rows[number]
-            row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
+            row.beam.sort(key=Hypothesis.rank)
             del row.beam[self.search.beam :]
 
     def _foreseen(
@@ -397,8 +291,15 @@ class Guide:
         """For the hypotheses of a row, by what is known now."""
         return Forecast(surrogate, row.answers, row.e, [(h.ids, h.e_hat) for h in row.beam])
 
-    def _hopeful(self, row: Row, cosine: float) -> bool:
-        return len(row.beam) < self.search.beam or cosine > row.beam[-1].score
+    def _hopeful(self, number: int, texts: Sequence[Text], cosines: Mapping[Text, float]) -> list[Text]:
+        """Those of a row's texts that may enter its beam, nearest first, and JUDGED of them at most.
+
+        No likelihood raises a score above the cosine, so most texts need no pass.
+        """
+        beam = self.rows[number].beam
+        least = -np.inf if len(beam) < self.search.beam else beam[-1].score
+        mine = [text for text in texts if text.row == number and cosines[text] > least]
+        return sorted(mine, key=lambda text: -cosines[text])[:JUDGED]
 
     def _embed(self, texts: Sequence[Text]) -> tuple[dict[Text, Floats], dict[Text, float]]:
         """The embedding (D,) of each text, and its cosine to its row's."""

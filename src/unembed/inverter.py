@@ -26,13 +26,13 @@ from unembed.checkpoint import Parts, load_inverter, save_inverter
 from unembed.config import Config, Recipe
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
 from unembed.errors import EmbeddingError, EncoderError, InputError
-from unembed.guidance import BLIND, Answering, Differentiable, Search
 from unembed.inversion import Inversion
 from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
 from unembed.precision import granted
 from unembed.predictor import check, stream
 from unembed.recipes import RECIPES
+from unembed.search import BLIND, Answering, Differentiable, Search
 from unembed.strategies import BALANCE, Frame, Options, default_temperature
 from unembed.surrogate import Imitation, Surrogate
 from unembed.tokenizer import Tokenizer
@@ -149,6 +149,7 @@ class Inverter:
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
+        proposals: int = Search.proposals,
         seed: int = 0,
         batch_size: int = 64,
         recipe: Recipe | str | None = None,
@@ -171,6 +172,8 @@ class Inverter:
             attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
                 where the encoder gives gradients, else a black box.
             max_calls: most encoder calls per embedding; by default as many as the rounds take, about 18 each.
+            proposals: texts asked about per round and embedding. More than 28 cost calls and next to no passes: for an
+                encoder at hand, of which a call takes little time.
             seed: decides everything that is random; a row's result does not depend on `batch_size`.
             recipe: what the embeddings were made by, where known; checked against the inverter's.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
@@ -184,7 +187,7 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = self._plan(rounds, attacker, max_calls, candidates, seed)
+        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed)
         starts = count_starts(search, candidates)
         options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
@@ -240,6 +243,7 @@ class Inverter:
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
+        proposals: int = Search.proposals,
         seed: int = 0,
         recipe: Recipe | str | None = None,
         first_row: int = 0,
@@ -251,8 +255,8 @@ class Inverter:
         """
         steps_of_search = self.search_in_steps(
             embedding, rounds, candidates, steps, strategy, guidance=guidance, balance=balance,
-            temperature=temperature, attacker=attacker, max_calls=max_calls, seed=seed, recipe=recipe,
-            first_row=first_row,
+            temperature=temperature, attacker=attacker, max_calls=max_calls, proposals=proposals, seed=seed,
+            recipe=recipe, first_row=first_row,
         )  # fmt: skip
         return (found for found in steps_of_search if found is not None)
 
@@ -269,12 +273,13 @@ class Inverter:
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
+        proposals: int = Search.proposals,
         seed: int = 0,
         recipe: Recipe | str | None = None,
         first_row: int = 0,
     ) -> Iterator[Inversion | None]:
         """As `search`, and before the first None after each round of the opening, when nothing is to be told yet."""
-        search = self._plan(rounds, attacker, max_calls, candidates, seed)
+        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed)
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
         starts = count_starts(search, candidates)
@@ -377,11 +382,11 @@ class Inverter:
         return options
 
     def _plan(
-        self, rounds: int, attacker: str | None, max_calls: int | None, candidates: int, seed: int
+        self, rounds: int, attacker: str | None, max_calls: int | None, proposals: int, candidates: int, seed: int
     ) -> Search | None:
         """How to search, or None for a blind inversion without rounds. Raises InputError."""
         return plan(
-            rounds, attacker, max_calls, candidates, seed, self.surrogate,
+            rounds, attacker, max_calls, proposals, candidates, seed, self.surrogate,
             lambda: isinstance(self.encoder, Differentiable),
         )  # fmt: skip
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from unembed.guidance import STARTS
 from unembed.inversion import Inversion
+from unembed.search import STARTS
 from unembed.server.work import Ended, Need, Pause, Recovered, Round
 
 CALLS = 18  # encoder calls of a round, about

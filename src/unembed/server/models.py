@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from unembed.errors import InputError
-from unembed.guidance import ATTACKERS, WHITE_BOX, Differentiable
 from unembed.inverter import Inverter
 from unembed.model import count_parameters
 from unembed.packaged import DEFAULT, PACKAGED
+from unembed.search import ATTACKERS, WHITE_BOX, Differentiable
 from unembed.server.faults import Fault
 
 # What the published demo's page sends, and a part of the encoder's id that the name means.

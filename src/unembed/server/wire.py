@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from unembed.encoder import check_embeddings
 from unembed.errors import EmbeddingError
-from unembed.guidance import BLACK_BOX, WHITE_BOX
 from unembed.inversion import Inversion
+from unembed.search import BLACK_BOX, WHITE_BOX
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
