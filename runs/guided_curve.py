@@ -78,6 +78,8 @@ class Curve:
 )
 @click.option("--limit", default=100, show_default=True, help="texts measured at most")
 @click.option("--calls", default=400, show_default=True, help="encoder calls per text at most")
+@click.option("--proposals", default=Search.proposals, show_default=True, help="texts asked about per round, at most")
+@click.option("--patience", default=Search.patience, show_default=True, help="rounds before a stale best is put aside")
 @click.option("--attacker", "attackers", multiple=True, type=click.Choice(ATTACKERS), help="default: all")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch-size", default=10, show_default=True, help="texts searched side by side")
@@ -85,7 +87,8 @@ class Curve:
 @click.option("-o", "--output", default="guided_curve.jsonl", show_default=True, type=click.Path(path_type=Path))
 def main(
     texts: str, model: str | None, precision: str, tokens: str, between: tuple[int, int] | None, limit: int, calls: int,
-    attackers: tuple[str, ...], seed: int, batch_size: int, plot: Path | None, output: Path,
+    proposals: int, patience: int, attackers: tuple[str, ...], seed: int, batch_size: int, plot: Path | None,
+    output: Path,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
     cut = int(tokens) if tokens.isdigit() else tokens
@@ -95,10 +98,11 @@ def main(
         passages = (text for text in passages if low <= len(inverter.tokenizer.encode_batch([text])[0]) <= high)
     truth = truths(passages, inverter.tokenizer, cut, inverter.length, limit)
     embeddings = inverter.encode(truth.texts)
+    options = {"max_calls": calls, "proposals": proposals, "patience": patience, "seed": seed}
     about = {
         "model": describe_model(inverter), "machine": describe_machine(inverter), "precision": precision,
-        "truths": truth.sha256, "n": len(truth.texts), "tokens": cut, "calls": calls, "seed": seed,
-        "search": dataclasses.asdict(Search()), "surrogate": inverter.surrogate is not None,
+        "truths": truth.sha256, "n": len(truth.texts), "tokens": cut,
+        "search": dataclasses.asdict(Search(**options)), "surrogate": inverter.surrogate is not None,
     }  # fmt: skip
     about = json.loads(json.dumps(about))
     known = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
@@ -106,7 +110,7 @@ def main(
     for attacker in attackers or ATTACKERS:
         found = [row for row in known if row["about"] == about and row["curve"]["attacker"] == attacker]
         if not found:
-            curve = measure(inverter, embeddings, attacker, calls, seed, batch_size)
+            curve = measure(inverter, embeddings, attacker, options, batch_size)
             known.append({"about": about, "curve": dataclasses.asdict(curve)})
             with atomic_file(output) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in known), encoding="utf-8")
@@ -117,14 +121,15 @@ def main(
         draw(curves, plot, f"{len(truth.texts)} texts, {tokens} tokens")
 
 
-def measure(inverter: Inverter, embeddings: np.ndarray, attacker: str, calls: int, seed: int, batch_size: int) -> Curve:
-    """Search for every text, keeping what was best at each budget."""
+def measure(
+    inverter: Inverter, embeddings: np.ndarray, attacker: str, options: dict[str, int], batch_size: int
+) -> Curve:
+    """Search for every text, keeping what was best at each budget. Options: of `Search`."""
+    calls, seed = options["max_calls"], options["seed"]
     budgets = [budget for budget in BUDGETS if budget <= calls]
     best: dict[int, list[str]] = {budget: [] for budget in budgets}
     rounds: list[int] = []
-    search = Search(
-        rounds=10**6, attacker=BLACK_BOX if attacker == BLACK_BOX else WHITE_BOX, max_calls=calls, seed=seed
-    )
+    search = Search(rounds=10**6, attacker=BLACK_BOX if attacker == BLACK_BOX else WHITE_BOX, **options)
     denoiser = inverter.denoiser
     if attacker == NO_PRIOR:
         denoiser = copy.deepcopy(denoiser)
