@@ -224,6 +224,7 @@ def test_impossible_steps(model, steps):
         ("--rounds", -1, "rounds is -1, "),
         ("--attacker", "red", "attacker is 'red', expected one of blind, black-box, white-box"),
         ("--max-calls", 3, "max_calls is 3, but a blind inversion makes no encoder calls"),
+        ("--proposals", 0, "proposals is 0, expected at least 1"),
         ("--temperature", -0.1, "temperature is -0.1, expected 0 or more"),
         ("--temperature", "nan", "temperature is nan, expected 0 or more"),
         ("--guidance", "inf", "guidance is inf, expected -1 or more"),

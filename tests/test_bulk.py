@@ -267,6 +267,7 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
         "rounds": 0,
         "attacker": None,
         "max_calls": None,
+        "proposals": 16,
         "guidance": 0.0,
         "balance": 0.7,
         "temperature": None,

@@ -48,8 +48,7 @@ def plan(
     """
     if candidates < 1:
         raise InputError(f"candidates is {candidates}, expected at least 1")
-    if rounds < 0:
-        raise InputError(f"rounds is {rounds}, expected 0 or more")
+    Search(rounds, max_calls=max_calls, proposals=proposals).check()
     if attacker not in (None, *ATTACKERS):
         raise InputError(f"attacker is {attacker!r}, expected one of {', '.join(ATTACKERS)}")
     blind = attacker == BLIND or (attacker is None and rounds == 0)
