@@ -79,7 +79,6 @@ class Curve:
 @click.option("--limit", default=100, show_default=True, help="texts measured at most")
 @click.option("--calls", default=400, show_default=True, help="encoder calls per text at most")
 @click.option("--proposals", default=Search.proposals, show_default=True, help="texts asked about per round, at most")
-@click.option("--patience", default=Search.patience, show_default=True, help="rounds before a stale best is put aside")
 @click.option("--attacker", "attackers", multiple=True, type=click.Choice(ATTACKERS), help="default: all")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch-size", default=10, show_default=True, help="texts searched side by side")
@@ -87,7 +86,7 @@ class Curve:
 @click.option("-o", "--output", default="guided_curve.jsonl", show_default=True, type=click.Path(path_type=Path))
 def main(
     texts: str, model: str | None, precision: str, tokens: str, between: tuple[int, int] | None, limit: int, calls: int,
-    proposals: int, patience: int, attackers: tuple[str, ...], seed: int, batch_size: int, plot: Path | None,
+    proposals: int, attackers: tuple[str, ...], seed: int, batch_size: int, plot: Path | None,
     output: Path,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
@@ -98,7 +97,7 @@ def main(
         passages = (text for text in passages if low <= len(inverter.tokenizer.encode_batch([text])[0]) <= high)
     truth = truths(passages, inverter.tokenizer, cut, inverter.length, limit)
     embeddings = inverter.encode(truth.texts)
-    options = {"max_calls": calls, "proposals": proposals, "patience": patience, "seed": seed}
+    options = {"max_calls": calls, "proposals": proposals, "seed": seed}
     about = {
         "model": describe_model(inverter), "machine": describe_machine(inverter), "precision": precision,
         "truths": truth.sha256, "n": len(truth.texts), "tokens": cut,
@@ -158,7 +157,7 @@ def measure(
             for number, row in enumerate(rows):
                 for budget in budgets:
                     if row.beam and STARTS <= row.calls <= budget:
-                        reached[budget][number] = row.best(1)[0].text
+                        reached[budget][number] = row.beam[0].text
         rounds += [row.rounds for row in rows]
         for budget in budgets:
             best[budget] += reached[budget]

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
-from test_guidance import SURROGATE, OpenEncoder
+from test_guidance import OpenEncoder
 from unembed.bulk import invert_file
 from unembed.errors import InputError
-from unembed.guidance import Guide
 from unembed.inverter import Inverter
-from unembed.rounds import load_rounds, save_rounds
-from unembed.search import BLACK_BOX, WHITE_BOX, Search
+from unembed.search import BLACK_BOX, WHITE_BOX
 from unembed.vectors import open_vectors, scan
 
 ROWS, BATCH, STARTS, ROUNDS = 5, 12, 4, 5  # three rows are searched together
@@ -71,28 +69,6 @@ def test_stopped_in_any_round_and_continued_equals_never_stopped(
         assert 0 <= repeated <= most
         assert stopping.gradients + again.gradients - whole.gradients <= 3 * 4
         assert not (folder / "out.jsonl.rounds").exists()
-
-
-def test_hypotheses_that_were_put_aside_are_kept(tmp_path: Path) -> None:
-    def guide() -> Guide:
-        e_BD = fake_encoder().encode(tiny_texts(2))
-        parts, starts = tiny_parts(), [["the cat", "a dog", "x y z"]] * 2
-        search = Search(rounds=9, attacker=BLACK_BOX, patience=1)
-        return Guide(parts.denoiser, parts.tokenizer, OpenEncoder(), e_BD, starts, search, 0, SURROGATE)
-
-    whole = guide()
-    *_, expected = whole.run()
-    stopped, again = guide(), guide()
-    running = stopped.run()
-    while not all(row.aside for row in next(running)):
-        pass
-    save_rounds(tmp_path / "rounds.npz", stopped)
-    load_rounds(tmp_path / "rounds.npz", again)
-    assert [row.stale for row in again.rows] == [row.stale for row in stopped.rows]
-    *_, found = again.run()
-    for row, other in zip(found, expected, strict=True):
-        assert [(h.text, h.score) for h in row.aside] == [(h.text, h.score) for h in other.aside]
-        assert [(h.text, h.score) for h in row.beam] == [(h.text, h.score) for h in other.beam]
 
 
 def kept(folder: Path, **options: Any) -> list[str]:

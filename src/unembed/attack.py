@@ -98,7 +98,7 @@ def opening(
     for _ in guide.run():
         yield
     return [
-        Opened(list(dict.fromkeys([*(h.text for h in row.best(len(texts))), *texts]))[: len(texts)], row.passes)
+        Opened(list(dict.fromkeys([*(h.text for h in row.beam), *texts]))[: len(texts)], row.passes)
         for row, texts in zip(guide.rows, starts, strict=True)
     ]
 
@@ -133,7 +133,7 @@ def attack(
         found = []
         for row, one, before in zip(rows, blind, opened, strict=True):
             passes = one.passes + before.passes + row.passes
-            several = [_inversion(tokenizer, h, denoiser.config.max_tokens, passes) for h in row.best(candidates)]
+            several = [_inversion(tokenizer, h, denoiser.config.max_tokens, passes) for h in row.beam[:candidates]]
             several = several or [replace(one, candidates=[])]  # where no start held a word
             if search.attacker == BLIND:
                 several = [replace(each, cosine=None) for each in several]

@@ -31,7 +31,7 @@ from unembed.forecast import Forecast, nearness
 from unembed.model import Denoiser
 from unembed.moves import Draft, arrange, draw
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
-from unembed.search import BLACK_BOX, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
+from unembed.search import BLACK_BOX, EXACT, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
 from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
@@ -108,7 +108,6 @@ class Guide:
                 self._differentiate(self.white_box, active)
             blanks = [blank for number in active for blank in self._propose(number)]
             filled = self.refiller.fill(blanks)
-            leaders = {number: self.rows[number].beam[0].text for number in active}
             origins: dict[tuple[int, str], Blank | None] = {}
             for blank, found in zip(blanks, filled, strict=True):
                 self.rows[blank.row].passes += found.passes
@@ -117,15 +116,7 @@ class Guide:
             for number in active:
                 self.rows[number].rounds += 1
                 self.rows[number].idle += 1
-                self._go_on(self.rows[number], leaders[number])
             yield self.rows
-
-    def _go_on(self, row: Row, leader: str) -> None:
-        """Put the best hypothesis aside where nothing has come of it for some rounds: others may lead farther."""
-        row.stale = row.stale + 1 if row.beam[0].text == leader else 0
-        if row.stale >= self.search.patience and len(row.beam) > 1 and not row.exact:
-            row.aside.append(row.beam.pop(0))
-            row.stale = 0
 
     def _propose(self, number: int) -> list[Blank]:
         """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
@@ -263,7 +254,7 @@ class Guide:
             row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text], choices))
         for number in {text.row for text in hopeful}:
             row = self.rows[number]
-            row.beam.sort(key=Hypothesis.rank)
+            row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
             del row.beam[self.search.beam :]
 
     def _foreseen(

@@ -20,8 +20,7 @@ from unembed.forecast import Answers
 from unembed.guidance import Guide
 from unembed.search import Hypothesis
 
-FORMAT = 4
-COUNTS = ("calls", "passes", "rounds", "idle", "stale")
+FORMAT = 3
 
 
 def save_rounds(path: Path, guide: Guide) -> None:
@@ -29,9 +28,9 @@ def save_rounds(path: Path, guide: Guide) -> None:
     arrays: dict[str, Any] = {}
     rows = []
     for number, row in enumerate(guide.rows):
-        hypotheses = []
-        for place, h in enumerate([*row.beam, *row.aside]):
-            hypotheses.append(
+        beam = []
+        for place, h in enumerate(row.beam):
+            beam.append(
                 {"text": h.text, "ids": h.ids, "cosine": h.cosine, "doubts": h.doubts.tolist(), "score": h.score}
             )
             arrays[f"{number}.{place}.e_hat"] = h.e_hat
@@ -40,8 +39,8 @@ def save_rounds(path: Path, guide: Guide) -> None:
             if h.text in row.gradients:
                 arrays[f"{number}.{place}.gradient"] = row.gradients[h.text].cpu().numpy()
         rows.append({
-            "noise": row.noise.bit_generator.state, "hypotheses": hypotheses, "beam": len(row.beam),
-            "seen": sorted(row.seen), **{name: getattr(row, name) for name in COUNTS},
+            "noise": row.noise.bit_generator.state, "beam": beam, "seen": sorted(row.seen),
+            "calls": row.calls, "passes": row.passes, "rounds": row.rounds, "idle": row.idle,
             "answers": [row.answers.texts, row.answers.cosines],
         })  # fmt: skip
     tree = {"format": FORMAT, "search": _key(guide), "rows": rows}
@@ -73,22 +72,21 @@ def load_rounds(path: Path, guide: Guide) -> None:
 
 
 def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    hypotheses, gradients = [], {}
-    for place, h in enumerate(tree["hypotheses"]):
+    beam, gradients = [], {}
+    for place, h in enumerate(tree["beam"]):
         e_hat = arrays[f"{number}.{place}.e_hat"]
         tokens, gains, gradient = (arrays.get(f"{number}.{place}.{name}") for name in ("tokens", "gains", "gradient"))
         choices = Choices(tokens, gains) if tokens is not None and gains is not None else None
         doubts = np.array(h["doubts"])
-        hypotheses.append(Hypothesis(h["text"], tuple(h["ids"]), h["cosine"], doubts, h["score"], e_hat, choices))
+        beam.append(Hypothesis(h["text"], tuple(h["ids"]), h["cosine"], doubts, h["score"], e_hat, choices))
         if gradient is not None:
             gradients[h["text"]] = torch.from_numpy(gradient)
     answers = Answers()
     texts, cosines = tree["answers"]
     if texts:
         answers.take([tuple(ids) for ids in texts], cosines)
-    values: dict[str, Any] = {name: tree[name] for name in COUNTS}
-    values |= {"beam": hypotheses[: tree["beam"]], "aside": hypotheses[tree["beam"] :]}
-    return tree["noise"], values | {"gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
+    values = {name: tree[name] for name in ("calls", "passes", "rounds", "idle")}
+    return tree["noise"], values | {"beam": beam, "gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
 
 
 def _key(guide: Guide) -> str:

@@ -64,8 +64,6 @@ class Search:
         drafts: texts made per round and embedding; where more than `proposals`, those are embedded of which the
             forecast promises most, or without a surrogate the likeliest. Saves encoder calls and costs passes.
         beam: hypotheses kept.
-        patience: rounds in which the best hypothesis stays the best before it is put aside, so that the search goes on
-            from the others; no text is embedded twice, so it does not come back.
         temperature: of the refills.
         pull: what a refill's logits gain at most per unit of cosine that the gradient promises; each draft draws its
             own share of it, since the promise is of first order and sometimes wrong.
@@ -79,7 +77,6 @@ class Search:
     proposals: int = 16
     drafts: int = 28
     beam: int = 4
-    patience: int = 10**6
     temperature: float = 1.0
     pull: float = 200.0
     prior: float = 0.001
@@ -109,10 +106,6 @@ class Hypothesis:
     e_hat: Floats  # (D,) the text's embedding
     choices: Choices | None = None  # other tokens at each position, where there is a surrogate
 
-    def rank(self) -> tuple[bool, float]:
-        """By which the best sorts first: the very text before all others."""
-        return self.cosine < EXACT, -self.score
-
 
 @dataclass
 class Row:
@@ -120,9 +113,7 @@ class Row:
 
     e: Floats  # (D,)
     noise: np.random.Generator
-    beam: list[Hypothesis] = field(default_factory=list)  # best first, which changes are made of
-    aside: list[Hypothesis] = field(default_factory=list)  # were best for so long that nothing comes of them any more
-    stale: int = 0  # rounds since another hypothesis became the best of the beam
+    beam: list[Hypothesis] = field(default_factory=list)  # best first
     calls: int = 0  # texts and gradients asked for; encoder calls unless the attacker is blind
     passes: int = 0
     rounds: int = 0
@@ -130,10 +121,6 @@ class Row:
     seen: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
     answers: Answers = field(default_factory=Answers)
-
-    def best(self, count: int) -> list[Hypothesis]:
-        """The `count` best hypotheses, or as many as there are."""
-        return sorted([*self.beam, *self.aside], key=Hypothesis.rank)[:count]
 
     @property
     def exact(self) -> bool:
