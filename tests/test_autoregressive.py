@@ -332,7 +332,7 @@ def test_the_two_are_compared(
     names = [line.split("|")[1].strip() for line in table[2:]]
     assert names == ["diffusion, 1 pass", "diffusion, 4 passes", "autoregressive, greedy"]
     kept = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["passes"] for row in kept[:2]] == [1, 4]
+    assert kept[0]["passes"] == 1 <= kept[1]["passes"] <= 4  # fewer where nothing but the end is predicted
     assert 5 < kept[2]["passes"] <= 16
     assert kept[2]["token_f1"] > kept[0]["token_f1"]  # it has been trained for longer
     assert len({row["truths_sha256"] for row in kept}) == 1
