@@ -8,7 +8,10 @@ order; one to a few of them make a draft, which needs no pass of its own.
 Shape suffixes as in forecast.py; T: content tokens of a hypothesis; K: tokens considered at a position.
 """
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -126,16 +129,11 @@ class Editor:
 
         Each kind has its share, and what one has too few of falls to the best of the others.
         """
-        first: list[Edited] = []
-        others: list[tuple[float, Edited]] = []
         whole = sum(self.shares[kind] for kind in self.first)
-        for kind, (found, score_P) in self.first.items():
-            new = [n for n in np.argsort(-score_P, kind="stable").tolist() if not known(found[n].ids)]
-            share = round(count * self.shares[kind] / whole)
-            first += [found[n] for n in new[:share]]
-            others += [(float(score_P[n]), found[n]) for n in new[share:]]
-        others.sort(key=lambda one: -one[0])
-        return [*first, *(edited for _, edited in others)][:count]
+        new = {kind: best_first(*several, known) for kind, several in self.first.items()}
+        chosen = [one for kind in new for one in islice(new[kind], round(count * self.shares[kind] / whole))]
+        chosen += islice(heapq.merge(*new.values(), key=itemgetter(0)), max(0, count - len(chosen)))
+        return [edited for _, edited in chosen[:count]]
 
     def pool(self, text: Edited, sizes: dict[str, int]) -> dict[str, tuple[list[Edited], Doubles]]:
         """Edits of a text, by their kinds, and what each promises: the cosine to expect and its likelihood."""
@@ -200,6 +198,15 @@ class Editor:
 
     def _known(self, text: Edited, now: int) -> bool:
         return 0 <= now < len(text.ids) and text.origin[now] >= 0
+
+
+def best_first(
+    found: Sequence[Edited], score_P: Doubles, known: Callable[[tuple[int, ...]], bool]
+) -> Iterator[tuple[float, Edited]]:
+    """Edits that are not known, and their scores' negatives; whether one is known is asked only when its turn comes."""
+    for number in np.argsort(-score_P, kind="stable").tolist():
+        if not known(found[number].ids):
+            yield -float(score_P[number]), found[number]
 
 
 def another_order(several: Sequence[Sequence[int]], noise: np.random.Generator) -> list[Sequence[int]]:

@@ -110,7 +110,7 @@ class Predictor:
             scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
             likelihood_CV = logits_CV.log_softmax(-1)
             confidence_R[chunk] = likelihood_CV.gather(1, scored_C[:, None]).exp().squeeze(1)
-            ending_R[chunk] = likelihood_CV[:, list(self.denoiser.end_ids)].exp().sum(-1)
+            ending_R[chunk] = likelihood_CV[:, self.balance.end_ids].exp().sum(-1)
             if self.alternatives:
                 best = likelihood_CV.topk(self.alternatives, dim=-1)
                 best_RK.ids[chunk], best_RK.chances[chunk] = best.indices, best.values.exp()

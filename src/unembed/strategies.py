@@ -162,8 +162,8 @@ class Canvas:
         repeated_BL = (same_BLL & (surer_BLL | equal_BLL)).any(2)
         ends_BL = self.ends(prediction)
         beside_BL = F.pad(sure_BL.masked_fill(ends_BL, -torch.inf), (1, 1), value=-torch.inf)
-        hidden_BL = torch.maximum(beside_BL[:, :-2], beside_BL[:, 2:]) > sure_BL
-        return prediction.confidence - repeated_BL.float() - hidden_BL.float() - 3 * ends_BL.float()
+        outdone_BL = torch.maximum(beside_BL[:, :-2], beside_BL[:, 2:]) > sure_BL
+        return prediction.confidence - repeated_BL.float() - outdone_BL.float() - 3 * ends_BL.float()
 
     def due(self, prediction: Prediction, left: int) -> Tensor:
         """(B,): how many masks to fill now so that `left` passes, this one included, share the text equally.
@@ -208,15 +208,7 @@ def confidence(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 
     A row is done as soon as nothing but its end is predicted.
     """
-    for left in range(canvas.options.steps, 0, -1):
-        frame = canvas.frame()
-        if frame.done:
-            yield frame
-            return
-        prediction = yield frame
-        due_B = canvas.due(prediction, left)
-        canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, due_B), prediction)
-    yield canvas.frame(last=True)
+    return surest(canvas, float("inf"))
 
 
 def sequential(canvas: Canvas) -> Generator[Frame, Prediction, None]:
@@ -284,21 +276,11 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 
 
 def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
-    """Every position at least `THRESHOLD` confident (Fast-dLLM, arXiv 2505.22618), so easy rows take fewer passes.
+    """As `confidence`, and every position at least `THRESHOLD` confident (Fast-dLLM, arXiv 2505.22618).
 
-    A pass reveals at least an equal share of the text, so that the passes suffice.
+    So easy rows take fewer passes.
     """
-    for left in range(canvas.options.steps, 0, -1):
-        frame = canvas.frame()
-        if frame.done:
-            yield frame
-            return
-        prediction = yield frame
-        masked_BL = canvas.masked
-        least_BL = highest(canvas.eagerness(prediction), masked_BL, canvas.due(prediction, left))
-        sure_BL = masked_BL & (prediction.confidence >= THRESHOLD) & ~canvas.ends(prediction)
-        canvas.reveal(least_BL | sure_BL, prediction)
-    yield canvas.frame(last=True)
+    return surest(canvas, THRESHOLD)
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -309,6 +291,20 @@ STRATEGIES: dict[str, Strategy] = {
     "two-stage": two_stage,
     "threshold": threshold,
 }
+
+
+def surest(canvas: Canvas, certain: float) -> Generator[Frame, Prediction, None]:
+    """In each pass the surest masked positions, as many as are `due`, and all others that are at least so `certain`."""
+    for left in range(canvas.options.steps, 0, -1):
+        frame = canvas.frame()
+        if frame.done:
+            yield frame
+            return
+        prediction = yield frame
+        due_BL = highest(canvas.eagerness(prediction), canvas.masked, canvas.due(prediction, left))
+        certain_BL = canvas.masked & (prediction.confidence >= certain) & ~canvas.ends(prediction)
+        canvas.reveal(due_BL | certain_BL, prediction)
+    yield canvas.frame(last=True)
 
 
 def quotas(count_B: Tensor, steps: int) -> list[Tensor]:
