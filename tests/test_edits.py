@@ -29,7 +29,7 @@ def editor(
 ) -> Editor:
     answers = Answers()
     answered = [BASE, *around(3, 30)]
-    answers.take(answered, [float(unit(linear(list(ids))) @ E) for ids in answered])
+    answers.take(answered, np.stack([unit(linear(list(ids))) for ids in answered]))
     forecast = Forecast(SURROGATE, answers, E, [(BASE, unit(linear(list(BASE))))])
     noise = np.random.default_rng(seed)
     return Editor(forecast, BASE, cosine, DOUBTS, found or choices(), STARTS, length, prior, noise)
@@ -135,7 +135,7 @@ def test_words_before_places() -> None:
 def test_a_full_canvas_and_a_single_token() -> None:
     assert "insert" not in editor(length=len(BASE)).first
     answers = Answers()
-    answers.take([(3,)], [0.5])
+    answers.take([(3,)], unit(linear([3]))[None])
     forecast = Forecast(SURROGATE, answers, E, [((3,), unit(linear([3])))])
     one = Choices(np.arange(V)[None], np.zeros((1, V), np.float32))
     edit = Editor(forecast, (3,), 0.5, DOUBTS[:1], one, STARTS, 4, 0.001, np.random.default_rng(0))

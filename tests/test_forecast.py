@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,22 +13,19 @@ from hypothesis import strategies as st
 from test_surrogate import LINEAR, TABLE, TEXTS, D, V, linear, unit
 from unembed import forecast as module
 from unembed.forecast import (
-    LOSS,
+    CAUTION,
     MEMORY,
     NEAR,
-    NEARBY,
     NOISE,
     PAIR,
     PLACE,
     PLACES,
     SOFTNESS,
-    SURE,
     TOKEN,
     WINDOW,
     Answers,
     Features,
     Forecast,
-    nearness,
 )
 from unembed.surrogate import Surrogate
 
@@ -37,18 +35,24 @@ E = unit(linear([3, 9, 8, 21, 30, 2]))
 Ids = tuple[int, ...]
 
 
-def phi(ids: Ids) -> Counter[tuple]:
-    """The features of a text as the module's head says."""
+def phi(ids: Ids, known: set[int] | None = None) -> Counter[tuple]:
+    """The features of a text as the module's head says; what involves a token that is not known is one of its own."""
     found: Counter[tuple] = Counter()
+
+    def count(value: float, *feature: Any) -> None:
+        strange = known is not None and any(isinstance(part, int) and part not in known for part in feature[1:3])
+        found[(*feature, len(found)) if strange else feature] += value
+
     for place, token in enumerate(ids):
-        found["token", token] += TOKEN
+        count(TOKEN, "token", token)
         for later in ids[place + 1 : place + 1 + WINDOW]:
-            found["near", token, later] += NEAR
+            count(NEAR, "near", token, later)
         at = place / (len(ids) - 1) if len(ids) > 1 else 0.5
         for number in range(PLACES):
-            found["place", token, number] += PLACE * math.exp(-0.5 * ((at - number / (PLACES - 1)) / SOFTNESS) ** 2)
+            share = math.exp(-0.5 * ((at - number / (PLACES - 1)) / SOFTNESS) ** 2)
+            count(PLACE * share, "place", token, f"at {number}")
     for one, other in zip(("start", *ids), (*ids, "end"), strict=True):
-        found["pair", one, other] += PAIR
+        count(PAIR, "pair", one, other)
     return Counter({feature: value / len(ids) for feature, value in found.items()})
 
 
@@ -79,7 +83,7 @@ def test_the_kernel_counts_what_texts_have_in_common(seed: int, count: int) -> N
     several = texts(seed, count, tokens=6)
     answers = Answers()
     for first in range(0, count, 3):  # bit by bit
-        answers.take(several[first : first + 3], [0.5] * len(several[first : first + 3]))
+        answers.take(several[first : first + 3], otherwise(first, len(several[first : first + 3])))
     expected = [[kernel(one, other) for other in several] for one in several]
     np.testing.assert_allclose(answers.gram_NN, expected, atol=1e-9)
 
@@ -93,101 +97,132 @@ def test_what_is_not_known_has_no_features() -> None:
     assert shared[2] == 0
 
 
-def made(answered: list[Ids], cosines: list[float], hypotheses: list[Ids]) -> Forecast:
+def made(answered: list[Ids], e_ND: np.ndarray, hypotheses: list[Ids]) -> Forecast:
     answers = Answers()
-    answers.take(answered, cosines)
-    return Forecast(SURROGATE, answers, E, [(ids, unit(linear(list(ids)))) for ids in hypotheses])
+    answers.take(answered, e_ND)
+    return Forecast(SURROGATE, answers, E, [(ids, embedded(ids)) for ids in hypotheses])
 
 
-def foreseen(ids: Ids, hypothesis: Ids) -> float:
-    """The surrogate's cosine."""
-    start = SURROGATE.unnormalised(hypothesis, unit(linear(list(hypothesis)))).astype(np.float64)
-    reached = start + SURROGATE.x_VD[list(ids)].mean(0) - SURROGATE.x_VD[list(hypothesis)].mean(0)
-    return float(reached @ E / np.linalg.norm(reached))
+def embedded(ids: Ids) -> np.ndarray:
+    """What the surrogate's own encoder answers."""
+    return unit(linear(list(ids)))
+
+
+def otherwise(seed: int, count: int) -> np.ndarray:
+    """Embeddings of which the surrogate knows nothing."""
+    return np.stack([unit(row) for row in np.random.default_rng(seed).normal(size=(count, D))]).astype(np.float32)
+
+
+def bag(ids: Ids) -> np.ndarray:
+    return SURROGATE.x_VD[list(ids)].astype(np.float64).mean(0)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
-def test_it_is_the_posterior_mean(seed: int, count: int) -> None:
-    """In the space of features, (1 + Phi^T S Phi)^-1 Phi^T S r, S the inverse variances; the loss by least squares."""
+def test_it_is_the_posterior(seed: int, count: int) -> None:
+    """In the space of features: weights (F, D) of covariance (1 + Phi^T S Phi)^-1, S the inverse variances."""
     answered, asked = [BASE, *around(seed, count)], around(seed + 1, 5)
-    cosines = np.random.default_rng(seed).uniform(0, 1, len(answered))
-    features = sorted({feature for ids in answered + asked for feature in phi(ids)}, key=repr)
-    rows = {ids: np.array([phi(ids)[feature] for feature in features]) for ids in answered + asked}
-    lack = {ids: 1 - kernel(ids, BASE) / kernel(BASE, BASE) for ids in answered + asked}
-    errors = np.array([cosine - foreseen(ids, BASE) for ids, cosine in zip(answered, cosines, strict=True)])
-    near = [number for number, ids in enumerate(answered) if lack[ids] < NEARBY]
-    above = np.array([-lack[answered[number]] for number in near])[:, None]
-    cosine = float(unit(linear(list(BASE))) @ E)
-    before = LOSS[0] + nearness(cosine) * (LOSS[1] - LOSS[0])
-    (loss,), *_ = np.linalg.lstsq(
-        np.vstack([above, [[math.sqrt(SURE)]]]), np.append(errors[near], math.sqrt(SURE) * before), rcond=None
-    )
-    loss = max(loss, 0.0)
+    e_ND = otherwise(seed, len(answered))
+    known = {token for ids in answered for token in ids}
+    told = {ids: phi(ids, known) for ids in answered + asked}
+    # What is strange of one text is so of no other.
+    told = {ids: {(*f, ids) if f not in phi(ids) else f: v for f, v in one.items()} for ids, one in told.items()}
+    features = sorted({feature for one in told.values() for feature in one}, key=repr)
+    rows = {ids: np.array([one.get(feature, 0.0) for feature in features]) for ids, one in told.items()}
     phi_NF = np.stack([rows[ids] for ids in answered])
     weight_N = np.array([len(ids) ** 2 / NOISE for ids in answered])
-    residual_N = errors + loss * np.array([lack[ids] for ids in answered])
-    w_F = np.linalg.solve(
-        np.eye(len(features)) + phi_NF.T @ (weight_N[:, None] * phi_NF), phi_NF.T @ (weight_N * residual_N)
-    )
-    expected = [foreseen(ids, BASE) - loss * lack[ids] + rows[ids] @ w_F for ids in asked]
-    np.testing.assert_allclose(made(answered, cosines.tolist(), [BASE]).cosines(asked, BASE), expected, atol=1e-4)
+    d_ND = np.stack([SURROGATE.unnormalised(ids, e_D) - bag(ids) for ids, e_D in zip(answered, e_ND, strict=True)])
+    d_ND -= d_ND.mean(0)
+    covariance_FF = np.linalg.inv(np.eye(len(features)) + phi_NF.T @ (weight_N[:, None] * phi_NF))
+    w_FD = covariance_FF @ phi_NF.T @ (weight_N[:, None] * d_ND)
+    gram_NN = phi_NF @ phi_NF.T + np.diag(1 / weight_N)
+    scale = np.trace(d_ND.T @ np.linalg.solve(gram_NN, d_ND)) / d_ND.size
+    expected = []
+    for ids in asked:
+        change_F = rows[ids] - rows[BASE]
+        y_D = SURROGATE.unnormalised(BASE, embedded(BASE)) + bag(ids) - bag(BASE) + change_F @ w_FD
+        spread = CAUTION * D * scale * (change_F @ covariance_FF @ change_F)
+        expected.append(y_D @ E / math.sqrt(y_D @ y_D + spread))
+    np.testing.assert_allclose(made(answered, e_ND, [BASE]).cosines(asked, BASE), expected, atol=1e-4)
 
 
 def test_each_hypothesis_has_a_forecast_of_its_own() -> None:
     answered, asked = [BASE, *around(0, 20)], around(1, 5)
-    cosines = np.random.default_rng(0).uniform(0.5, 1, len(answered)).tolist()
+    e_ND = otherwise(0, len(answered))
     hypotheses = answered[:3]
-    together = made(answered, cosines, hypotheses)
+    together = made(answered, e_ND, hypotheses)
     found = [together.cosines(asked, ids) for ids in hypotheses]
     for ids, cosines_P in zip(hypotheses, found, strict=True):
-        np.testing.assert_allclose(cosines_P, made(answered, cosines, [ids]).cosines(asked, ids), atol=1e-6)
+        np.testing.assert_allclose(cosines_P, made(answered, e_ND, [ids]).cosines(asked, ids), atol=1e-5)
     assert not np.allclose(found[0], found[1])
 
 
-def test_without_other_answers_what_it_expects_is_a_loss_and_what_the_surrogate_foresees() -> None:
-    forecast = made([BASE], [float(unit(linear(list(BASE))) @ E)], [BASE])
-    before = float(unit(linear(list(BASE))) @ E)
-    other_order, exchanged = (9, 3, 20, 8, 8, 31), [(*BASE[:3], token, *BASE[4:]) for token in (21, 17)]
-    same, order, good, other = forecast.cosines([BASE, other_order, *exchanged], BASE)
-    assert same == pytest.approx(before, abs=0.01)
-    assert order < before - 0.02
-    assert good > other  # token 21 is in the text that is searched for
+def test_of_a_hypothesis_itself_it_is_certain() -> None:
+    forecast = made([BASE, *around(0, 20)], otherwise(0, 21), [BASE])
+    assert forecast.cosines([BASE], BASE)[0] == pytest.approx(float(embedded(BASE) @ E), abs=1e-5)
+
+
+def test_the_less_is_known_the_less_is_promised() -> None:
+    """Of texts that the surrogate takes for the same as the hypothesis: orders of its words."""
+    answered = [BASE, *around(3, 40)]
+    forecast = made(answered, otherwise(1, len(answered)), [BASE])
+    noise = np.random.default_rng(0)
+    orders = [tuple(noise.permutation(BASE).tolist()) for _ in range(200)]
+    swapped = (BASE[1], BASE[0], *BASE[2:])
+    before, near, *far = forecast.cosines([BASE, swapped, *orders], BASE)
+    assert np.mean(far) < near < before + 0.05
+    assert np.mean(far) < before
+
+
+def learned(right: set[tuple[int, int]], leads: np.ndarray, ids: Ids) -> np.ndarray:
+    """An encoder that is moved by each of some pairs of neighbours, of which a bag of tokens knows nothing."""
+    return unit(linear(list(ids)) + leads * len(right & set(itertools.pairwise(ids)))).astype(np.float32)
 
 
 def test_it_learns_which_orders_are_good() -> None:
-    """An encoder for which the cosine tells how many neighbours are right, of which a bag of tokens knows nothing."""
     right = set(itertools.pairwise(BASE))
-
-    def measured(ids: Ids) -> float:
-        return 0.5 + 0.1 * len(right & set(itertools.pairwise(ids)))
-
     noise = np.random.default_rng(0)
+    leads = 0.3 * (E - (E @ embedded(BASE)) * embedded(BASE))
     orders = [tuple(noise.permutation(BASE).tolist()) for _ in range(120)]
     known, asked = [BASE, *orders[:80]], orders[80:]
-    forecast = made(known, [measured(ids) for ids in known], [BASE])
-    found = np.corrcoef(forecast.cosines(asked, BASE), [measured(ids) for ids in asked])[0, 1]
-    assert found > 0.6
+    e_ND = np.stack([learned(right, leads, ids) for ids in known])
+    answers = Answers()
+    answers.take(known, e_ND)
+    forecast = Forecast(SURROGATE, answers, E, [(BASE, e_ND[0])])
+    measured = [float(learned(right, leads, ids) @ E) for ids in asked]
+    assert np.corrcoef(forecast.cosines(asked, BASE), measured)[0, 1] > 0.6
+
+
+def test_what_mends_the_same_does_not_help_twice() -> None:
+    """Two changes that each lead halfway to e are seen one by one; both together lead there, and a third beyond it."""
+    start_D, twice_D = embedded(BASE).astype(np.float64), E - (E @ embedded(BASE)) * embedded(BASE)
+    several = [(8, 3, 9, *BASE[3:]), (*BASE[:3], 31, 20, 8), (*BASE[:2], 20, 8, *BASE[4:])]
+    known = [BASE] * 3 + [ids for ids in several for _ in range(3)]
+    e_ND = np.stack([start_D] * 3 + [start_D + 1.0 * twice_D] * 9)
+    forecast = made(known, (e_ND / np.linalg.norm(e_ND, axis=1, keepdims=True)).astype(np.float32), [BASE])
+    one = forecast.cosines(several[:2], BASE).max()
+    scalar = 2 * (one - forecast.cosines([BASE], BASE)[0])  # what cosines alone would foresee of both
+    both = forecast.cosines([(8, 3, 9, 31, 20, 8)], BASE)[0] - forecast.cosines([BASE], BASE)[0]
+    assert both < 0.9 * scalar
 
 
 def test_tokens_are_ranked_as_the_surrogate_does_with_what_was_learned() -> None:
-    learned = {5: 0.4, 6: -0.4}  # tokens that turned out otherwise than foreseen
-    answered, cosines = [BASE], [float(unit(linear(list(BASE))) @ E)]
+    lead = {5: 0.4, 6: -0.4}  # tokens that turned out otherwise than foreseen
+    answered, e_ND = [BASE], [embedded(BASE)]
     for place in range(len(BASE)):
-        for token, more in learned.items():
+        for token, more in lead.items():
             ids = (*BASE[:place], token, *BASE[place + 1 :])
             answered.append(ids)
-            cosines.append(foreseen(ids, BASE) + more)
-    none, forecast = made(answered[:1], cosines[:1], [BASE]), made(answered, cosines, [BASE])
+            e_ND.append(unit(embedded(ids) + more * E))
+    known = np.stack(e_ND).astype(np.float32)
+    none, forecast = made(answered[:1], known[:1], [BASE]), made(answered, known, [BASE])
     tokens = np.tile(np.arange(V), (len(BASE), 1))
     before, after = none.replacing(BASE, tokens), forecast.replacing(BASE, tokens)
-    start = SURROGATE.unnormalised(BASE, unit(linear(list(BASE))))
+    start = SURROGATE.unnormalised(BASE, embedded(BASE))
     moved = (SURROGATE.x_VD[17] - SURROGATE.x_VD[BASE[2]]) / len(BASE)
-    length = math.sqrt(start @ start + 2 * start @ moved)
-    loss_of_its_own = none.replacing(BASE, np.array([[BASE[2]]] * len(BASE)))[2, 0]
-    assert loss_of_its_own == pytest.approx(cosines[0], abs=1e-4)
-    gained = before[2, 17] - (start + moved) @ E / length
-    assert abs(gained) < 0.1  # the token that goes was learned to be worth something
+    assert before[2, 17] == pytest.approx((start + moved) @ E / math.sqrt(start @ start + 2 * start @ moved), abs=1e-4)
+    same = none.replacing(BASE, np.array([[BASE[2]]] * len(BASE)))[2, 0]
+    assert same == pytest.approx(float(embedded(BASE) @ E), abs=1e-4)
     change = (after - before).mean(0)
     assert change[5] > change[17] > change[6]
     added, added_before = forecast.adding(BASE, np.arange(V)), none.adding(BASE, np.arange(V))
@@ -199,10 +234,12 @@ def test_only_the_latest_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMORY", 4)
     answers, latest = Answers(), Answers()
     answered = [tuple(ids) for ids in TEXTS[:9]]
-    answers.take(answered[:6], [0.1] * 6)
-    answers.take(answered[6:], [0.2] * 3)
-    latest.take(answered[5:], [0.1, 0.2, 0.2, 0.2])
-    assert (answers.texts, answers.cosines) == (latest.texts, latest.cosines)
+    e_ND = otherwise(0, 9)
+    answers.take(answered[:6], e_ND[:6])
+    answers.take(answered[6:], e_ND[6:])
+    latest.take(answered[5:], e_ND[5:])
+    assert answers.texts == latest.texts
+    np.testing.assert_array_equal(answers.e_ND, latest.e_ND)
     np.testing.assert_array_equal(answers.gram_NN, latest.gram_NN)
     # A hypothesis that is no longer among them can still be changed.
     gone = Forecast(SURROGATE, answers, E, [(BASE, unit(linear(list(BASE))))])

@@ -1,9 +1,13 @@
-"""Forecast: the cosine that a text is to be expected to have, by what the encoder has said of others.
+"""Forecast: the embedding that a text is to be expected to have, by what the encoder has said of others.
 
 The surrogate knows tokens, but neither their order nor what is peculiar to the text at hand. Both are learned while a
 search goes on, by Gaussian process regression (Rasmussen and Williams 2006, section 2.2): a function of texts,
-observed where the encoder has answered. Its kernel counts what two texts have in common, like a string kernel (Lodhi
-et al. 2002), here as a scalar product of features,
+observed where the encoder has answered. What is observed are whole embeddings, D numbers of each answer and not its
+cosine alone: every dimension is such a function, all with the same kernel. So it is known not only how much a change
+helps but where it leads, and that two changes which mend the same thing do not help twice.
+
+The kernel counts what two texts have in common, like a string kernel (Lodhi et al. 2002), here as a scalar product of
+features,
 
     k(x, y) = phi(x) . phi(y),      phi(x) = 1/T times the sum over x of
         TOKEN   for each token                                          which words
@@ -11,22 +15,27 @@ et al. 2002), here as a scalar product of features,
         NEAR    for each token and each of the WINDOW tokens after it   and soon after which
         PLACE   for each token, at each of PLACES soft places           whether early, in the middle, or late
 
-so that an answer about one order of words tells of all orders that share something with it. Its mean is what the
-surrogate foresees of a change to a hypothesis, less a loss for whatever of the hypothesis does not remain: it was
-chosen for being good, so that most of what could become of it is worse. How much is estimated from the answers too.
+so that an answer about one order of words tells of all orders that share something with it. The function is d(x), by
+which an embedding differs from the surrogate's. A hypothesis h was embedded, so that of a change x to it only the
+difference d(x) - d(h) is uncertain. Where its posterior has the mean m and the variance s^2 v in each dimension,
 
-Forecasts of other orders of a text's words correlate with the truth by .6 after 60 answers and by .7 after 200; those
-of the surrogate alone do not (experiments/LOG.md, 2026-11-26).
+    y(x) = y(h) + bag(x) - bag(h) + m,      expected cosine ~ y . e / sqrt(|y|^2 + D s^2 v)
+
+since what is uncertain leads away from e more often than towards it: the less a text has in common with those that
+are known, the less is promised of it. The scale s^2 is the one of greatest likelihood.
 
 Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, or tokens
-considered at a position, T tokens of a hypothesis, H hypotheses, D dimension of an embedding, V vocabulary.
+considered at a position, T tokens of a hypothesis, H hypotheses, D dimension of an embedding, V vocabulary, U tokens,
+F features of the texts answered about and of the hypotheses, and one more for all others.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from unembed.surrogate import Surrogate
 
@@ -34,11 +43,9 @@ TOKEN, PAIR, NEAR, PLACE = 1.5, 0.7, 0.5, 0.7  # features' sizes
 WINDOW = 3
 PLACES = 4
 SOFTNESS = 0.2  # standard deviation of a place, as a share of the text
-NOISE = 0.2  # variance of an answer beside what the kernel explains, times T^2
+NOISE = 0.8  # variance of an answer beside what the kernel explains, times T^2
 FAR, CLOSE = 0.85, 0.95  # cosines of hypotheses between which a search changes its ways: words come before places
-LOSS = 0.1, 0.3  # cosine that is lost with all of a hypothesis, before any answer: of a far one, and of a close one
-SURE = 1.0  # how firmly that is believed: as if so many hypotheses had been given up altogether
-NEARBY = 0.6  # share of a hypothesis that may be gone in a text that tells of the loss
+CAUTION = 0.5  # share of the spread of what is not known that counts against a text
 MEMORY = 500  # latest answers that count
 
 Floats = NDArray[np.float32]
@@ -117,14 +124,13 @@ class Answers:
 
     def __init__(self) -> None:
         self.texts: list[tuple[int, ...]] = []
-        self.cosines: list[float] = []
+        self.e_ND: Floats = np.zeros((0, 0), np.float32)  # their embeddings
         self.gram_NN: Doubles = np.zeros((0, 0))  # the kernel of all pairs
 
-    def take(self, texts: Sequence[tuple[int, ...]], cosines: Sequence[float]) -> None:
-        """Learn the cosines of some texts, of one token at least each. Only the latest MEMORY count."""
+    def take(self, texts: Sequence[tuple[int, ...]], e_ND: Floats) -> None:
+        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest MEMORY count."""
         old = len(self.texts)
         self.texts += texts
-        self.cosines += cosines
         gram_NN = np.zeros((len(self.texts), len(self.texts)))
         gram_NN[:old, :old] = self.gram_NN
         features = Features(self.texts)
@@ -133,7 +139,8 @@ class Answers:
             # Rounded, so that it does not depend in its last digits on which texts are taken at once.
             gram_NN[new] = np.round(_look_up(features.weights(numbers[new], values[new]), (numbers, values)), 10)
             gram_NN[:, new] = gram_NN[new]
-        del self.texts[:-MEMORY], self.cosines[:-MEMORY]
+        self.e_ND = np.concatenate([self.e_ND, e_ND])[-MEMORY:] if old else e_ND[-MEMORY:].copy()
+        del self.texts[:-MEMORY]
         self.gram_NN = gram_NN[-MEMORY:, -MEMORY:]
 
 
@@ -153,94 +160,105 @@ class Forecast:
         hypotheses: Sequence[tuple[tuple[int, ...], Floats]],
     ) -> None:
         self.surrogate = surrogate
-        self.e_D: Doubles = e_D.astype(np.float64) / np.linalg.norm(e_D)
-        self.number = {ids: number for number, (ids, _) in enumerate(hypotheses)}
-        self.starts = [surrogate.unnormalised(*hypothesis).astype(np.float64) for hypothesis in hypotheses]
+        self.e_D: Floats = (e_D / np.linalg.norm(e_D)).astype(np.float32)
         texts = [ids for ids, _ in hypotheses]
+        self.number = {ids: number for number, ids in enumerate(texts)}
+        self.starts_HD = np.stack([surrogate.unnormalised(*hypothesis) for hypothesis in hypotheses])
         self.bags_HD = self._bags(texts)
+        self.answered = len(answers.texts)
         self.features = Features([*answers.texts, *texts])
-        self.answered = self.features.of(answers.texts)
-        self.own = [self._share(ids) for ids in texts]
-        bags_ND = self._bags(answers.texts)
-        errors: list[Doubles] = []
-        self.losses: list[float] = []
-        for own in self.own:
-            lack_N = 1 - _look_up(self.features.weights(*own), self.answered)
-            error_N = np.array(answers.cosines) - self._mean(bags_ND, len(errors))
-            near_N = lack_N < NEARBY
-            # Ridge regression of what was lost on what is gone, towards LOSS.
-            before = float(np.interp(self._mean(self.bags_HD, len(errors))[len(errors)], (FAR, CLOSE), LOSS))
-            lost = SURE * before - (error_N * lack_N)[near_N].sum()
-            self.losses.append(max(float(lost / (SURE + (lack_N[near_N] ** 2).sum())), 0.0))
-            errors.append(error_N + self.losses[-1] * lack_N)
+        numbers, values = self.features.of([*answers.texts, *texts])
+        used = np.unique(numbers[values != 0])
+        self.column = np.full(self.features.nothing + 1, len(used), np.int32)  # of each feature's number
+        self.column[used] = np.arange(len(used))
+        self.column[self.features.nothing] = len(used)
+        self.phi_FX = torch.zeros(len(used) + 1, self.answered + len(texts))  # of the answers, then of the hypotheses
+        self.phi_FX.index_put_(
+            (
+                torch.from_numpy(self.column[numbers].astype(np.int64)),
+                torch.arange(len(numbers))[:, None].expand(-1, numbers.shape[1]),
+            ),
+            torch.from_numpy(values.astype(np.float32)),
+            accumulate=True,
+        )
+        self.phi_FX[-1] = 0
         noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2
-        self.alpha_NH = np.linalg.solve(answers.gram_NN + np.diag(noise_N), np.stack(errors, 1))
-        self._weights: dict[int, Floats] = {}
-
-    def weights(self, number: int) -> Floats:
-        """What each feature of a text adds, beside the mean. A long search has millions, so only where asked for."""
-        if number not in self._weights:
-            numbers, values = self.answered
-            learned = self.features.weights(numbers, values * self.alpha_NH[:, number, None])
-            learned += self.losses[number] * self.features.weights(*self.own[number])
-            self._weights[number] = learned.astype(np.float32)
-        return self._weights[number]
-
-    def _share(self, ids: tuple[int, ...]) -> tuple[Ids, Doubles]:
-        """The features of a hypothesis, such that their product with a text's is the share of it that remains."""
-        numbers, values = self.features.of([ids])
-        weights = self.features.weights(numbers, values)
-        return numbers, values / (weights @ weights)
+        lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
+        self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
+        y_ND = np.stack([surrogate.unnormalised(*answer) for answer in zip(answers.texts, answers.e_ND, strict=True)])
+        d_ND = y_ND - self._bags(answers.texts)
+        d_ND -= d_ND.mean(0)
+        white_ND = self.inverse_NN @ d_ND
+        self.alpha_ND: Floats = self.inverse_NN.T @ white_ND
+        self.scale = float((white_ND**2).mean())  # s^2
+        # Of each hypothesis what it has in common with the answers, and with itself.
+        self.shared_HN = self._shared(self.features.of(texts))
+        self.own_H = self.shared_HN[:, self.answered :].diagonal().copy()
+        self.shared_HN = self.shared_HN[:, : self.answered]
 
     def cosines(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
         """(P,) to expect of texts (one token at least each) that were made of a hypothesis."""
         number = self.number[hypothesis]
-        learned_P = _look_up(self.weights(number), self.features.of(texts)) - self.losses[number]
-        return self._mean(self._bags(texts), number) + learned_P
+        features = self.features.of(texts)
+        shared_PX = self._shared(features)
+        difference_PN = shared_PX[:, : self.answered] - self.shared_HN[number]
+        y_PD = self.starts_HD[number] + (self._bags(texts) - self.bags_HD[number]) + difference_PN @ self.alpha_ND
+        apart_P = _self(self.features, features) + self.own_H[number] - 2 * shared_PX[:, self.answered + number]
+        v_P = (apart_P - ((difference_PN @ self.inverse_NN.T) ** 2).sum(1)).clip(min=0)
+        spread_P = CAUTION * len(self.e_D) * self.scale * v_P
+        return _cosine(y_PD @ self.e_D, (y_PD**2).sum(1) + spread_P)
 
     def replacing(self, hypothesis: tuple[int, ...], tokens_TK: Ids) -> Doubles:
         """(T, K) roughly to expect where one token of a hypothesis of T gives way to another, its neighbours apart."""
-        start_D, count = self.starts[self.number[hypothesis]], len(hypothesis)
-        told_T1, told_TK = (
-            [values[:, None] if values.ndim == 1 else values for values in self._tokens(hypothesis, tokens)]
-            for tokens in (np.array(hypothesis), tokens_TK)
-        )
-        towards_TK, along_TK, added_TK = ((new - old) / count for new, old in zip(told_TK, told_T1, strict=True))
-        return added_TK + _cosine(start_D @ self.e_D + towards_TK, start_D @ start_D + 2 * along_TK)
+        number, count = self.number[hypothesis], len(hypothesis)
+        unique_U, where_TK = np.unique(tokens_TK, return_inverse=True)
+        told_U2, told_T2 = self._contributions(unique_U, number), self._contributions(np.array(hypothesis), number)
+        return self._first_order(number, (told_U2[where_TK.reshape(tokens_TK.shape)] - told_T2[:, None]) / count)
 
     def adding(self, hypothesis: tuple[int, ...], tokens_K: Ids) -> Doubles:
         """(K,) roughly to expect where a hypothesis gains one token, wherever."""
-        number, count = self.number[hypothesis], len(hypothesis) + 1
-        start_D, bag_D = self.starts[number], self.bags_HD[number]
-        towards_K, along_K, added_K = self._tokens(hypothesis, tokens_K)
-        gained_K, stretched_K = (towards_K - bag_D @ self.e_D) / count, 2 * (along_K - bag_D @ start_D) / count
-        return added_K / count + _cosine(start_D @ self.e_D + gained_K, start_D @ start_D + stretched_K)
-
-    def _tokens(self, hypothesis: tuple[int, ...], tokens: Ids) -> tuple[Doubles, Doubles, Doubles]:
-        """What each token contributes towards e, and along where a hypothesis is, and what was learned of it."""
         number = self.number[hypothesis]
-        unique, where = np.unique(tokens, return_inverse=True)
-        axes_DX = np.stack([self.e_D, self.starts[number]], 1).astype(np.float32)
-        contributed_UX = (self.surrogate.x_VD[unique] @ axes_DX).astype(np.float64)
-        added_U = np.zeros(len(unique))
-        known = np.isin(unique, self.features.tokens)
-        added_U[known] = TOKEN * self.weights(number)[np.searchsorted(self.features.tokens, unique[known])]
-        where = where.reshape(tokens.shape)
-        return contributed_UX[where, 0], contributed_UX[where, 1], added_U[where]
+        bag_2 = self.bags_HD[number] @ self._axes(number)
+        return self._first_order(number, (self._contributions(tokens_K, number) - bag_2) / (len(hypothesis) + 1))
 
-    def _bags(self, texts: Sequence[Sequence[int]]) -> Doubles:
+    def _first_order(self, number: int, moved_X2: Doubles) -> Doubles:
+        """Cosines where a hypothesis moves along its axes. How far it moves across them is left out: what else a token
+        brings can be mended by others, and such candidates are only to be looked at."""
+        start_D = self.starts_HD[number]
+        return _cosine(start_D @ self.e_D + moved_X2[..., 0], start_D @ start_D + 2 * moved_X2[..., 1])
+
+    def _axes(self, number: int) -> Floats:
+        """Towards e, and along where a hypothesis is, (D, 2)."""
+        return np.stack([self.e_D, self.starts_HD[number]], 1)
+
+    def _contributions(self, tokens_U: Ids, number: int) -> Doubles:
+        """What each token adds along the axes of a hypothesis, times the length of the text: (U, 2)."""
+        axes_D2 = self._axes(number)
+        contributed_U2: Doubles = (self.surrogate.x_VD[tokens_U] @ axes_D2).astype(np.float64)
+        known = np.isin(tokens_U, self.features.tokens)
+        columns = self.column[np.searchsorted(self.features.tokens, tokens_U[known])]
+        # A token's feature is one for each time that it stands in a text, over the length of the text.
+        learned_U2 = self.phi_FX[columns, : self.answered].numpy() @ (self.alpha_ND @ axes_D2)
+        contributed_U2[known] += TOKEN * learned_U2
+        return contributed_U2
+
+    def _shared(self, features: tuple[Ids, Doubles]) -> Floats:
+        """The kernel of some texts with those answered about and the hypotheses, (P, N + H)."""
+        numbers, values = features
+        shared_PX: Floats = F.embedding_bag(
+            torch.from_numpy(self.column[numbers]), self.phi_FX,
+            per_sample_weights=torch.from_numpy(values.astype(np.float32)), mode="sum",
+        ).numpy()  # fmt: skip
+        return shared_PX
+
+    def _bags(self, texts: Sequence[Sequence[int]]) -> Floats:
         """The mean contribution of each text's tokens, (P, D)."""
         tokens, column = np.unique(_flat(texts), return_inverse=True)
         lengths = np.array([len(ids) for ids in texts])
         cell = np.repeat(np.arange(len(texts)), lengths) * len(tokens) + column
         counts = np.bincount(cell, minlength=len(texts) * len(tokens)).reshape(len(texts), -1)
-        bags: Doubles = (counts / lengths[:, None]) @ self.surrogate.x_VD[tokens].astype(np.float64)
-        return bags
-
-    def _mean(self, bags_PD: Doubles, number: int) -> Doubles:
-        """(P,) what the surrogate foresees of texts that a hypothesis is changed to."""
-        reached_PD = self.starts[number] + (bags_PD - self.bags_HD[number])
-        return _cosine(reached_PD @ self.e_D, (reached_PD**2).sum(1))
+        bags_PD: Floats = (counts / lengths[:, None]).astype(np.float32) @ self.surrogate.x_VD[tokens]
+        return bags_PD
 
 
 def _cosine(product: Doubles, squared: Doubles) -> Doubles:
@@ -253,6 +271,18 @@ def _look_up(weights: Doubles | Floats, features: tuple[Ids, Doubles]) -> Double
     numbers, values = features
     found: Doubles = (weights[numbers] * values).sum(1)
     return found
+
+
+def _self(features: Features, told: tuple[Ids, Doubles]) -> Doubles:
+    """The kernel of some texts with themselves, (P,); what involves a token that is not known counts one by one."""
+    numbers, values = told
+    order = np.argsort(numbers, axis=1)
+    numbers, values = np.take_along_axis(numbers, order, 1), np.take_along_axis(values, order, 1)
+    new = np.ones(numbers.shape, dtype=bool)
+    new[:, 1:] = (numbers[:, 1:] != numbers[:, :-1]) | (numbers[:, 1:] == features.nothing)
+    first = np.flatnonzero(new)
+    sums = np.add.reduceat(values.ravel(), first)
+    return np.bincount(first // numbers.shape[1], sums**2, minlength=len(numbers)).astype(np.float64)
 
 
 def _flat(texts: Sequence[Sequence[int]]) -> Ids:

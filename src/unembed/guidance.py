@@ -241,7 +241,8 @@ class Guide:
         if self.surrogate is not None:
             for number in dict.fromkeys(text.row for text in chosen):
                 mine = [text for text in chosen if text.row == number]
-                self.rows[number].answers.take([text.ids for text in mine], [cosines[text] for text in mine])
+                e_hats_ND = np.stack([e_hats[text] for text in mine])
+                self.rows[number].answers.take([text.ids for text in mine], e_hats_ND)
         hopeful = [text for row in asked for text in self._hopeful(row, chosen, cosines)]
         if self.denoiser.feedback is not None:  # more is known now than when they were chosen
             judged = {}

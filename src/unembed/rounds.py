@@ -20,7 +20,7 @@ from unembed.forecast import Answers
 from unembed.guidance import Guide
 from unembed.search import Hypothesis
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save_rounds(path: Path, guide: Guide) -> None:
@@ -38,10 +38,11 @@ def save_rounds(path: Path, guide: Guide) -> None:
                 arrays[f"{number}.{place}.tokens"], arrays[f"{number}.{place}.gains"] = h.choices
             if h.text in row.gradients:
                 arrays[f"{number}.{place}.gradient"] = row.gradients[h.text].cpu().numpy()
+        arrays[f"{number}.answers"] = row.answers.e_ND
         rows.append({
             "noise": row.noise.bit_generator.state, "beam": beam, "seen": sorted(row.seen),
             "calls": row.calls, "passes": row.passes, "rounds": row.rounds, "idle": row.idle,
-            "answers": [row.answers.texts, row.answers.cosines],
+            "answers": row.answers.texts,
         })  # fmt: skip
     tree = {"format": FORMAT, "search": _key(guide), "rows": rows}
     with atomic_file(path) as temporary, temporary.open("wb") as file:
@@ -82,9 +83,8 @@ def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dic
         if gradient is not None:
             gradients[h["text"]] = torch.from_numpy(gradient)
     answers = Answers()
-    texts, cosines = tree["answers"]
-    if texts:
-        answers.take([tuple(ids) for ids in texts], cosines)
+    if tree["answers"]:
+        answers.take([tuple(ids) for ids in tree["answers"]], arrays[f"{number}.answers"])
     values = {name: tree[name] for name in ("calls", "passes", "rounds", "idle")}
     return tree["noise"], values | {"beam": beam, "gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
 
