@@ -36,7 +36,7 @@ from unembed.search import BLACK_BOX, WHITE_BOX, Row, Search
 from unembed.sources import read_texts
 from unembed.tables import figure
 
-BUDGETS = (0, 4, 20, 50, 100, 200, 400, 1000, 2000)
+BUDGETS = (0, 4, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10_000)
 FIGURES = ("token_accuracy", "exact_match", "bleu", "token_f1", "cosine")
 NO_PRIOR = "no prior"
 ATTACKERS = (BLACK_BOX, WHITE_BOX, NO_PRIOR)
