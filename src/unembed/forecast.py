@@ -19,10 +19,11 @@ so that an answer about one order of words tells of all orders that share someth
 which an embedding differs from the surrogate's. A hypothesis h was embedded, so that of a change x to it only the
 difference d(x) - d(h) is uncertain. Where its posterior has the mean m and the variance s^2 v in each dimension,
 
-    y(x) = y(h) + bag(x) - bag(h) + m,      expected cosine ~ y . e / sqrt(|y|^2 + D s^2 v)
+    y(x) = y(h) + bag(x) - bag(h) + m,      expected cosine ~ y . e / sqrt(|y|^2 + CAUTION D s^2 v)
 
 since what is uncertain leads away from e more often than towards it: the less a text has in common with those that
-are known, the less is promised of it. The scale s^2 is the one of greatest likelihood.
+are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; CAUTION is less than 1, since
+the kernel overstates what is uncertain.
 
 Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, or tokens
 considered at a position, T tokens of a hypothesis, H hypotheses, D dimension of an embedding, V vocabulary, U tokens,
@@ -45,7 +46,7 @@ PLACES = 4
 SOFTNESS = 0.2  # standard deviation of a place, as a share of the text
 NOISE = 0.8  # variance of an answer beside what the kernel explains, times T^2
 FAR, CLOSE = 0.85, 0.95  # cosines of hypotheses between which a search changes its ways: words come before places
-CAUTION = 0.5  # share of the spread of what is not known that counts against a text
+CAUTION = 0.5  # share of what is uncertain that counts against a text
 MEMORY = 500  # latest answers that count
 
 Floats = NDArray[np.float32]
@@ -171,7 +172,6 @@ class Forecast:
         used = np.unique(numbers[values != 0])
         self.column = np.full(self.features.nothing + 1, len(used), np.int32)  # of each feature's number
         self.column[used] = np.arange(len(used))
-        self.column[self.features.nothing] = len(used)
         self.phi_FX = torch.zeros(len(used) + 1, self.answered + len(texts))  # of the answers, then of the hypotheses
         self.phi_FX.index_put_(
             (
@@ -181,7 +181,6 @@ class Forecast:
             torch.from_numpy(values.astype(np.float32)),
             accumulate=True,
         )
-        self.phi_FX[-1] = 0
         noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2
         lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
         self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
@@ -191,10 +190,8 @@ class Forecast:
         white_ND = self.inverse_NN @ d_ND
         self.alpha_ND: Floats = self.inverse_NN.T @ white_ND
         self.scale = float((white_ND**2).mean())  # s^2
-        # Of each hypothesis what it has in common with the answers, and with itself.
-        self.shared_HN = self._shared(self.features.of(texts))
-        self.own_H = self.shared_HN[:, self.answered :].diagonal().copy()
-        self.shared_HN = self.shared_HN[:, : self.answered]
+        shared_HX = self._shared(self.features.of(texts))
+        self.shared_HN, self.own_H = shared_HX[:, : self.answered], shared_HX[:, self.answered :].diagonal()
 
     def cosines(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
         """(P,) to expect of texts (one token at least each) that were made of a hypothesis."""
@@ -222,8 +219,11 @@ class Forecast:
         return self._first_order(number, (self._contributions(tokens_K, number) - bag_2) / (len(hypothesis) + 1))
 
     def _first_order(self, number: int, moved_X2: Doubles) -> Doubles:
-        """Cosines where a hypothesis moves along its axes. How far it moves across them is left out: what else a token
-        brings can be mended by others, and such candidates are only to be looked at."""
+        """Cosines where a hypothesis moves along its axes.
+
+        How far it moves across them is left out: what else a token brings, others can mend, and these are only
+        candidates. With it the same number of calls brings less (experiments/LOG.md, 2026-11-27).
+        """
         start_D = self.starts_HD[number]
         return _cosine(start_D @ self.e_D + moved_X2[..., 0], start_D @ start_D + 2 * moved_X2[..., 1])
 
