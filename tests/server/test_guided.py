@@ -54,6 +54,7 @@ def stream(client: Client, headers: dict[str, str] | None = None, **body: Any) -
         {"rounds": 3},
         {"rounds": 2, "candidates": 3, "seed": 5, "steps": 4, "attacker": "black-box"},
         {"rounds": 20, "max_calls": 11},
+        {"rounds": 3, "proposals": 4},
         {"rounds": 0, "attacker": "black-box", "candidates": 4},
     ],
 )
@@ -155,6 +156,8 @@ def test_best_of_several_is_a_stream_of_one_round(client: Client) -> None:
         ({"rounds": 1, "attacker": "red"}, "attacker: Input should be 'blind', 'black-box' or 'white-box'"),
         ({"rounds": 1, "attacker": "blind"}, "this inverter has no surrogate to judge a blind search"),
         ({"rounds": 1, "attacker": "white-box"}, "tiny gives no gradients: expected blind, black-box"),
+        ({"rounds": 1, "proposals": 129}, "proposals is 129, expected 1 to 128"),
+        ({"rounds": 1, "proposals": 0}, "proposals: Input should be greater than or equal to 1"),
         ({"rounds": 1, "max_calls": 0}, "max_calls: Input should be greater than or equal to 1"),
         ({"max_calls": 5}, "max_calls is 5, but a blind inversion makes no encoder calls"),
         ({"rounds": 1, "alternatives": 3}, "alternatives is 3, but a guided inversion has none"),
@@ -173,13 +176,16 @@ def test_impossible_searches_are_refused(client: Client, options: dict[str, Any]
 
 
 def test_models_tell_what_attackers_and_rounds_there_are(start: Start) -> None:
-    client = start(max_rounds=7)
+    client = start(max_rounds=7, max_proposals=20)
     model = client.get("/v1/models").json()["data"][0]
     assert (model["attackers"], model["limits"]["rounds"]) == (["blind", "black-box"], 7)
     assert model["defaults"]["rounds"] == 0
     assert not model["blind_search"]  # for want of a surrogate
     refused = client.post("/v1/invert", json={"embeddings": UNIT, "rounds": 8})
     assert "rounds is 8, expected 0 to 7" in refused.text
+    assert model["limits"]["proposals"] == 20
+    refused = client.post("/v1/invert", json={"embeddings": UNIT, "rounds": 1, "proposals": 21})
+    assert "proposals is 21, expected 1 to 20" in refused.text
 
 
 def test_a_white_box_takes_gradients_in_the_servers_thread(start: Start) -> None:
@@ -234,7 +240,9 @@ def test_searches_take_turns_and_are_counted(served: Served) -> None:
                 watch = lambda reached, n=number: (gate.wait(20), order.append(f"{n}.{reached.step}"))  # noqa: E731
                 searches = [served.inverter.search(e_D, 2)]
                 tickets.append(
-                    batcher.submit(served, 1, lambda _, s=searches, w=watch: search(s, 2, w), cost(2, 1, None), True)
+                    batcher.submit(
+                        served, 1, lambda _, s=searches, w=watch: search(s, 2, w), cost(2, 1, None, 16), True
+                    )
                 )
             gate.set()
             found = [await ticket.result() for ticket in tickets]

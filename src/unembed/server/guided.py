@@ -12,7 +12,7 @@ from unembed.inversion import Inversion
 from unembed.search import STARTS
 from unembed.server.work import Ended, Need, Pause, Recovered, Round
 
-CALLS = 18  # encoder calls of a round, about
+GRADIENTS = 2  # of a round, about, each an encoder call
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def search(
     return found
 
 
-def cost(rounds: int, candidates: int, max_calls: int | None) -> int:
+def cost(rounds: int, candidates: int, max_calls: int | None, proposals: int) -> int:
     """About how many encoder calls a search makes.
 
     In time each is worth about a pass of one canvas alone, although two passes go with it: in a search they are merged.
     """
-    calls = (candidates if candidates > 1 else STARTS) + rounds * CALLS
+    calls = (candidates if candidates > 1 else STARTS) + rounds * (proposals + GRADIENTS)
     return calls if max_calls is None else min(calls, max_calls)
 
 

@@ -49,6 +49,7 @@ def router(context: Context) -> APIRouter:
         "embeddings": settings.max_embeddings,
         "alternatives": wire.MAX_ALTERNATIVES,
         "rounds": settings.max_rounds,
+        "proposals": settings.max_proposals,
         "text_characters": settings.max_text,
     }
 
@@ -80,6 +81,8 @@ def router(context: Context) -> APIRouter:
     def guided_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
         if body.rounds > settings.max_rounds:
             raise InputError(f"rounds is {body.rounds}, expected 0 to {settings.max_rounds}")
+        if body.proposals > settings.max_proposals:
+            raise InputError(f"proposals is {body.proposals}, expected 1 to {settings.max_proposals}")
         if body.alternatives:
             raise InputError(f"alternatives is {body.alternatives}, but a guided inversion has none: expected 0")
         if body.attacker not in (None, *served.attackers):
@@ -97,6 +100,7 @@ def router(context: Context) -> APIRouter:
                 temperature=body.temperature,
                 attacker=body.attacker,
                 max_calls=body.max_calls,
+                proposals=body.proposals,
                 seed=body.seed,
                 first_row=row,
             )
@@ -106,7 +110,7 @@ def router(context: Context) -> APIRouter:
         def work(ticket: Ticket) -> Work:
             return guided.search(searches, body.rounds, ticket.emit if body.stream else None)
 
-        cost = guided.cost(body.rounds, body.candidates, body.max_calls)
+        cost = guided.cost(body.rounds, body.candidates, body.max_calls, body.proposals)
         return batcher.submit(served, 1, work, cost=len(e_BD) * cost, guided=True)
 
     @api.post(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from unembed.encoder import check_embeddings
 from unembed.errors import EmbeddingError
 from unembed.inversion import Inversion
-from unembed.search import BLACK_BOX, WHITE_BOX
+from unembed.search import BLACK_BOX, WHITE_BOX, Search
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
@@ -132,6 +132,9 @@ class InvertRequest(Request):
     )
     attacker: Literal["blind", "black-box", "white-box"] | None = Field(
         None, description="What it may ask; null is blind without rounds, with them the strongest of the model's."
+    )
+    proposals: int = Field(
+        Search.proposals, ge=1, description="Texts that a round asks about; more than 28 cost little but calls."
     )
     max_calls: int | None = Field(None, ge=1, description="Most encoder calls for each embedding; null is no limit.")
     stream: bool = Field(
