@@ -75,6 +75,8 @@ python runs/guided_curve.py --texts "$texts" --limit 100 --batch-size 25 --token
     --between 6 16 --attacker black-box -o "$out/guided-sentences.jsonl"
 python runs/guided_curve.py --texts "$texts" --limit 16 --batch-size 16 --tokens natural \
     --between 6 16 --calls 2000 --attacker black-box -o "$out/guided-sentences-2000.jsonl"
+python runs/guided_curve.py --texts "$texts" --limit 50 --batch-size 25 --tokens natural \
+    --between 6 16 --calls 4000 --proposals 128 --attacker black-box -o "$out/guided-sentences-wide.jsonl"
 evaluate candidates.jsonl --limit 500 --strategy confidence --steps 8 --candidates 8
 python runs/defences.py --texts "$texts" --limit 300
 python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3
