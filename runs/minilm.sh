@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the released all-MiniLM-L6-v2 inverter and its tables in docs/results.md: on two cores about thirteen and a half hours,
+# Makes the released all-MiniLM-L6-v2 inverter and its tables in docs/results.md: on two cores about fourteen hours,
 # and a minute of a GPU.
 #
 #   runs/minilm.sh CORPUS OUT
