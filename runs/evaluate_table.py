@@ -21,7 +21,7 @@ from unembed.errors import DataError
 from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_machine, describe_model, evaluate, truths
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
-from unembed.strategies import BALANCE, STRATEGIES, default_temperature
+from unembed.strategies import BALANCE, STEERING, STRATEGIES, default_temperature
 from unembed.tables import baseline_rows, length_rows, rows
 
 
@@ -61,6 +61,7 @@ def write_reports(path: Path, reports: list[Report]) -> None:
 @click.option("--rounds", default=0, show_default=True)
 @click.option("--guidance", default=0.0, show_default=True)
 @click.option("--balance", default=BALANCE, show_default=True)
+@click.option("--steering", default=STEERING, show_default=True)
 @click.option("--temperature", default=None, type=float, help="default: 0, or 0.5 for several candidates")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
@@ -79,6 +80,7 @@ def main(
     rounds: int,
     guidance: float,
     balance: float,
+    steering: float,
     temperature: float | None,
     seed: int,
     batch_size: int,
@@ -87,7 +89,7 @@ def main(
 ) -> None:
     cut = int(tokens) if tokens.isdigit() else tokens
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds, "batch_size": batch_size}
-    options |= {"guidance": guidance, "balance": balance}
+    options |= {"guidance": guidance, "balance": balance, "steering": steering}
     options["temperature"] = default_temperature(candidates) if temperature is None else temperature
     inverter = Inverter.from_pretrained(model, device=device, precision=precision)
     passages = list(read_texts(texts))

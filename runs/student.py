@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from unembed.contributions import Texts
 from unembed.data import Shards, Windows
 from unembed.files import atomic_file
 from unembed.inverter import Inverter
@@ -38,14 +38,6 @@ AT_ONCE = 128  # texts that the encoder is given at once
 ALIKE = 40  # tokens nearest to one that may take its place
 RATE, WARMUP = 2e-3, 100
 SAVE_SECONDS = 60
-
-
-class Texts(NamedTuple):
-    """A chunk, groups together."""
-
-    ids: Tensor  # (N, L) int64, 0 behind a text's end
-    lengths: Tensor  # (N,)
-    e: Tensor  # (N, D) of length 1
 
 
 class Editor:
@@ -167,7 +159,7 @@ def embed(
 
 
 def load(path: Path) -> Texts:
-    """A chunk from its file."""
+    """A chunk from its file, groups together."""
     with np.load(path) as file:
         ids, lengths, e = (torch.from_numpy(file[name]) for name in ("tokens", "lengths", "e"))
     return Texts(ids.long(), lengths.long(), F.normalize(e.float(), dim=-1))

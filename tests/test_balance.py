@@ -25,6 +25,12 @@ def logits_like(seed: int, rows: int) -> Tensor:
     return logits_RV
 
 
+def balanced(balance: Balance, logits_RV: Tensor, c_V: Tensor, n_V: Tensor) -> Tensor:
+    """The logits of a pass after balancing."""
+    masses_RV = balance.masses(logits_RV)
+    return balance.multiplied(logits_RV, masses_RV, balance.factors(masses_RV, c_V, n_V))
+
+
 def by_hand(logits: list[list[float]], c: list[float], n: list[int], strength: float) -> list[list[float]]:
     """Probabilities after balancing, one number at a time."""
     chances = []
@@ -56,8 +62,8 @@ def test_it_is_its_formula(seed: int, rows: int, visible: list[int], strength: f
     logits_RV = logits_like(seed, rows)
     n_V = balance.visible(torch.tensor(visible, dtype=torch.int64), V)
     assert n_V.tolist() == [visible.count(v) if v in COUNTED else 0 for v in range(V)]
-    c_V = balance.expected(logits_like(seed + 1, L), torch.zeros(V))
-    found_RV = balance.balanced(logits_RV, c_V, n_V).softmax(-1)
+    c_V = balance.expected(balance.masses(logits_like(seed + 1, L)), torch.zeros(V))
+    found_RV = balanced(balance, logits_RV, c_V, n_V).softmax(-1)
     expected = by_hand(logits_RV.tolist(), c_V.tolist(), [int(n) for n in n_V], strength)
     torch.testing.assert_close(found_RV, torch.tensor(expected), rtol=1e-4, atol=2e-3 * strength + 1e-6)
     before_RV = logits_RV.softmax(-1)
@@ -69,7 +75,8 @@ def test_expected_counts_are_those_of_the_pass_sharpened_beside_what_is_visible(
     logits_RV = logits_like(3, L)
     n_V = torch.zeros(V)
     n_V[4] = 2.0
-    found_V = Balance(1.0, MASK, [EOS, PAD]).expected(logits_RV, n_V)
+    balance = Balance(1.0, MASK, [EOS, PAD])
+    found_V = balance.expected(balance.masses(logits_RV), n_V)
     m = [math.fsum(logits_RV.softmax(-1)[:, v].tolist()) if v in COUNTED else 0.0 for v in range(V)]
     share = math.fsum(m) / math.fsum(x**SHARPNESS for x in m)
     torch.testing.assert_close(found_V, torch.tensor([x**SHARPNESS * share for x in m]) + n_V)
@@ -84,7 +91,7 @@ def test_a_word_that_is_there_goes_and_one_that_is_missing_comes() -> None:
     n_V = balance.visible(torch.tensor([1, MASK, PAD]), V)
     logits_RV = torch.full((1, V), -20.0)
     logits_RV[0, [1, 2]] = torch.tensor([0.6, 0.4]).log()
-    found_V = balance.balanced(logits_RV, c_V, n_V).softmax(-1)[0]
+    found_V = balanced(balance, logits_RV, c_V, n_V).softmax(-1)[0]
     one, two = 0.6 * FLOOR / (0.6 + FLOOR), 0.4 * (1 + FLOOR) / (0.4 + FLOOR)
     assert found_V[1].item() == pytest.approx(one / (one + two), abs=1e-4)
 
@@ -93,8 +100,8 @@ def test_where_everything_ends_nothing_changes() -> None:
     logits_RV = torch.full((2, V), -1e4)
     logits_RV[:, PAD] = 0.0
     balance = Balance(1.0, MASK, [EOS, PAD])
-    c_V = balance.expected(logits_RV, torch.zeros(V))
-    found_RV = balance.balanced(logits_RV, c_V, torch.zeros(V))
+    c_V = balance.expected(balance.masses(logits_RV), torch.zeros(V))
+    found_RV = balanced(balance, logits_RV, c_V, torch.zeros(V))
     assert found_RV.isfinite().all()
     torch.testing.assert_close(found_RV.softmax(-1), logits_RV.softmax(-1))
 
@@ -107,8 +114,8 @@ def test_where_an_end_is_all_but_sure_logits_stay_finite(seed: int, sure: float,
     logits_RV = logits_like(seed, L)
     logits_RV[1:, EOS] += sure
     logits_RV[:, :3] += 5  # what is there already, so that most of the content is suppressed
-    c_V = balance.expected(logits_like(seed + 1, L), torch.zeros(V))
-    found_RV = balance.balanced(logits_RV, c_V, balance.visible(torch.tensor([0, 1, 2] * 9), V))
+    c_V = balance.expected(balance.masses(logits_like(seed + 1, L)), torch.zeros(V))
+    found_RV = balanced(balance, logits_RV, c_V, balance.visible(torch.tensor([0, 1, 2] * 9), V))
     found_RV[:, MASK] = 0.0
     assert found_RV.isfinite().all()
 
@@ -136,9 +143,9 @@ def naive(model: Denoiser, e_D: Tensor) -> Tensor:
         logits_RV = model(ids_L[None], e_D[None])[0, place:]
         n_V = balance.visible(ids_L, V)
         if c_V is None:
-            c_V = balance.expected(logits_RV, n_V)
+            c_V = balance.expected(balance.masses(logits_RV), n_V)
         else:
-            logits_RV = balance.balanced(logits_RV, c_V, n_V)
+            logits_RV = balanced(balance, logits_RV, c_V, n_V)
         ids_L[place] = logits_RV[0].argmax()
     return ids_L
 

@@ -14,6 +14,7 @@ from torch import nn
 from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
 from unembed.errors import InputError
 from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint, truths
+from unembed.model import Modulation
 from unembed.tables import baseline_rows, length_rows, rows
 
 L = 16
@@ -25,19 +26,28 @@ NOTHING = tiny_tokenizer().encode(
 
 
 class FakeDenoiser(nn.Module):
-    """Fills every position as `answer` says for the embedding's text; counts its passes."""
+    """Fills every position as `answer` says for the embedding's text; keeps the canvases of its passes."""
 
     def __init__(self, inverter: "FakeInverter") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3))
         self.inverter = [inverter]
         self.seen: list[torch.Tensor] = []
+        self.config, self.precision, self.output_bias = inverter.config.model, torch.float32, self.weight
+        self.mask_id, self.end_ids = inverter.tokenizer.mask_id, (inverter.tokenizer.eos_id, inverter.tokenizer.pad_id)
 
-    def forward(self, ids: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+    def condition(self, e: torch.Tensor) -> Modulation:
+        return Modulation(e[:, None], e)  # what it does to the network is the embedding itself
+
+    def hidden(self, ids: torch.Tensor, modulation: Modulation) -> torch.Tensor:
         self.seen.append(ids)
-        tokenizer = self.inverter[0].tokenizer
-        answers = [tokenizer.canvas(self.inverter[0].answer(row), L) for row in e.numpy()]
-        return nn.functional.one_hot(torch.tensor(answers), tokenizer.vocab_size).float()
+        answers = [
+            self.inverter[0].tokenizer.canvas(self.inverter[0].answer(row), L) for row in modulation.final.numpy()
+        ]
+        return torch.tensor(answers)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return nn.functional.one_hot(hidden, self.inverter[0].tokenizer.vocab_size).float()
 
 
 class FakeInverter:
@@ -58,6 +68,9 @@ class FakeInverter:
 
     def encode(self, texts: list[str]) -> np.ndarray:
         return self.encoder.encode(texts)
+
+    def steering(self, e: torch.Tensor) -> None:
+        return None
 
     def invert(self, embeddings: np.ndarray, **options) -> list[SimpleNamespace]:
         self.asked.append({"n": len(embeddings), **options})
@@ -197,6 +210,7 @@ def test_the_inverter_gets_the_embeddings_and_the_options_and_nothing_else():
         "seed": 3,
         "guidance": 0.5,
         "balance": 0.6,
+        "steering": 50.0,
     }
     options |= {"attacker": "black-box", "max_calls": 40, "proposals": 20}
     options |= {"temperature": 0.7, "batch_size": 8, "show_progress_bar": False}

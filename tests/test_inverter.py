@@ -202,11 +202,38 @@ def test_candidates_are_ranked(inverter: Inverter, embeddings: np.ndarray) -> No
     assert any(len({candidate.text for candidate in inversion.candidates}) > 1 for inversion in found)
 
 
+def test_each_candidate_is_steered_by_its_own_embedding_whatever_stands_beside_it(
+    fake: FakeEncoder, embeddings: np.ndarray
+) -> None:
+    steered = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
+    options: dict[str, Any] = {"candidates": 3, "temperature": 1.0, "steering": 40.0}
+    whole = steered.invert(embeddings, **options)
+    for batch_size in (2, 7):
+        assert close(steered.invert(embeddings, **options, batch_size=batch_size), whole)
+    alone = [steered.invert(e_D, **options, first_row=row) for row, e_D in enumerate(embeddings)]
+    assert close([one for (one,) in alone], whole)
+    plain = steered.invert(embeddings, **(options | {"steering": 0.0}))
+    assert [one.text for one in plain] != [one.text for one in whole]
+    *_, frame = steered.stream(embeddings[0], steering=40.0)
+    assert frame.ids[0].tolist() == steered.invert(embeddings[0], steering=40.0)[0].ids
+    # By a bag, of which the embedding is the answer, the texts come nearer.
+    of = {
+        strength: np.mean([one.cosine for one in steered.invert(embeddings, steering=strength)])
+        for strength in (0.0, 40.0)
+    }
+    assert of[40.0] > of[0.0]
+
+
+def test_without_a_surrogate_steering_changes_nothing(inverter: Inverter, embeddings: np.ndarray) -> None:
+    assert inverter.surrogate is None
+    assert close(inverter.invert(embeddings, steering=500.0), inverter.invert(embeddings, steering=0.0))
+
+
 def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees(
     inverter: Inverter, fake: FakeEncoder, embeddings: np.ndarray
 ) -> None:
     judged = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
-    options: dict[str, Any] = {"candidates": 6, "temperature": 1.0}
+    options: dict[str, Any] = {"candidates": 6, "temperature": 1.0, "steering": 0.0}
     for e_D, found, plain in zip(
         embeddings, judged.invert(embeddings, **options), inverter.invert(embeddings, **options), strict=True
     ):

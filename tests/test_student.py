@@ -81,7 +81,7 @@ def test_an_imitation_answers_for_texts() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     """In half precision, which no search can tell."""
     TAUGHT.fitted.save(tmp_path / FILE)
-    found = Fitted.load(tmp_path, FEATURES, DIMENSION)
+    found = Fitted.load(tmp_path, len(TABLE), FEATURES, DIMENSION)
     assert found is not None
     assert found.student is not None
     assert torch.equal(found.weight, LINEAR.weight)
@@ -93,7 +93,7 @@ def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     wide = LINEAR._replace(student=Student(FEATURES + 1, DIMENSION, positions=16, width=32))
     wide.save(tmp_path / FILE)
     with pytest.raises(CheckpointError, match=r"surrogate.safetensors: its student cannot be read \("):
-        Fitted.load(tmp_path, FEATURES, DIMENSION)
+        Fitted.load(tmp_path, len(TABLE), FEATURES, DIMENSION)
 
 
 # --- training

@@ -6,15 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fakes import fake_encoder, tiny_texts
 from unembed.errors import CheckpointError
-from unembed.surrogate import FILE, RIDGE, Fitted, Surrogate, directions, fit
+from unembed.surrogate import FILE, RIDGE, Fitted, Own, Surrogate, directions, fit
 
 V, H, D = 40, 6, 8
 GENERATOR = torch.Generator().manual_seed(1)
 TABLE = torch.randn(V, H, generator=GENERATOR) + 3.0  # a mean that says nothing
 LINEAR = Fitted(torch.randn(H, D, generator=GENERATOR), torch.randn(D, generator=GENERATOR))
+OWN = Own(
+    torch.rand(V, generator=GENERATOR) + 0.5,
+    torch.randn(V, 3, generator=GENERATOR),
+    torch.randn(3, D, generator=GENERATOR),
+)
 NOISES = np.random.default_rng(2)
 TEXTS = [NOISES.integers(V, size=NOISES.integers(1, 9)).tolist() for _ in range(300)]
 
@@ -45,6 +51,24 @@ def test_it_is_ridge_regression() -> None:
     found = fit(TABLE, TEXTS, e_ND)
     np.testing.assert_allclose(found.weight, expected[:-1], atol=1e-5)
     np.testing.assert_allclose(found.bias, expected[-1], atol=1e-5)
+
+
+def test_tokens_contribute_by_their_direction_and_what_is_their_own() -> None:
+    x_VD = Surrogate(TABLE, LINEAR._replace(own=OWN)).x_VD
+    u_VH = directions(TABLE)
+    for token in range(V):
+        own_D = sum(OWN.code[token, number] * OWN.basis[number] for number in range(3))
+        torch.testing.assert_close(
+            torch.from_numpy(x_VD[token]), OWN.loudness[token] * (u_VH[token] @ LINEAR.weight) + own_D
+        )
+
+
+def test_its_bag_is_kept_as_tensors() -> None:
+    surrogate = Surrogate(TABLE, LINEAR)
+    x_VD, bias_D = surrogate.bag(torch.device("cpu"))
+    np.testing.assert_array_equal(x_VD, surrogate.x_VD)
+    assert torch.equal(bias_D, LINEAR.bias)
+    assert surrogate.bag(torch.device("cpu"))[0] is x_VD
 
 
 def test_cosines_are_those_of_a_linear_encoder() -> None:
@@ -88,9 +112,9 @@ def test_an_encoder_is_foreseen_in_part() -> None:
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    assert Fitted.load(tmp_path, H, D) is None
+    assert Fitted.load(tmp_path, V, H, D) is None
     LINEAR.save(tmp_path / FILE)
-    found = Fitted.load(tmp_path, H, D)
+    found = Fitted.load(tmp_path, V, H, D)
     assert found is not None
     assert torch.equal(found.weight, LINEAR.weight)
     assert torch.equal(found.bias, LINEAR.bias)
@@ -98,10 +122,38 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
+def test_codes_are_saved_in_8_bits_and_the_same_when_saved_again(tmp_path: Path) -> None:
+    LINEAR._replace(own=OWN).save(tmp_path / FILE)
+    found = Fitted.load(tmp_path, V, H, D)
+    assert found is not None
+    assert found.own is not None
+    assert torch.equal(found.own.basis, OWN.basis)
+    torch.testing.assert_close(found.own.loudness, OWN.loudness, rtol=1e-3, atol=0)
+    steps_V1 = OWN.code.abs().amax(1, keepdim=True) / 127
+    assert ((found.own.code - OWN.code).abs() <= 0.51 * steps_V1 * 1.01).all()
+    found.save(tmp_path / FILE)
+    again = Fitted.load(tmp_path, V, H, D)
+    assert again is not None
+    assert again.own is not None
+    for one, other in zip(again.own, found.own, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_codes_for_another_vocabulary_or_without_their_basis_are_refused(tmp_path: Path) -> None:
+    LINEAR._replace(own=OWN).save(tmp_path / FILE)
+    with pytest.raises(CheckpointError, match=r"holds .*'code': \(40, 3\).*, expected .*'code': \(41, 3\)"):
+        Fitted.load(tmp_path, V + 1, H, D)
+    tensors = load_file(tmp_path / FILE)
+    for name in ("basis", "loudness", "code.scale", "code"):
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, tmp_path / FILE)
+        with pytest.raises(CheckpointError, match="surrogate"):
+            Fitted.load(tmp_path, V, H, D)
+
+
 def test_one_that_does_not_fit_or_is_damaged_is_refused(tmp_path: Path) -> None:
     LINEAR.save(tmp_path / FILE)
     with pytest.raises(CheckpointError, match=r"surrogate.safetensors: holds .*\(6, 8\).*, expected .*\(7, 8\)"):
-        Fitted.load(tmp_path, 7, D)
+        Fitted.load(tmp_path, V, 7, D)
     (tmp_path / FILE).write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"surrogate.safetensors: cannot be read as safetensors"):
-        Fitted.load(tmp_path, H, D)
+        Fitted.load(tmp_path, V, H, D)

@@ -45,30 +45,33 @@ class Balance:
         n_V[self.uncounted] = 0.0
         return n_V
 
-    def expected(self, logits_RV: Tensor, n_V: Tensor) -> Tensor:
-        """How often the text holds each token, (V,), by the canvas' first pass: c."""
-        m_V = self._masses(logits_RV.softmax(-1)).sum(0)
+    def masses(self, logits_RV: Tensor) -> Tensor:
+        """The probabilities of a pass (R, V), 0 for the tokens that are not counted."""
+        chances_RV = logits_RV.softmax(-1)
+        chances_RV[:, self.uncounted] = 0.0
+        return chances_RV
+
+    def expected(self, masses_RV: Tensor, n_V: Tensor) -> Tensor:
+        """How often the text holds each token, (V,), by the `masses` of the canvas' first pass: c."""
+        m_V = masses_RV.sum(0)
         sharp_V = m_V**SHARPNESS
         return n_V + sharp_V * (m_V.sum() / sharp_V.sum().clamp(min=1e-9))
 
-    def balanced(self, logits_RV: Tensor, c_V: Tensor, n_V: Tensor) -> Tensor:
-        """The logits (R, V) float32 of all positions that are to be filled, so changed that the counts agree better."""
-        chances_RV = logits_RV.softmax(-1)
-        counted_RV = self._masses(chances_RV)
-        # Not 1 less the chance of an end: where that is all but 1, rounding would leave less than what is lost below.
-        content_R = counted_RV.sum(-1)
-        m_V, r_V = counted_RV.sum(0), (c_V - n_V).clamp(min=0)
-        tokens_T = (torch.maximum(r_V, m_V) > NEGLIGIBLE).nonzero().squeeze(1)
-        factor_T = self.strength * ((r_V[tokens_T] + FLOOR) / (m_V[tokens_T] + FLOOR)).log()
-        # All tokens but EOS and PAD together keep the chance they have.
-        gained_R = (counted_RV[:, tokens_T] * factor_T.expm1()).sum(-1)
-        change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-30))[:, None]
-        changed_RV = logits_RV - change_R1
-        changed_RV[:, self.end_ids] += change_R1
-        changed_RV[:, tokens_T] += factor_T
-        return changed_RV
+    def factors(self, masses_RV: Tensor, c_V: Tensor, n_V: Tensor) -> Tensor:
+        """Logarithms (V,) of what the probabilities of a pass (`masses`) are to be multiplied by."""
+        m_V, r_V = masses_RV.sum(0), (c_V - n_V).clamp(min=0)
+        factor_V = self.strength * ((r_V + FLOOR) / (m_V + FLOOR)).log()
+        return factor_V.masked_fill(torch.maximum(r_V, m_V) <= NEGLIGIBLE, 0.0)
 
-    def _masses(self, chances_RV: Tensor) -> Tensor:
-        """The chances without those of the tokens that are not counted, in place."""
-        chances_RV[:, self.uncounted] = 0.0
-        return chances_RV
+    def multiplied(self, logits_RV: Tensor, masses_RV: Tensor, factor_V: Tensor) -> Tensor:
+        """The logits (R, V) float32 of all positions that are to be filled, each token's factor applied.
+
+        All tokens but EOS and PAD together keep the chance they have.
+        """
+        # Not 1 less the chance of an end: where that is all but 1, rounding would leave less than what is lost below.
+        content_R = masses_RV.sum(-1)
+        gained_R = masses_RV @ factor_V.expm1()
+        change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-30))[:, None]
+        changed_RV = logits_RV + (factor_V - change_R1)
+        changed_RV[:, self.end_ids] = logits_RV[:, self.end_ids]
+        return changed_RV

@@ -142,7 +142,7 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
     load_strictly(denoiser, state, path)
     parts = Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))
     if path.is_dir():
-        fitted = Fitted.load(path, config.model.width, config.encoder.dimension)
+        fitted = Fitted.load(path, len(denoiser.table.weight), config.model.width, config.encoder.dimension)
         parts = parts._replace(calibration=Calibration.load(path), surrogate=fitted)
     return parts
 

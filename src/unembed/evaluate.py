@@ -30,8 +30,9 @@ from torch import nn
 from unembed import __version__, metrics
 from unembed.errors import InputError
 from unembed.metrics import Scores
+from unembed.predictor import stream
 from unembed.search import BLIND, STARTS, Search
-from unembed.strategies import BALANCE, default_temperature
+from unembed.strategies import BALANCE, STEERING, Options, default_temperature
 from unembed.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def evaluate(
     seed: int = 0,
     guidance: float = 0.0,
     balance: float = BALANCE,
+    steering: float = STEERING,
     temperature: float | None = None,
     batch_size: int = 64,
     random_vectors: int = RANDOM_VECTORS,
@@ -193,9 +195,9 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
-        steps, strategy, candidates, rounds, attacker, max_calls, proposals, seed, guidance, balance, temperature,
-            batch_size, show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and
-            resamples.
+        steps, strategy, candidates, rounds, attacker, max_calls, proposals, seed, guidance, balance, steering,
+            temperature, batch_size, show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random
+            vectors and resamples.
         random_vectors: for the baseline of that name; 0 leaves it out.
 
     Raises:
@@ -207,7 +209,7 @@ def evaluate(
     if temperature is None:
         temperature = default_temperature(STARTS if guided and candidates == 1 else candidates)
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
-    options |= {"guidance": guidance, "balance": balance, "temperature": temperature}
+    options |= {"guidance": guidance, "balance": balance, "steering": steering, "temperature": temperature}
     if guided:  # rows of blind inversions stay what they were
         options |= {"attacker": attacker, "max_calls": max_calls, "proposals": proposals}
     length = inverter.config.model.max_tokens
@@ -232,7 +234,9 @@ def evaluate(
     found = read_back(inverter, inversions)
 
     scores = compare(found, (truth.texts, truth.ids, embeddings))
-    scores["cloze_accuracy_10"] = cloze_accuracy(inverter, truth, embeddings, seed=seed, batch_size=batch_size)
+    scores["cloze_accuracy_10"] = cloze_accuracy(
+        inverter, truth, embeddings, steering=steering, seed=seed, batch_size=batch_size
+    )
 
     baselines: dict[str, dict[str, Any] | None] = {"random_vector": None, "shuffled_pairs": None}
     if random_vectors:
@@ -298,6 +302,7 @@ def cloze_accuracy(
     embeddings: Floats,
     *,
     share: float = CLOZE_SHARE,
+    steering: float = STEERING,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Scores:
@@ -308,8 +313,9 @@ def cloze_accuracy(
 
     Args:
         embeddings: (n, d) float32, of the truths.
+        steering: as in `Inverter.invert`.
     """
-    length = inverter.config.model.max_tokens
+    length, options = inverter.config.model.max_tokens, Options(1, steering=steering)
     device = next(inverter.denoiser.parameters()).device
     generator = np.random.default_rng((seed, 1))
     predicted: list[list[int]] = []
@@ -323,8 +329,10 @@ def cloze_accuracy(
             count = max(1, round(share * content))
             holes_BL[row, torch.from_numpy(generator.choice(content, count, replace=False))] = True
         e_BD = torch.from_numpy(embeddings[start : start + batch_size]).to(device)
-        logits_BLV = inverter.denoiser(canvas_BL.masked_fill(holes_BL, inverter.tokenizer.mask_id).to(device), e_BD)
-        best_BL = logits_BLV.argmax(-1).cpu()
+        start_BL = canvas_BL.masked_fill(holes_BL, inverter.tokenizer.mask_id).to(device)
+        modulation, steered_by = inverter.denoiser.condition(e_BD), inverter.steering(e_BD)
+        *_, last = stream(inverter.denoiser, modulation, options, None, start_BL, steered_by)
+        best_BL = last.ids.cpu()
         predicted += [best[holes].tolist() for best, holes in zip(best_BL, holes_BL, strict=True)]
         masked += [ids[holes].tolist() for ids, holes in zip(canvas_BL, holes_BL, strict=True)]
     return metrics.restored(predicted, masked)

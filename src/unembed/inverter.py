@@ -33,7 +33,8 @@ from unembed.precision import granted
 from unembed.predictor import check, stream
 from unembed.recipes import RECIPES
 from unembed.search import BLIND, Answering, Differentiable, Search
-from unembed.strategies import BALANCE, Frame, Options, default_temperature
+from unembed.steering import Steering
+from unembed.strategies import BALANCE, STEERING, Frame, Options, default_temperature
 from unembed.surrogate import Imitation, Surrogate
 from unembed.tokenizer import Tokenizer
 
@@ -146,6 +147,7 @@ class Inverter:
         *,
         guidance: float = 0.0,
         balance: float = BALANCE,
+        steering: float = STEERING,
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
@@ -168,6 +170,8 @@ class Inverter:
             rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
                 blind, or best of `candidates` for an attacker who is not.
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
+            steering: how strongly tokens are drawn towards those whose bag has the embedding, by the surrogate; 0: not
+                at all, so that the embedding enters through AdaLN alone.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
             attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
                 where the encoder gives gradients, else a black box.
@@ -189,7 +193,7 @@ class Inverter:
         """
         search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed)
         starts = count_starts(search, candidates)
-        options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
+        options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
         at_once = max(1, batch_size // starts)
         found: list[Inversion] = []
@@ -214,6 +218,7 @@ class Inverter:
         *,
         guidance: float = 0.0,
         balance: float = BALANCE,
+        steering: float = STEERING,
         temperature: float | None = None,
         seed: int = 0,
         recipe: Recipe | str | None = None,
@@ -224,11 +229,11 @@ class Inverter:
         Arguments and errors as for `invert`, whose one candidate for the embedding the last frame holds; options are
         checked before the first frame is asked for.
         """
-        options = self._options(steps, strategy, 1, guidance, balance, temperature, seed)
+        options = self._options(steps, strategy, 1, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
-        return stream(self.denoiser, self._condition(e_BD), options, [first_row])
+        return stream(self.denoiser, self._condition(e_BD), options, [first_row], steering=self.steering(e_BD))
 
     def search(
         self,
@@ -240,6 +245,7 @@ class Inverter:
         *,
         guidance: float = 0.0,
         balance: float = BALANCE,
+        steering: float = STEERING,
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
@@ -254,7 +260,7 @@ class Inverter:
         the embedding is the last one; options are checked before the first is asked for.
         """
         steps_of_search = self.search_in_steps(
-            embedding, rounds, candidates, steps, strategy, guidance=guidance, balance=balance,
+            embedding, rounds, candidates, steps, strategy, guidance=guidance, balance=balance, steering=steering,
             temperature=temperature, attacker=attacker, max_calls=max_calls, proposals=proposals, seed=seed,
             recipe=recipe, first_row=first_row,
         )  # fmt: skip
@@ -270,6 +276,7 @@ class Inverter:
         *,
         guidance: float = 0.0,
         balance: float = BALANCE,
+        steering: float = STEERING,
         temperature: float | None = None,
         attacker: str | None = None,
         max_calls: int | None = None,
@@ -283,7 +290,7 @@ class Inverter:
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
         starts = count_starts(search, candidates)
-        options = self._options(steps, strategy, starts, guidance, balance, temperature, seed)
+        options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"search takes one embedding, found {len(e_BD)}")
@@ -328,7 +335,7 @@ class Inverter:
     def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, first_row: int) -> list[Inversion]:
         rows = range(first_row * candidates, (first_row + len(e_BD)) * candidates)
         modulation = self._condition(e_BD).repeat(candidates)
-        *_, last = stream(self.denoiser, modulation, options, rows)
+        *_, last = stream(self.denoiser, modulation, options, rows, steering=self.steering(e_BD, candidates))
         found = []
         for number, e_D in enumerate(e_BD.cpu().numpy()):
             rows = range(number * candidates, (number + 1) * candidates)
@@ -356,6 +363,13 @@ class Inverter:
             first_row, kept,
         )  # fmt: skip
 
+    def steering(self, e_BD: Tensor, candidates: int = 1) -> Steering | None:
+        """What steers passes for embeddings (B, D), each as often as there are candidates; None without a surrogate."""
+        if self.surrogate is None:
+            return None
+        x_VD, bias_D = self.surrogate.bag(self.device)
+        return Steering(x_VD, bias_D, e_BD.repeat_interleave(candidates, 0))
+
     @torch.inference_mode()
     def _condition(self, e_BD: Tensor) -> Any:
         return self.denoiser.condition(e_BD)
@@ -372,12 +386,13 @@ class Inverter:
         candidates: int,
         guidance: float,
         balance: float,
+        steering: float,
         temperature: float | None,
         seed: int,
     ) -> Options:
         if temperature is None:
             temperature = default_temperature(candidates)
-        options = Options(steps, strategy, temperature, guidance, seed, balance)
+        options = Options(steps, strategy, temperature, guidance, seed, balance, steering)
         check(self.denoiser, options)
         return options
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from unembed.balance import Balance
 from unembed.errors import InputError
 from unembed.model import Denoiser, Modulation
+from unembed.steering import Steering
 from unembed.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Options, Prediction
 
 CHUNK = {"cpu": 2**20}  # logits looked at together: on a CPU what its cache holds, elsewhere what memory can spare
@@ -57,10 +58,17 @@ class Predictor:
         modulation: what the embeddings do to the network, computed once.
         rows: the rows' numbers, which decide their random streams.
         alternatives: K, how many of the likeliest tokens to tell for each position.
+        steering: of the same embeddings, without which `options.steering` changes nothing.
     """
 
     def __init__(
-        self, denoiser: Denoiser, modulation: Modulation, options: Options, rows: Sequence[int], alternatives: int = 0
+        self,
+        denoiser: Denoiser,
+        modulation: Modulation,
+        options: Options,
+        rows: Sequence[int],
+        alternatives: int = 0,
+        steering: Steering | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.modulation = modulation
@@ -70,6 +78,7 @@ class Predictor:
         self.balance = Balance(options.balance, denoiser.mask_id, denoiser.end_ids)
         self.expected: dict[int, Tensor] = {}  # row of the batch -> token counts (V,), from its first pass on
         self.alternatives = alternatives
+        self.steering = steering if options.steering else None
 
     def __call__(self, frame: Frame) -> Prediction:
         """The prediction for the positions that `frame` wants."""
@@ -101,8 +110,8 @@ class Predictor:
         most = max(1, CHUNK.get(logits[0].device.type, LARGE_CHUNK) // logits[0].shape[1])
         for canvases, chunk in chunks(frame.wanted.sum(1).tolist(), most):
             logits_CV = self._guided([each_RV[chunk].float() for each_RV in logits])
-            if self.options.balance:
-                self._balance(logits_CV, frame, canvases)
+            if self.options.balance or self.steering is not None:
+                self._agree(logits_CV, frame, canvases)
             if uniform_R is None:
                 chosen_R[chunk] = logits_CV.argmax(-1)
             else:
@@ -133,18 +142,26 @@ class Predictor:
         guided_CV[:, self.denoiser.mask_id] = -torch.inf  # where -inf - -inf is not a number
         return guided_CV
 
-    def _balance(self, logits_CV: Tensor, frame: Frame, canvases: Sequence[int]) -> None:
-        """Balance the masked positions of some canvases, whose wanted positions' logits these are, in place."""
+    def _agree(self, logits_CV: Tensor, frame: Frame, canvases: Sequence[int]) -> None:
+        """Make the masked positions of some canvases agree, whose wanted positions' logits these are, in place."""
         stop = 0
         for canvas in canvases:
             ids_L, wanted_L = frame.ids[canvas], frame.wanted[canvas]
             start, stop = stop, stop + int(wanted_L.sum())
             masked = (ids_L[wanted_L] == self.denoiser.mask_id).nonzero().squeeze(1) + start
-            n_V = self.balance.visible(ids_L, logits_CV.shape[1])
-            if canvas not in self.expected:  # the first pass is as it is
-                self.expected[canvas] = self.balance.expected(logits_CV[masked], n_V)
-                continue
-            logits_CV[masked] = self.balance.balanced(logits_CV[masked], self.expected[canvas], n_V)
+            logits_RV, n_V = logits_CV[masked], self.balance.visible(ids_L, logits_CV.shape[1])
+            masses_RV, factor_V = self.balance.masses(logits_RV), torch.zeros_like(n_V)
+            first = canvas not in self.expected
+            if not first:
+                factor_V = self.balance.factors(masses_RV, self.expected[canvas], n_V)
+            if self.steering is not None:
+                factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, self.options.steering)
+            if self.steering is not None or not first:
+                logits_CV[masked] = self.balance.multiplied(logits_RV, masses_RV, factor_V)
+            if first:
+                steered = self.steering is not None
+                masses_RV = self.balance.masses(logits_CV[masked]) if steered else masses_RV
+                self.expected[canvas] = self.balance.expected(masses_RV, n_V)
 
     def _uniform(self, wanted_BL: Tensor) -> Tensor:
         """The next random numbers (R,) of the rows that want a pass, float64 on the CPU."""
@@ -217,6 +234,7 @@ def stream(
     options: Options,
     rows: Sequence[int] | None = None,
     start_BL: Tensor | None = None,
+    steering: Steering | None = None,
 ) -> Iterator[Frame]:
     """Decode a batch, one frame a pass, beginning with the frame before the first pass.
 
@@ -224,13 +242,14 @@ def stream(
         modulation: of B embeddings (`denoiser.condition`).
         rows: the rows' numbers for their random streams; 0 to B - 1 where not given.
         start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
+        steering: of the same embeddings, without which `options.steering` changes nothing.
 
     Raises:
         InputError: an option is impossible.
     """
     rows = range(len(modulation.final)) if rows is None else rows
     decoding = begin(denoiser, options, rows, start_BL)
-    predictor = Predictor(denoiser, modulation, options, rows)
+    predictor = Predictor(denoiser, modulation, options, rows, steering=steering)
     frame = next(decoding)
     yield frame
     while not frame.done:

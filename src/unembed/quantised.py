@@ -36,15 +36,24 @@ def quantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.dim() != 2 or tensor.numel() < LEAST or name in KEPT:
             stored[name] = tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        elif not tensor.isfinite().all():
-            raise OutputError(f"tensor {name} has weights that are not finite, which cannot be stored in 8 bits")
         else:
-            weights_RK = tensor.detach().to("cpu", torch.float32)
-            smallest = torch.finfo(torch.bfloat16).tiny  # a row of zeros has a scale too
-            scales_R = (weights_RK.abs().amax(1) / STEPS).clamp_min(smallest).bfloat16()
-            rounded_RK = (weights_RK / scales_R.float()[:, None]).round().clamp(-STEPS, STEPS)
-            stored[name], stored[name + SCALE] = rounded_RK.to(torch.int8), scales_R
+            stored |= in_8_bits(name, tensor)
     return stored
+
+
+def in_8_bits(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A matrix (R, K) in 8 bits under its name, and its scales (R,) beside it.
+
+    Raises:
+        OutputError: it has weights that are not finite, which 8 bits cannot tell.
+    """
+    if not tensor.isfinite().all():
+        raise OutputError(f"tensor {name} has weights that are not finite, which cannot be stored in 8 bits")
+    weights_RK = tensor.detach().to("cpu", torch.float32)
+    smallest = torch.finfo(torch.bfloat16).tiny  # a row of zeros has a scale too
+    scales_R = (weights_RK.abs().amax(1) / STEPS).clamp_min(smallest).bfloat16()
+    rounded_RK = (weights_RK / scales_R.float()[:, None]).round().clamp(-STEPS, STEPS)
+    return {name: rounded_RK.to(torch.int8), name + SCALE: scales_R}
 
 
 def restored(stored: dict[str, Tensor], source: Path) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ DOUBTED_SHARE = 0.5  # `two-stage`: share of the tokens revised in the first pas
 THRESHOLD = 0.9  # `threshold`: confidence at which a token is committed
 CANDIDATE_TEMPERATURE = 0.5
 BALANCE = 0.7  # see `balance`; chosen on validation texts: 1 gains words and loses places
+STEERING = 100.0  # see `steering`; chosen on validation texts
 
 
 def default_temperature(candidates: int) -> float:
@@ -39,6 +40,8 @@ class Options:
     steps: most passes a row may take, 1 to L. temperature: 0 takes the best token, more samples from the
     tempered distribution. guidance: w of classifier-free guidance, un + (w + 1)(cond - un); it doubles the passes.
     balance: how strongly later passes keep to the token counts that the first one expects (see `balance`).
+    steering: how many nats a cosine is worth where tokens are drawn towards the embedding (see `steering`); 0 leaves
+    the embedding to the denoiser alone, as do inverters without a surrogate.
     """
 
     steps: int = 8
@@ -47,6 +50,7 @@ class Options:
     guidance: float = 0.0
     seed: int = 0
     balance: float = BALANCE
+    steering: float = STEERING
 
     def check(self, length: int) -> None:
         """Raise InputError where an option is impossible for a canvas of `length` positions."""
@@ -60,6 +64,8 @@ class Options:
             raise InputError(f"guidance is {self.guidance}, expected -1 or more")
         if not 0 <= self.balance < float("inf"):
             raise InputError(f"balance is {self.balance}, expected 0 or more")
+        if not 0 <= self.steering < float("inf"):
+            raise InputError(f"steering is {self.steering}, expected 0 or more")
 
 
 class Alternatives(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unembed.evaluate import BASELINE_METRICS, Report
-from unembed.strategies import BALANCE
+from unembed.strategies import BALANCE, STEERING
 
 
 def rows(reports: Sequence[Report]) -> str:
@@ -46,8 +46,9 @@ def length_rows(reports: Sequence[Report]) -> str:
 
 
 def _strategy(report: Report) -> str:
-    defaults = {"candidates": 1, "rounds": 0, "guidance": 0.0, "balance": BALANCE, "temperature": 0.0}
-    options = {"balance": 0.0} | report.options  # which rows of earlier versions do not name
+    defaults = {"candidates": 1, "rounds": 0, "guidance": 0.0, "balance": BALANCE, "steering": STEERING}
+    defaults |= {"temperature": 0.0}
+    options = {"balance": 0.0, "steering": 0.0} | report.options  # which rows of earlier versions do not name
     changed = [f"{name} {options[name]:g}" for name, value in defaults.items() if options[name] != value]
     return ", ".join([report.strategy, *changed])
 

@@ -121,7 +121,8 @@ def show_denoising(
             several = inverter.invert(embedding, **options, first_row=row)
         return several[0], time.perf_counter() - started
     seconds = 0.0
-    one = {name: options[name] for name in ("steps", "strategy", "guidance", "balance", "temperature", "seed")}
+    decoding = "steps", "strategy", "guidance", "balance", "steering", "temperature", "seed"
+    one = {name: options[name] for name in decoding}
     for frame in inverter.stream(embedding, **one):
         spent = time.perf_counter() - started
         seconds += spent

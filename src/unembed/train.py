@@ -133,7 +133,9 @@ def train(
         progress = Progress(**saved.state["progress"])
         before |= saved.state.get("before", {})
         if (out / "inverter").is_dir():
-            surrogate = Fitted.load(out / "inverter", config.model.width, config.encoder.dimension)
+            surrogate = Fitted.load(
+                out / "inverter", len(denoiser.table.weight), config.model.width, config.encoder.dimension
+            )
     elif start_from is not None:
         cost, found = _load_start(denoiser, Path(start_from))
         before |= cost

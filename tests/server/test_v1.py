@@ -70,6 +70,24 @@ def test_embeddings_come_as_numbers_or_base64(client: Client, served: Served) ->
     assert one == answers[0][:1]
 
 
+def test_passes_are_steered_as_the_library_steers_them(client: Client, models: Models) -> None:
+    inverter = models.find("other").inverter
+    e_BD = inverter.encode(tiny_texts(3, 1))
+    said = {}
+    for strength in (0.0, 100.0, 2000.0):
+        body = {"embeddings": e_BD.tolist(), "model": "other", "steering": strength, "candidates": 2, "seed": 3}
+        found = client.post("/v1/invert", json=body).json()["data"]
+        expected = inverter.invert(e_BD, candidates=2, steering=strength, seed=3)
+        said[strength] = [one["text"] for one in found]
+        assert said[strength] == [one.text for one in expected]
+    assert said[0.0] != said[2000.0]
+    body = {"embeddings": e_BD.tolist(), "model": "other", "candidates": 2, "seed": 3}
+    assert [one["text"] for one in client.post("/v1/invert", json=body).json()["data"]] == said[100.0]
+    refused = client.post("/v1/invert", json={"embeddings": e_BD.tolist(), "steering": -1})
+    assert refused.status_code == 422
+    assert "steering" in refused.json()["error"]["message"]
+
+
 def test_another_length_is_refused_or_scaled(client: Client, served: Served) -> None:
     e_D = served.inverter.encode(["a green bird."])[0]
     refused = client.post("/v1/invert", json={"embeddings": (e_D * 0.5).tolist()})

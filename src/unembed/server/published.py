@@ -54,7 +54,9 @@ def router(context: Context) -> APIRouter:
         e_BD = wire.read_embeddings(body.embedding, served, normalize=True, most=1)
         length = served.inverter.length
         steps = min(body.steps, length) if body.steps == wire.PUBLISHED_STEPS else body.steps
-        options = Options(steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed, body.balance)
+        options = Options(
+            steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed, body.balance, body.steering
+        )
         check(served.inverter.denoiser, options)
         ticket = batcher.submit(
             served,

@@ -59,7 +59,7 @@ def router(context: Context) -> APIRouter:
         temperature = body.temperature
         if temperature is None:
             temperature = default_temperature(body.candidates)
-        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, body.balance)
+        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, body.balance, body.steering)
         check(served.inverter.denoiser, options)
         canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
         return batcher.submit(
@@ -97,6 +97,7 @@ def router(context: Context) -> APIRouter:
                 body.strategy,
                 guidance=body.guidance,
                 balance=body.balance,
+                steering=body.steering,
                 temperature=body.temperature,
                 attacker=body.attacker,
                 max_calls=body.max_calls,

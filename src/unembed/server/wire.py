@@ -22,7 +22,7 @@ from unembed.search import BLACK_BOX, WHITE_BOX, Search
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
-from unembed.strategies import BALANCE
+from unembed.strategies import BALANCE, STEERING
 
 MAX_ALTERNATIVES = 10
 PUBLISHED_STEPS = 32  # the published demo's default, which its page always sends
@@ -49,6 +49,9 @@ Steps = Annotated[int, Field(ge=1, description="Most passes for each candidate, 
 Guidance = Annotated[float, Field(ge=-1, le=100, description="Classifier-free guidance; doubles the passes.")]
 Balance = Annotated[
     float, Field(ge=0, le=100, description="How strongly later passes keep to the token counts that the first expects.")
+]
+Steering = Annotated[
+    float, Field(ge=0, le=10_000, description="How strongly tokens are drawn towards the embedding; 0: not at all.")
 ]
 Temperature = Annotated[
     float | None, Field(ge=0, le=100, description="0 takes the likeliest token; null is 0 for one candidate, else 0.5.")
@@ -84,6 +87,7 @@ class DecodeRequest(Request):
     strategy: str = "confidence"
     guidance: Guidance = 0.0
     balance: Balance = BALANCE
+    steering: Steering = STEERING
     temperature: Temperature = None
     seed: Seed = 0
 
@@ -122,6 +126,7 @@ class InvertRequest(Request):
     candidates: int = Field(1, ge=1, description="Texts for each embedding, best first.")
     guidance: Guidance = 0.0
     balance: Balance = BALANCE
+    steering: Steering = STEERING
     temperature: Temperature = None
     seed: Seed = 0
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
