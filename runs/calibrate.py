@@ -52,8 +52,9 @@ def recover(
     found = Recovered()
     for start in range(0, len(e_BD), batch):
         rows = range(start, min(start + batch, len(e_BD)))
-        modulation = inverter.denoiser.condition(torch.tensor(e_BD[start : rows.stop], device=inverter.device))
-        *_, last = stream(inverter.denoiser, modulation, options, rows)
+        chunk_BD = torch.tensor(e_BD[start : rows.stop], device=inverter.device)
+        modulation = inverter.denoiser.condition(chunk_BD)
+        *_, last = stream(inverter.denoiser, modulation, options, rows, steering=inverter.steering(chunk_BD))
         everywhere = replace(last, wanted=torch.ones_like(last.wanted))
         again = Predictor(inverter.denoiser, modulation, options, rows)(everywhere)
         for row, ids in enumerate(last.ids.tolist()):

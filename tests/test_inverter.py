@@ -244,7 +244,9 @@ def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees(
         assert (found.text, found.score) == (found.candidates[0].text, found.candidates[0].score)
         assert sorted(one.text for one in found.candidates) == sorted(one.text for one in plain.candidates)
     # With nothing to choose from, nobody is asked.
-    (alone,), (expected,) = (which.invert(embeddings[0], measure_cosine=False) for which in (judged, inverter))
+    (alone,), (expected,) = (
+        which.invert(embeddings[0], steering=0.0, measure_cosine=False) for which in (judged, inverter)
+    )
     assert (alone.text, alone.score) == (expected.text, expected.score)
 
 
