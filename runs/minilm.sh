@@ -52,7 +52,8 @@ python runs/average.py "$out/longer/inverter" "$out/onward/inverter" --share 0.5
 unembed train configs/minilm_gpu.yaml --data "$out/shards" -o "$out/card" --resume --from "$out/released" --minutes 0.85 \
     --set data.short_share=0 --set training.decay_share=0.6 --set training.warmup_steps=30 --set training.ema=0.98
 python runs/package.py "$out/card/inverter" $weights --int8
-python runs/student.py --model $weights --data "$out/shards" --work "$out/student" --texts 233472 --minutes 168
+python runs/surrogate.py --model $weights --data "$out/shards" --work "$out/surrogate" --texts 245760 --seed 5
+python runs/student.py --model $weights --data "$out/shards" --work "$out/student" --texts 233472 --minutes 206
 evaluate() { # FILE OPTION...
     python runs/evaluate_table.py --texts "$texts" -o "$out/$1" "${@:2}"
 }
@@ -60,8 +61,9 @@ python runs/calibrate.py --texts "$out/shards/validation.txt" --limit 600 --seed
     --model $weights -o $weights/calibration.json
 evaluate default.jsonl --limit 1000 --strategy confidence --steps 8
 python runs/package.py $weights $weights --int8 --table "$out/default.jsonl"
+evaluate adaln-alone.jsonl --limit 1000 --strategy confidence --steps 8 --steering 0
 evaluate table.jsonl --limit 300 --steps 8
-evaluate passes.jsonl --limit 500 --strategy confidence --steps 1 --steps 2 --steps 4 --steps 8 --steps 16 --steps 32 \
+evaluate passes.jsonl --limit 300 --strategy confidence --steps 1 --steps 2 --steps 4 --steps 8 --steps 16 --steps 32 \
     --plot docs/passes.svg
 evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
