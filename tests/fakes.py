@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unembed.checkpoint import Parts, build_denoiser, save_inverter
 from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, Recipe, TrainingConfig
 from unembed.model import Denoiser
-from unembed.surrogate import Fitted, fit
+from unembed.surrogate import Fitted, Own, fit
 from unembed.tokenizer import Tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -148,7 +148,11 @@ def tiny_surrogate() -> Fitted:
     """What the fake encoder looks like to a denoiser whose token table is `tiny_parts`'."""
     encoder, texts = fake_encoder(), tiny_texts(300, seed=9)
     ids = encoder.tokenizer.encode_batch(texts)
-    return fit(tiny_parts().denoiser.table.weight, ids, torch.from_numpy(encoder.encode(texts)))
+    table_VH = tiny_parts().denoiser.table.weight
+    fitted = fit(table_VH, ids, torch.from_numpy(encoder.encode(texts)))
+    # Contributions of their own, by which passes are steered, and which add nothing.
+    own = Own(torch.ones(len(table_VH)), torch.zeros(len(table_VH), 1), torch.zeros(1, len(fitted.bias)))
+    return fitted._replace(own=own)
 
 
 def perturbed(denoiser: Denoiser, noise: float) -> Denoiser:

@@ -149,6 +149,7 @@ def test_options_reach_the_inverter(run, model, monkeypatch):
     seen = {}
     monkeypatch.setattr(Inverter, "invert", lambda self, e, **options: seen.update(options) or [])
     options = {"steps": 3, "strategy": "euler", "candidates": 2, "guidance": 1.5, "temperature": 0.3, "seed": 4}
+    options |= {"balance": 0.2, "steering": 30.0}
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
     run(
         "invert",
@@ -215,6 +216,16 @@ def test_a_terminal_shows_every_pass(run, model, terminal):
         rf"cosine {inversion.cosine:.3f} · \d of 8 tokens in place \(\d+%\) · 4 passes, \d\.\d\d s", plain(out)
     )
     assert "\x1b[1;32m" in out  # what changed
+
+
+def test_what_a_terminal_shows_is_decoded_as_asked(run, model, terminal, monkeypatch):
+    seen, stream = {}, Inverter.stream
+    monkeypatch.setattr(Inverter, "stream", lambda self, e, **given: seen.update(given) or stream(self, e, **given))
+    options = {"steps": 4, "strategy": "euler", "guidance": 0.5, "temperature": 0.3, "seed": 4}
+    options |= {"balance": 0.2, "steering": 30.0}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+    run("invert", "--model", model, TEXTS[0], *arguments, env=terminal)
+    assert seen == options
 
 
 def test_no_color_is_respected(run, model, terminal):

@@ -11,10 +11,14 @@ import sacrebleu
 import torch
 from torch import nn
 
-from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
+from fakes import fake_encoder, tiny_config, tiny_parts, tiny_surrogate, tiny_texts, tiny_tokenizer
+from unembed.balance import Balance
 from unembed.errors import InputError
 from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint, truths
+from unembed.inverter import Inverter
 from unembed.model import Modulation
+from unembed.steering import Steering
+from unembed.surrogate import Fitted, Surrogate
 from unembed.tables import baseline_rows, length_rows, rows
 
 L = 16
@@ -56,6 +60,7 @@ class FakeInverter:
     def __init__(self, texts: list[str], change: Callable[[list[int]], list[int]] = lambda ids: ids) -> None:
         self.encoder = fake_encoder()
         self.tokenizer, self.recipe, self.config = self.encoder.tokenizer, self.encoder.recipe, tiny_config()
+        self.surrogate = None
         self.change = change
         self.known = self.encoder.encode(texts)
         self.ids = self.tokenizer.encode_batch(texts)
@@ -278,6 +283,40 @@ def test_cloze_masks_a_tenth_of_the_content_and_nothing_else():
     assert not torch.equal(again.denoiser.seen[-1], seen)
 
 
+def test_cloze_is_steered_by_each_texts_own_embedding(monkeypatch):
+    inverter = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake_encoder())
+    denoiser, hidden, seen = inverter.denoiser, inverter.denoiser.hidden, []
+    monkeypatch.setattr(denoiser, "hidden", lambda ids, modulation: seen.extend(ids) or hidden(ids, modulation))
+    truth = truths(TEXTS, inverter.tokenizer, "natural", L)
+    embeddings = inverter.encode(truth.texts)
+    found = {
+        steering: cloze_accuracy(inverter, truth, embeddings, share=0.5, steering=steering, batch_size=16)
+        for steering in (0.0, 20.0)
+    }
+    canvases, again = seen[: len(TEXTS)], seen[len(TEXTS) :]
+    assert torch.equal(torch.stack(canvases), torch.stack(again))  # the same positions are masked
+    balance = Balance(0.0, denoiser.mask_id, denoiser.end_ids)
+    for steering, scores in found.items():
+        restored = []
+        for canvas, e, ids in zip(canvases, torch.tensor(embeddings), truth.ids, strict=True):
+            holes = canvas == denoiser.mask_id
+            logits = denoiser(canvas[None], e[None])[0, holes]
+            if steering:
+                masses, visible = balance.masses(logits), balance.visible(canvas, logits.shape[1])
+                alone = Steering(*inverter.surrogate.bag(torch.device("cpu")), e[None])
+                gains = alone.gains(0, masses, visible, torch.zeros_like(visible), steering)
+                logits = balance.multiplied(logits, masses, gains)
+            hits = logits.argmax(-1) == torch.tensor(inverter.tokenizer.canvas(ids, L))[holes]
+            restored.append([hits.sum().item(), len(hits)])
+        assert scores.rows.tolist() == restored
+    assert found[0.0].rows.tolist() != found[20.0].rows.tolist()
+    for steering in (0.0, 20.0):
+        report = evaluate(inverter, TEXTS, tokens="natural", steering=steering, random_vectors=0)
+        expected = cloze_accuracy(inverter, truth, embeddings, steering=steering)
+        assert report.cloze_accuracy_10 == expected.value
+        assert report.options["steering"] == steering
+
+
 def test_cloze_share_and_misses():
     inverter = FakeInverter(TEXTS, lambda ids: [NOTHING[0]] * len(ids))
     truth = truths(TEXTS, inverter.tokenizer, "natural", L)
@@ -326,6 +365,13 @@ def test_fingerprint_tells_weights_apart():
     assert before != fingerprint(network)
 
 
+def test_fingerprint_tells_surrogates_apart():
+    table, fitted = torch.randn(5, 3), Fitted(torch.ones(3, 4), torch.ones(4))
+    before = fingerprint(Surrogate(table, fitted))
+    assert before == fingerprint(Surrogate(table, Fitted(torch.ones(3, 4), torch.ones(4))))
+    assert before != fingerprint(Surrogate(table, fitted._replace(bias=torch.zeros(4))))
+
+
 def test_tables_are_aligned_markdown():
     reports = [measured(limit=12), measured(lambda ids: ids[:-1], steps=32, strategy="two-stage", candidates=4)]
     table = rows(reports)
@@ -336,6 +382,11 @@ def test_tables_are_aligned_markdown():
     assert "1.000 [1.000, 1.000]" in lines[2]
     assert "100.0 [100.0, 100.0]" in lines[2]
     assert lines[3].startswith("| two-stage, candidates 4, temperature 0.5 |    32 |  40 | 0.")
+    chosen = measured(limit=2, balance=0.5, steering=0.0)
+    earlier = measured(limit=2)  # before there was either
+    del earlier.options["balance"], earlier.options["steering"]
+    named = [line.split("|")[1].strip() for line in rows([chosen, earlier]).splitlines()[2:]]
+    assert named == ["confidence, balance 0.5, steering 0", "confidence, balance 0, steering 0"]
     chance = baseline_rows(reports).splitlines()
     assert len(chance) == 2 + 4
     assert "random vector" in chance[2]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from torch import Tensor
 
 import unembed
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
+from unembed.attack import attack
 from unembed.checkpoint import save_pt
 from unembed.config import Recipe
 from unembed.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import Inversion, Inverter
 from unembed.predictor import decode
+from unembed.search import STARTS
 from unembed.server.sentences import EASY
-from unembed.strategies import STRATEGIES, Options
+from unembed.strategies import STEERING, STRATEGIES, Options
 
 TEXTS = tiny_texts(9)
 L, D = 16, 16
@@ -224,6 +227,50 @@ def test_each_candidate_is_steered_by_its_own_embedding_whatever_stands_beside_i
     assert of[40.0] > of[0.0]
 
 
+def test_steering_is_on_unless_it_is_0(fake: FakeEncoder, embeddings: np.ndarray) -> None:
+    steered = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
+
+    def invert(**options: Any) -> list[Inversion]:
+        return steered.invert(embeddings, **options, measure_cosine=False)
+
+    assert close(invert(), invert(steering=STEERING))
+    off = invert(steering=0.0)
+    assert sum(one.text != other.text for one, other in zip(invert(), off, strict=True)) > 5
+    assert [one.ids for one in off] == decode(steered.denoiser, torch.tensor(embeddings), Options()).ids.tolist()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_stream_is_steered_as_an_inversion_is(fake: FakeEncoder, embeddings: np.ndarray, strategy: str) -> None:
+    steered = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
+    seen = []
+    for steering in (0.0, 40.0):
+        options: dict[str, Any] = {"steps": 6, "strategy": strategy, "steering": steering, "guidance": 0.5}
+        *_, last = steered.stream(embeddings[0], **options)
+        seen.append(steered.inversion(last))
+        assert close(seen[-1:], steered.invert(embeddings[0], **options, measure_cosine=False))
+    assert seen[0].ids != seen[1].ids
+
+
+def test_a_search_begins_with_steered_texts(
+    fake: FakeEncoder, embeddings: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steered, begun = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake), []
+
+    def seen(*arguments: Any) -> Iterator[list[Inversion] | None]:
+        begun.append(arguments[5])
+        return attack(*arguments)
+
+    monkeypatch.setattr("unembed.inverter.attack", seen)
+    for steering in (0.0, 40.0):
+        options: dict[str, Any] = {"attacker": "black-box", "steering": steering}
+        *_, last = steered.search(embeddings[0], 2, **options)
+        assert close([last], steered.invert(embeddings[0], rounds=2, **options))
+        expected = steered.invert(embeddings[0], candidates=STARTS, steering=steering, measure_cosine=False)
+        assert all(close(blind, expected) for blind in begun[-2:])
+    assert len(begun) == 4
+    assert not close(begun[0], begun[2])
+
+
 def test_without_a_surrogate_steering_changes_nothing(inverter: Inverter, embeddings: np.ndarray) -> None:
     assert inverter.surrogate is None
     assert close(inverter.invert(embeddings, steering=500.0), inverter.invert(embeddings, steering=0.0))
@@ -357,6 +404,9 @@ def test_streaming_takes_one_embedding(inverter: Inverter, embeddings: np.ndarra
         ({"rounds": -1}, "rounds is -1"),
         ({"guidance": -2.0}, "guidance is -2.0, expected -1 or more"),
         ({"temperature": -1.0}, "temperature is -1.0, expected 0 or more"),
+        ({"balance": -0.5}, "balance is -0.5, expected 0 or more"),
+        ({"steering": -0.5}, "steering is -0.5, expected 0 or more"),
+        ({"steering": math.nan}, "steering is nan, expected 0 or more"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -365,7 +415,7 @@ def test_impossible_options_are_refused(
     with pytest.raises(InputError) as caught:
         inverter.invert(embeddings, **options)
     assert str(caught.value).startswith(message)
-    if options.keys() <= {"steps", "strategy", "guidance", "temperature"}:
+    if options.keys() <= {"steps", "strategy", "guidance", "temperature", "balance", "steering"}:
         with pytest.raises(InputError) as caught:  # before the first frame is asked for
             inverter.stream(embeddings[0], **options)
         assert str(caught.value).startswith(message)

@@ -443,6 +443,7 @@ def test_two_stage_revises_what_it_doubts() -> None:
         (Options(1, balance=-0.1), "balance is -0.1, expected 0 or more"),
         (Options(1, balance=math.nan), "balance is nan, expected 0 or more"),
         (Options(1, steering=-1.0), "steering is -1.0, expected 0 or more"),
+        (Options(1, steering=math.nan), "steering is nan, expected 0 or more"),
         (Options(1, steering=math.inf), "steering is inf, expected 0 or more"),
     ],
 )

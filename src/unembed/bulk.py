@@ -88,7 +88,11 @@ def invert_file(
     state = {
         "format": 1,
         "input": {"rows": scan.rows, "sha256": scan.sha256},
-        "inverter": {"sha256": fingerprint(inverter.denoiser), "tokenizer": inverter.tokenizer.fingerprint},
+        "inverter": {
+            "sha256": fingerprint(inverter.denoiser),
+            "surrogate": fingerprint(inverter.surrogate) if inverter.surrogate else None,
+            "tokenizer": inverter.tokenizer.fingerprint,
+        },
         "recipe": config_to_dict(inverter.recipe),
         "options": dict(options),
     }

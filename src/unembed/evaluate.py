@@ -33,6 +33,7 @@ from unembed.metrics import Scores
 from unembed.predictor import stream
 from unembed.search import BLIND, STARTS, Search
 from unembed.strategies import BALANCE, STEERING, Options, default_temperature
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Report:
         baselines: `random_vector` (None where left out) and `shuffled_pairs` (None for a single text): n, metrics and
             intervals of each.
         truths_sha256: which texts.
-        model: encoder id, SHA-256 of the weights, parameters (token table included), max_tokens.
+        model: encoder id, SHA-256 of the weights and of the surrogate, parameters (token table included), max_tokens.
         machine: cpu, cores, threads, device, and the versions of torch and unembed.
     """
 
@@ -338,10 +339,11 @@ def cloze_accuracy(
     return metrics.restored(predicted, masked)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over names and values of a network's tensors."""
+def fingerprint(module: nn.Module | Surrogate) -> str:
+    """SHA-256 over names and values of a network's or a surrogate's tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    state = module.state_dict() if isinstance(module, nn.Module) else module.fitted.tensors()
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -352,6 +354,7 @@ def describe_model(inverter: "Inverter") -> dict[str, Any]:
     return {
         "encoder": inverter.recipe.encoder,
         "sha256": fingerprint(inverter.denoiser),
+        "surrogate": fingerprint(inverter.surrogate) if inverter.surrogate else None,
         "parameters": sum(p.numel() for p in inverter.denoiser.parameters()),
         "max_tokens": inverter.config.model.max_tokens,
         "precision": str(getattr(inverter.denoiser, "precision", torch.float32)).removeprefix("torch."),

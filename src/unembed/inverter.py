@@ -170,8 +170,9 @@ class Inverter:
             rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
                 blind, or best of `candidates` for an attacker who is not.
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
-            steering: how strongly tokens are drawn towards those whose bag has the embedding, by the surrogate; 0: not
-                at all, so that the embedding enters through AdaLN alone.
+            steering: how strongly tokens are drawn towards those whose bag has the embedding, by the surrogate, where
+                its tokens have contributions of their own; 0: not at all, so that the embedding enters through AdaLN
+                alone.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
             attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
                 where the encoder gives gradients, else a black box.
@@ -364,8 +365,12 @@ class Inverter:
         )  # fmt: skip
 
     def steering(self, e_BD: Tensor, candidates: int = 1) -> Steering | None:
-        """What steers passes for embeddings (B, D), each as often as there are candidates; None without a surrogate."""
-        if self.surrogate is None:
+        """What steers passes for embeddings (B, D), each as often as there are candidates.
+
+        None without a surrogate whose tokens have learned what they contribute (`contributions`): by directions alone
+        a denoiser that knows its texts well is led astray.
+        """
+        if self.surrogate is None or self.surrogate.fitted.own is None:
             return None
         x_VD, bias_D = self.surrogate.bag(self.device)
         return Steering(x_VD, bias_D, e_BD.repeat_interleave(candidates, 0))

@@ -41,7 +41,7 @@ class Options:
     tempered distribution. guidance: w of classifier-free guidance, un + (w + 1)(cond - un); it doubles the passes.
     balance: how strongly later passes keep to the token counts that the first one expects (see `balance`).
     steering: how many nats a cosine is worth where tokens are drawn towards the embedding (see `steering`); 0 leaves
-    the embedding to the denoiser alone, as do inverters without a surrogate.
+    the embedding to the denoiser alone, as does a surrogate without `contributions`.
     """
 
     steps: int = 8

@@ -71,14 +71,18 @@ class Fitted(NamedTuple):
     student: Student | None = None
 
     def save(self, path: Path) -> None:
-        """Write them as safetensors: codes in 8 bits (`quantised`), the student's in half precision."""
+        """Write them as safetensors."""
+        save_tensors(self.tensors(), path)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored: codes in 8 bits (`quantised`), the student's weights in half precision."""
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
         if self.own is not None:
             tensors |= in_8_bits("code", self.own.code)
             tensors |= {"loudness": self.own.loudness.half(), "basis": self.own.basis.contiguous()}
         if self.student is not None:
             tensors |= {STUDENT + name: tensor.half() for name, tensor in self.student.state_dict().items()}
-        save_tensors(tensors, path)
+        return tensors
 
     @classmethod
     def load(cls, folder: Path, vocab_size: int, width: int, dimension: int) -> Self | None:

@@ -42,11 +42,15 @@ def endless(ticket: Ticket) -> Generator[Need, Any, None]:
 
 
 def some_options() -> list[tuple[Options, int]]:
-    """Every strategy, sampled, guided or neither, with as many candidates."""
+    """Every strategy, sampled, guided or neither, steered or not, with as many candidates."""
     return [
-        (Options(steps, strategy, temperature, guidance, steps), candidates)
+        (Options(steps, strategy, temperature, guidance, steps, steering=steering), candidates)
         for strategy in STRATEGIES
-        for steps, temperature, guidance, candidates in ((3, 0.0, 0.0, 1), (7, 0.6, 0.0, 2), (5, 0.0, 1.0, 1))
+        for steps, temperature, guidance, steering, candidates in (
+            (3, 0.0, 0.0, 100.0, 1),
+            (7, 0.6, 0.0, 30.0, 2),
+            (5, 0.0, 1.0, 0.0, 1),
+        )
     ]
 
 
@@ -79,7 +83,7 @@ def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) 
     for (served, options, n), e_BD, recovered in zip(cases, vectors, found, strict=True):
         expected = served.inverter.invert(
             e_BD, options.steps, options.strategy, n,
-            guidance=options.guidance, temperature=options.temperature, seed=options.seed,
+            guidance=options.guidance, steering=options.steering, temperature=options.temperature, seed=options.seed,
         )[0]  # fmt: skip
         several = expected.candidates or [expected]
         assert len(recovered[0].inversions) == len(several)
@@ -90,7 +94,9 @@ def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) 
     assert len(seen.passes) <= 2 * 8
 
 
-def test_frames_are_those_of_the_library(served: Served) -> None:
+@pytest.mark.parametrize("model", ["tiny", "other"])
+def test_frames_are_those_of_the_library(models: Models, model: str) -> None:
+    served = models.find(model)
     e_BD = served.inverter.encode(["no river is quiet."])
     options = Options(steps=6, strategy="two-stage", temperature=0.4, seed=2)
 
@@ -103,9 +109,10 @@ def test_frames_are_those_of_the_library(served: Served) -> None:
             return found
 
     with torch.inference_mode():
-        expected = list(
-            stream(served.inverter.denoiser, served.inverter.denoiser.condition(torch.tensor(e_BD)), options)
-        )
+        modulation = served.inverter.denoiser.condition(torch.tensor(e_BD))
+        steering = served.inverter.steering(torch.tensor(e_BD))
+        expected = list(stream(served.inverter.denoiser, modulation, options, steering=steering))
+    assert (steering is None) == (model == "tiny")
     found = asyncio.run(watched())
     assert [snapshot.ids for snapshot in found] == [frame.ids.tolist() for frame in expected]
     assert [snapshot.changed for snapshot in found] == [frame.changed.tolist() for frame in expected]

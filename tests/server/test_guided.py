@@ -77,6 +77,19 @@ def test_an_answer_is_what_the_library_gives(client: Client, served: Served, opt
         assert [one["text"] for one in found["candidates"]] == [one.text for one in inversion.candidates]
 
 
+def test_the_starts_of_a_search_are_steered_as_the_library_steers_them(client: Client, models: Models) -> None:
+    inverter = models.find("other").inverter
+    e_D = inverter.encode(tiny_texts(1, 0))[0]
+    starts = []
+    for steering in (0.0, 30.0):
+        body = {"embeddings": e_D.tolist(), "model": "other", "rounds": 1, "steering": steering}
+        *rounds, _ = stream(client, **body)
+        expected = [inversion.text for inversion in inverter.search(e_D, 1, steering=steering)]
+        assert [event["candidates"][0]["text"] for event in rounds] == expected
+        starts.append(expected[0])
+    assert starts[0] != starts[1]
+
+
 def test_a_blind_answer_has_no_rounds(client: Client) -> None:
     found = client.post("/v1/invert", json={"embeddings": UNIT, "attacker": "blind"}).json()["data"][0]
     assert (found["rounds"], found["encoder_calls"]) == (0, 0)

@@ -49,6 +49,18 @@ def test_decode_sends_an_event_for_each_pass_and_one_at_the_end(client: Client, 
     assert last["cosine_similarity"] == pytest.approx(expected.cosine, abs=1e-3)
 
 
+def test_decode_is_steered_as_the_library_steers(client: Client, models: Models) -> None:
+    inverter = models.find("other").inverter
+    e_D = inverter.encode(["every dog follows the king."])[0]
+    said = []
+    for options in ({"steering": 0.0}, {}, {"steering": 20.0}):
+        expected = inverter.invert(e_D, steps=4, **options)[0]
+        *_, last = decode(client, embedding=(7.5 * e_D).tolist(), steps=4, model="other", **options)
+        assert last["text"] == expected.text
+        said.append(expected.text)
+    assert len(set(said)) == 3  # so the comparison says something
+
+
 def test_decode_normalises_as_the_published_demo_does(client: Client, served: Served) -> None:
     e_D = served.inverter.encode(["no horse is young."])[0]
     one, other = (decode(client, embedding=(e_D * scale).tolist(), steps=3) for scale in (1.0, 7.5))

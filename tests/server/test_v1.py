@@ -80,7 +80,7 @@ def test_passes_are_steered_as_the_library_steers_them(client: Client, models: M
         expected = inverter.invert(e_BD, candidates=2, steering=strength, seed=3)
         said[strength] = [one["text"] for one in found]
         assert said[strength] == [one.text for one in expected]
-    assert said[0.0] != said[2000.0]
+    assert len({tuple(texts) for texts in said.values()}) == 3
     body = {"embeddings": e_BD.tolist(), "model": "other", "candidates": 2, "seed": 3}
     assert [one["text"] for one in client.post("/v1/invert", json=body).json()["data"]] == said[100.0]
     refused = client.post("/v1/invert", json={"embeddings": e_BD.tolist(), "steering": -1})
