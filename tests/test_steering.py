@@ -178,6 +178,16 @@ def test_each_row_is_steered_by_its_own_embedding(balance: float) -> None:
     assert not torch.equal(without.ids, expected_BL)
 
 
+@pytest.mark.parametrize("balance", [0.7, 20.0, 100.0])
+@pytest.mark.parametrize("strength", [0.0, 100.0, 1e4])
+def test_however_strong_the_options_chances_stay_numbers(balance: float, strength: float) -> None:
+    model, options = denoiser(), Options(4, temperature=1.0, balance=balance, steering=strength)
+    with torch.inference_mode():
+        *_, last = stream(model, model.condition(E), options, steering=STEERING)
+    assert last.confidence.isfinite().all()
+    assert not (last.ids == MASK).any()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_at_strength_0_a_decoding_is_as_without(strategy: str) -> None:
     model, options = denoiser(), Options(L, strategy, steering=0.0)

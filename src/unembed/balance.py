@@ -23,6 +23,7 @@ from torch import Tensor
 
 FLOOR = 0.1  # counts are not told apart below this, so that what was hardly expected is not scaled up at will
 SHARPNESS = 1.15  # power of the expected counts: places unknown, a first pass spreads its chances over too many tokens
+MOST = 60.0  # nats that a token gains or loses, however strong an option is: float32 ends at 88
 NEGLIGIBLE = 1e-3  # a token neither expected nor missing this often keeps its logits, which changes them by .01 at most
 
 
@@ -70,6 +71,7 @@ class Balance:
         """
         # Not 1 less the chance of an end: where that is all but 1, rounding would leave less than what is lost below.
         content_R = masses_RV.sum(-1)
+        factor_V = factor_V.clamp(-MOST, MOST)
         gained_R = masses_RV @ factor_V.expm1()
         change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-30))[:, None]
         changed_RV = logits_RV + (factor_V - change_R1)

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unembed.balance import MOST
+
 STEPS = 3  # of the iteration
-MOST = 30.0  # nats that a token gains or loses, whatever the strength: more would overflow
 NEGLIGIBLE = 1e-4  # a token that no position expects so much keeps its probability
 
 
@@ -61,7 +62,7 @@ class Steering:
         visible_D, count = n_V[:known] @ self.x_VD, (n_V.sum() + content_R1.sum()).clamp(min=1)
         gain_T = torch.zeros_like(factor_T)
         for _ in range(STEPS):
-            scaled_RT = chances_RT * (factor_T + gain_T).exp()
+            scaled_RT = chances_RT * (factor_T + gain_T).clamp(-MOST, MOST).exp()
             share_R1 = content_R1 / (rest_R1 + scaled_RT.sum(-1, keepdim=True)).clamp(min=1e-30)
             y_D = (visible_D + (share_R1 * scaled_RT).sum(0) @ x_TD) / count + self.bias_D
             size = y_D.norm().clamp(min=1e-9)
