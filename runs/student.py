@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from chunks import embedded
 from scripts import run
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +35,6 @@ from unembed.surrogate import FILE, Surrogate
 GROUP = 4  # texts of one origin: a window and edits of it
 GROUPS = 1024  # in a chunk, which is embedded and kept as one
 BATCH = 128  # groups of a step
-AT_ONCE = 128  # texts that the encoder is given at once
 ALIKE = 40  # tokens nearest to one that may take its place
 RATE, WARMUP = 2e-3, 100
 SAVE_SECONDS = 60
@@ -143,16 +143,7 @@ def embed(
         while len(group) < GROUP:
             group.append(editor.edit(group[int(noise.integers(len(group)))], pool))
         texts += group
-    lengths = np.array([len(ids) for ids in texts])
-    ids = np.zeros((len(texts), inverter.length), np.int32)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = text
-    e = np.zeros((len(texts), inverter.recipe.dimension), np.float16)
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), AT_ONCE):
-        rows = order[start : start + AT_ONCE]
-        part = torch.from_numpy(ids[rows, : lengths[rows].max()].astype(np.int64))
-        e[rows] = inverter.encoder.encode_tokens(part, torch.from_numpy(lengths[rows])).numpy()
+    ids, lengths, e = embedded(inverter, texts)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, tokens=ids, lengths=lengths, e=e)
     return path

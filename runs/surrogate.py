@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from chunks import embedded
 from scripts import run
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -29,7 +30,6 @@ from unembed.train import fit_surrogate
 
 TEXTS, EXCHANGES, BATCH = 40, 100, 256
 CHUNK = 2048  # windows that are embedded and kept together
-AT_ONCE = 128  # texts that the encoder is given at once
 FULL = 0.4  # share of the windows that fill the canvas, the others being of every length
 
 
@@ -81,16 +81,7 @@ def embed(inverter: Inverter, shards: Shards, split: str, seed: int, number: int
     config = dataclasses.replace(inverter.config.data, full_windows=FULL, short_share=0.0)
     windows = Windows(shards, config, inverter.tokenizer, inverter.length, CHUNK, seed, split)
     rows = [inverter.tokenizer.content(row) for row in windows.batch(number).canvas.tolist()]
-    lengths = np.array([len(row) for row in rows])
-    ids = np.zeros((len(rows), inverter.length), np.int32)
-    for row, content in enumerate(rows):
-        ids[row, : len(content)] = content
-    e = np.zeros((len(rows), inverter.recipe.dimension), np.float16)
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), AT_ONCE):
-        some = order[start : start + AT_ONCE]
-        part = torch.from_numpy(ids[some, : lengths[some].max()].astype(np.int64))
-        e[some] = inverter.encoder.encode_tokens(part, torch.from_numpy(lengths[some])).numpy()
+    ids, lengths, e = embedded(inverter, rows)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, ids=ids, lengths=lengths, e=e)
     return path
