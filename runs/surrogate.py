@@ -62,14 +62,14 @@ def main(model: Path, data: str, texts: int, work: Path | None, epochs: int, siz
         refining = refine(fitted, Surrogate(table_VH, fitted).u_VH, told, epochs, size, seed)
         for fitted in tqdm(refining, "fit", epochs, unit="epoch", disable=not sys.stderr.isatty()):  # noqa: B007
             pass
+    with atomic_file(model / FILE) as temporary:
+        fitted.save(temporary)
+    fitted = Fitted.load(model, *table_VH.shape, inverter.recipe.dimension) or fitted  # judged as it is stored
+    if work is not None and texts:
         unseen = load([embed(inverter, shards, "validation", seed, 0, work)])
-        fitted.save(work / FILE)  # so that what is judged is what is stored
-        fitted = Fitted.load(work, *table_VH.shape, inverter.recipe.dimension) or fitted
         rows = zip(unseen.ids.tolist(), unseen.lengths.tolist(), strict=True)
         e_ND = torch.from_numpy(Surrogate(table_VH, fitted).embed([ids[:length] for ids, length in rows]))
         click.echo(f"cosine of the embeddings: {(e_ND * unseen.e).sum(-1).mean():.3f}, n = {len(e_ND)}")
-    with atomic_file(model / FILE) as temporary:
-        fitted.save(temporary)
     click.echo(f"correlation of the cosines: {foresight(inverter, fitted, held_out, seed):.3f}")
 
 

@@ -1,5 +1,7 @@
 """Steering against the minimum that it is to find, found otherwise, and what it must leave alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 from test_balance import EOS, MASK, PAD, D, L, V, denoiser, logits_like
 from unembed import steering
 from unembed.balance import Balance
-from unembed.predictor import stream
+from unembed.predictor import Predictor, stream
 from unembed.steering import Steering
 from unembed.strategies import STRATEGIES, Options
 
@@ -207,3 +209,10 @@ def test_visible_tokens_are_scored_as_they_were() -> None:
     with torch.inference_mode():
         *_, last = stream(model, model.condition(E), options, None, start_BL, STEERING)
     assert torch.equal(last.ids[:, ::2], start_BL[:, ::2])
+    everywhere = replace(last, wanted=torch.ones_like(last.wanted))  # no mask is left to be steered
+    with torch.inference_mode():
+        found, expected = (
+            Predictor(model, model.condition(E), options, range(len(E)), steering=by)(everywhere)
+            for by in (STEERING, None)
+        )
+    assert torch.equal(found.confidence, expected.confidence)

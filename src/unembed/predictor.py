@@ -149,6 +149,8 @@ class Predictor:
             ids_L, wanted_L = frame.ids[canvas], frame.wanted[canvas]
             start, stop = stop, stop + int(wanted_L.sum())
             masked = (ids_L[wanted_L] == self.denoiser.mask_id).nonzero().squeeze(1) + start
+            if not len(masked):
+                continue
             logits_RV, n_V = logits_CV[masked], self.balance.visible(ids_L, logits_CV.shape[1])
             masses_RV, factor_V = self.balance.masses(logits_RV), torch.zeros_like(n_V)
             first = canvas not in self.expected
@@ -156,12 +158,13 @@ class Predictor:
                 factor_V = self.balance.factors(masses_RV, self.expected[canvas], n_V)
             if self.steering is not None:
                 factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, self.options.steering)
-            if self.steering is not None or not first:
-                logits_CV[masked] = self.balance.multiplied(logits_RV, masses_RV, factor_V)
-            if first:
-                steered = self.steering is not None
-                masses_RV = self.balance.masses(logits_CV[masked]) if steered else masses_RV
+            elif first:  # which balance leaves as it is
                 self.expected[canvas] = self.balance.expected(masses_RV, n_V)
+                continue
+            changed_RV = self.balance.multiplied(logits_RV, masses_RV, factor_V)
+            if first:
+                self.expected[canvas] = self.balance.expected(self.balance.masses(changed_RV), n_V)
+            logits_CV[masked] = changed_RV
 
     def _uniform(self, wanted_BL: Tensor) -> Tensor:
         """The next random numbers (R,) of the rows that want a pass, float64 on the CPU."""

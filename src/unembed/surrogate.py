@@ -12,7 +12,7 @@ Such a bag's embedding has a cosine of .65 to the encoder's. Of a hundred thousa
 
     x_t = a_t W u_t + B' z_t,
 
-with z_t (K) in 8 bits: .80. A pass is steered by that (`steering`). Of a hypothesis a search has the embedding from
+with z_t (K) in 8 bits: .81. A pass is steered by that (`steering`). Of a hypothesis a search has the embedding from
 the encoder, e_hat, and asks only where an exchange of token s for t moves it, among T tokens:
 
     e(after) ~ |mean x + b| e_hat + (x_t - x_s) / T
@@ -142,7 +142,7 @@ class Surrogate:
 
     @cached_property
     def x_VD(self) -> Floats:  # noqa: N802 - a tensor's shape
-        """What each token contributes, (V, D). Computed when first asked for: blind inversions do not."""
+        """What each token contributes, (V, D). Computed when first asked for."""
         x_VD, own = self.u_VH @ self.fitted.weight, self.fitted.own
         if own is not None:
             x_VD = own.loudness[:, None] * x_VD + own.code @ own.basis
