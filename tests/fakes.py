@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unembed.checkpoint import Parts, build_denoiser, save_inverter
 from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, Recipe, TrainingConfig
 from unembed.model import Denoiser
+from unembed.student import Student
 from unembed.surrogate import Fitted, Own, fit
 from unembed.tokenizer import Tokenizer
 
@@ -153,6 +154,16 @@ def tiny_surrogate() -> Fitted:
     # Contributions of their own, by which passes are steered, and which add nothing.
     own = Own(torch.ones(len(table_VH)), torch.zeros(len(table_VH), 1), torch.zeros(1, len(fitted.bias)))
     return fitted._replace(own=own)
+
+
+def taught(fitted: Fitted) -> Fitted:
+    """The same surrogate with a student that has something to say, if nothing that it has learned."""
+    torch.manual_seed(3)
+    student = Student(*fitted.weight.shape, positions=16, width=32)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return fitted._replace(student=student.eval().requires_grad_(False))
 
 
 def perturbed(denoiser: Denoiser, noise: float) -> Denoiser:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import FakeEncoder, small_denoiser, tiny_denoiser, tiny_parts, tiny_surrogate, tiny_texts
+from fakes import FakeEncoder, small_denoiser, taught, tiny_denoiser, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.encoder import load_encoder
 from unembed.errors import EncoderError, InputError
+from unembed.forecast import FAR
 from unembed.guidance import Guide
 from unembed.inverter import Inverter
 from unembed.search import BLACK_BOX, EXACT, WHITE_BOX, Differentiable, Row, Search
@@ -19,6 +20,7 @@ from unembed.surrogate import Surrogate
 TEXTS = tiny_texts(6)
 PARTS = tiny_parts()
 SURROGATE = Surrogate(PARTS.denoiser.table.weight, tiny_surrogate())
+TAUGHT = Surrogate(PARTS.denoiser.table.weight, taught(tiny_surrogate()))
 
 
 class OpenEncoder(FakeEncoder):
@@ -72,7 +74,7 @@ def best_texts(rows: Sequence[Row]) -> list[str]:
     return [row.beam[0].text for row in rows]
 
 
-@pytest.mark.parametrize("surrogate", [None, SURROGATE], ids=["alone", "surrogate"])
+@pytest.mark.parametrize("surrogate", [None, SURROGATE, TAUGHT], ids=["alone", "surrogate", "student"])
 @pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])
 def test_the_best_gets_better_and_every_call_is_counted(attacker: str, surrogate: Surrogate | None) -> None:
     encoder = OpenEncoder()
@@ -148,6 +150,30 @@ def test_proposals_beyond_the_drafts_are_edits_that_cost_no_pass() -> None:
     assert np.mean([row.beam[0].cosine for row in many]) > np.mean([row.beam[0].cosine for row in few])
 
 
+def test_the_student_chooses_of_more_edits_than_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost neither passes nor calls; far from the embedding there are none of them."""
+    counts: list[tuple[int, float]] = []  # of each proposal, and the cosine then
+    plain = Guide._spare
+
+    def spare(guide: Guide, number: int, *known: Any) -> list[Any]:
+        found = plain(guide, number, *known)
+        counts.append((len(found), guide.rows[number].beam[0].cosine))
+        return found
+
+    monkeypatch.setattr(Guide, "_spare", spare)
+    options: dict[str, Any] = {"rounds": 6, "max_calls": 90}
+    rows = finished(OpenEncoder(), surrogate=TAUGHT, **options)
+    assert max(row.calls for row in rows) <= 90
+    assert all(row.answers.told_ND is not None and len(row.answers.told_ND) == row.calls for row in rows)
+    assert max(count for count, _ in counts) > 10
+    assert {count for count, cosine in counts if cosine < FAR} == {0}
+    counts.clear()
+    finished(OpenEncoder(), surrogate=TAUGHT, spare=0, **options)
+    rows = finished(OpenEncoder(), surrogate=SURROGATE, **options)
+    assert {count for count, _ in counts} == {0}
+    assert not any(row.answers.told_ND is not None for row in rows)
+
+
 @pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])
 @pytest.mark.parametrize("most", [1, 3, 4, 20, 21])
 def test_no_more_calls_than_allowed(attacker: str, most: int) -> None:
@@ -158,7 +184,7 @@ def test_no_more_calls_than_allowed(attacker: str, most: int) -> None:
     assert min(row.calls for row in rows) >= most - 1
 
 
-@pytest.mark.parametrize("surrogate", [None, SURROGATE], ids=["alone", "surrogate"])
+@pytest.mark.parametrize("surrogate", [None, SURROGATE, TAUGHT], ids=["alone", "surrogate", "student"])
 def test_a_rows_result_depends_on_its_number_and_the_seed_alone(surrogate: Surrogate | None) -> None:
     together = finished(OpenEncoder(), surrogate=surrogate)
     alone = finished(OpenEncoder(), TEXTS[2:3], first_row=2, surrogate=surrogate)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
+from fakes import FakeEncoder, fake_encoder, taught, tiny_parts, tiny_surrogate, tiny_texts
 from test_guidance import OpenEncoder
 from unembed.bulk import invert_file
 from unembed.errors import InputError
@@ -37,7 +37,7 @@ class Stopping(OpenEncoder):
 def invert(encoder: FakeEncoder, folder: Path, attacker: str, surrogate: bool) -> bytes:
     vectors = open_vectors(str(folder / "in.npy"))
     parts = tiny_parts()
-    inverter = Inverter(parts._replace(surrogate=tiny_surrogate()) if surrogate else parts, encoder)
+    inverter = Inverter(parts._replace(surrogate=taught(tiny_surrogate())) if surrogate else parts, encoder)
     options = OPTIONS | {"attacker": attacker}
     invert_file(inverter, vectors, scan(vectors, inverter.recipe), folder / "out.jsonl", options, batch_size=BATCH)
     return (folder / "out.jsonl").read_bytes()

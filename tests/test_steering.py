@@ -13,7 +13,7 @@ from test_balance import EOS, MASK, PAD, D, L, V, denoiser, logits_like
 from unembed import steering
 from unembed.balance import Balance
 from unembed.predictor import Predictor, stream
-from unembed.steering import Steering
+from unembed.steering import EARLY, LATE, Steering, growth
 from unembed.strategies import STRATEGIES, Options
 
 COUNTED = torch.tensor([token not in (MASK, EOS, PAD) for token in range(V)])
@@ -130,6 +130,25 @@ def test_a_missing_word_comes_and_one_too_many_goes() -> None:
     assert gain_V[[token for token in range(V) if token not in (2, 3)]].abs().sum() == 0
 
 
+@pytest.mark.parametrize("known", [0.0, 0.4])
+def test_what_the_bag_lacks_counts_with_it(known: float) -> None:
+    """As if each text had another bias."""
+    lacking_BD = known * torch.randn(len(E), D, generator=torch.Generator().manual_seed(1))
+    told = Steering(X, BIAS, E, lacking_BD)
+    masses_RV, n_V = BALANCE.masses(logits_like(4, L)), BALANCE.visible(torch.tensor([3, 6]), V)
+    for row in range(len(E)):
+        expected_V = Steering(X, BIAS + lacking_BD[row], E).gains(row, masses_RV, n_V, NOTHING, 15.0)
+        assert torch.equal(told.gains(row, masses_RV, n_V, NOTHING, 15.0), expected_V)
+
+
+def test_the_strength_grows_with_what_is_visible() -> None:
+    masses_RV = torch.zeros(4, V)
+    masses_RV[:, 5] = 0.75  # three tokens of content are expected
+    several = [growth(masses_RV, BALANCE.visible(torch.full((count,), 1), V)) for count in (0, 1, 3, 3000)]
+    assert several == pytest.approx([EARLY, 0.75 * EARLY + 0.25 * LATE, (EARLY + LATE) / 2, LATE], abs=0.01)
+    assert growth(torch.zeros(4, V), NOTHING) == EARLY
+
+
 def test_where_everything_ends_or_nobody_knows_a_token_logits_stay_finite() -> None:
     logits_RV = torch.full((2, V), -1e4)
     logits_RV[:, PAD] = 0.0
@@ -160,8 +179,10 @@ def naive(e_D: Tensor, strength: float, balance: float) -> Tensor:
         n_V = balanced.visible(ids_L, V)
         masses_RV = balanced.masses(logits_RV)
         factor_V = torch.zeros(V) if c_V is None else balanced.factors(masses_RV, c_V, n_V)
+        visible = sum(token not in (MASK, EOS, PAD) for token in ids_L.tolist())
+        grown = strength * (EARLY + (LATE - EARLY) * visible / max(1.0, visible + float(masses_RV.sum())))
         logits_RV = balanced.multiplied(
-            logits_RV, masses_RV, factor_V + alone.gains(0, masses_RV, n_V, factor_V, strength)
+            logits_RV, masses_RV, factor_V + alone.gains(0, masses_RV, n_V, factor_V, grown)
         )
         if c_V is None:
             c_V = balanced.expected(balanced.masses(logits_RV), n_V)

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch.nn import functional as F
 
-from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_parts, tiny_surrogate, tiny_texts
+from fakes import fake_encoder, save_tiny_inverter, taught, tiny_config, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.errors import CheckpointError
 from unembed.inverter import Inverter
 from unembed.prepare import prepare
@@ -29,17 +29,7 @@ TEXTS = [*tiny_texts(12), "cat"]
 IDS = PARTS.tokenizer.encode_batch(TEXTS)
 
 
-def lively() -> Student:
-    """A student that says something: no weight is as it begins."""
-    torch.manual_seed(3)
-    student = Student(FEATURES, DIMENSION, positions=16, width=32, blocks=2)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return student.eval().requires_grad_(False)
-
-
-TAUGHT = Surrogate(TABLE, LINEAR._replace(student=lively()))
+TAUGHT = Surrogate(TABLE, taught(LINEAR))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +76,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert found.student is not None
     assert torch.equal(found.weight, LINEAR.weight)
     np.testing.assert_allclose(Surrogate(TABLE, found).embed(IDS), TAUGHT.embed(IDS), atol=2e-3)
-    assert (tmp_path / FILE).stat().st_size < 2.5 * sum(p.numel() for p in lively().parameters()) + 10_000
+    assert (tmp_path / FILE).stat().st_size < 2.5 * sum(p.numel() for p in TAUGHT.fitted.student.parameters()) + 10_000
 
 
 def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:

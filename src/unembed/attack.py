@@ -38,6 +38,7 @@ def plan(
     proposals: int,
     candidates: int,
     seed: int,
+    steering: float,
     surrogate: Surrogate | None,
     has_gradients: Callable[[], bool],
 ) -> Search | None:
@@ -60,7 +61,8 @@ def plan(
         return None
     if attacker is None:
         attacker = WHITE_BOX if has_gradients() else BLACK_BOX
-    search = Search(rounds, attacker, max_calls, proposals, beam=max(Search.beam, candidates), seed=seed)
+    beam = max(Search.beam, candidates)
+    search = Search(rounds, attacker, max_calls, proposals, beam=beam, steering=steering, seed=seed)
     search.check()
     return replace(search, **BLINDLY) if blind else search
 

@@ -25,13 +25,16 @@ since what is uncertain leads away from e more often than towards it: the less a
 are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; CAUTION is less than 1, since
 the kernel overstates what is uncertain.
 
+A surrogate's student knows more than a bag, for a hundred times the price. Where it has been asked about the answers,
+too, `judged` puts what it says in the bag's place, to choose among those that the bag has chosen.
+
 Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, or tokens
 considered at a position, T tokens of a hypothesis, H hypotheses, D dimension of an embedding, V vocabulary, U tokens,
 F features of the texts answered about and of the hypotheses, and one more for all others.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -126,10 +129,15 @@ class Answers:
     def __init__(self) -> None:
         self.texts: list[tuple[int, ...]] = []
         self.e_ND: Floats = np.zeros((0, 0), np.float32)  # their embeddings
+        self.told_ND: Floats | None = None  # and what the student says of them
         self.gram_NN: Doubles = np.zeros((0, 0))  # the kernel of all pairs
 
-    def take(self, texts: Sequence[tuple[int, ...]], e_ND: Floats) -> None:
-        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest MEMORY count."""
+    def take(self, texts: Sequence[tuple[int, ...]], e_ND: Floats, told_ND: Floats | None = None) -> None:
+        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest MEMORY count.
+
+        Args:
+            told_ND: what the surrogate says of them, always or never.
+        """
         old = len(self.texts)
         self.texts += texts
         gram_NN = np.zeros((len(self.texts), len(self.texts)))
@@ -141,6 +149,8 @@ class Answers:
             gram_NN[new] = np.round(_look_up(features.weights(numbers[new], values[new]), (numbers, values)), 10)
             gram_NN[:, new] = gram_NN[new]
         self.e_ND = np.concatenate([self.e_ND, e_ND])[-MEMORY:] if old else e_ND[-MEMORY:].copy()
+        if told_ND is not None:
+            self.told_ND = np.concatenate([*([] if self.told_ND is None else [self.told_ND]), told_ND])[-MEMORY:]
         del self.texts[:-MEMORY]
         self.gram_NN = gram_NN[-MEMORY:, -MEMORY:]
 
@@ -161,6 +171,7 @@ class Forecast:
         hypotheses: Sequence[tuple[tuple[int, ...], Floats]],
     ) -> None:
         self.surrogate = surrogate
+        self.answers = answers
         self.e_D: Floats = (e_D / np.linalg.norm(e_D)).astype(np.float32)
         texts = [ids for ids, _ in hypotheses]
         self.number = {ids: number for number, ids in enumerate(texts)}
@@ -184,26 +195,60 @@ class Forecast:
         noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2
         lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
         self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
-        y_ND = np.stack([surrogate.unnormalised(*answer) for answer in zip(answers.texts, answers.e_ND, strict=True)])
-        d_ND = y_ND - self._bags(answers.texts)
-        d_ND -= d_ND.mean(0)
-        white_ND = self.inverse_NN @ d_ND
-        self.alpha_ND: Floats = self.inverse_NN.T @ white_ND
-        self.scale = float((white_ND**2).mean())  # s^2
+        self.alpha_ND, self.scale = self._learned(self._bags(answers.texts))
         shared_HX = self._shared(self.features.of(texts))
         self.shared_HN, self.own_H = shared_HX[:, : self.answered], shared_HX[:, self.answered :].diagonal()
 
     def cosines(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
         """(P,) to expect of texts (one token at least each) that were made of a hypothesis."""
+        changed_PD = self._bags(texts) - self.bags_HD[self.number[hypothesis]]
+        return self._expected(texts, hypothesis, changed_PD, self.alpha_ND, self.scale)
+
+    def judged(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
+        """As `cosines`, by the student, where it was asked about the answers."""
+        if self.answers.told_ND is None:
+            return self.cosines(texts, hypothesis)
+        alpha_ND, scale = self._taught
+        told_PD = self._told([*texts, hypothesis], self.surrogate.embed([*texts, hypothesis]))
+        return self._expected(texts, hypothesis, told_PD[:-1] - told_PD[-1], alpha_ND, scale)
+
+    def _expected(
+        self,
+        texts: Sequence[Sequence[int]],
+        hypothesis: tuple[int, ...],
+        changed_PD: Floats,
+        alpha_ND: Floats,
+        scale: float,
+    ) -> Doubles:
+        """The cosines (P,) where a surrogate says how far texts are from a hypothesis, and what it has to learn."""
         number = self.number[hypothesis]
         features = self.features.of(texts)
         shared_PX = self._shared(features)
         difference_PN = shared_PX[:, : self.answered] - self.shared_HN[number]
-        y_PD = self.starts_HD[number] + (self._bags(texts) - self.bags_HD[number]) + difference_PN @ self.alpha_ND
+        y_PD = self.starts_HD[number] + changed_PD + difference_PN @ alpha_ND
         apart_P = _self(self.features, features) + self.own_H[number] - 2 * shared_PX[:, self.answered + number]
         v_P = (apart_P - ((difference_PN @ self.inverse_NN.T) ** 2).sum(1)).clip(min=0)
-        spread_P = CAUTION * len(self.e_D) * self.scale * v_P
+        spread_P = CAUTION * len(self.e_D) * scale * v_P
         return _cosine(y_PD @ self.e_D, (y_PD**2).sum(1) + spread_P)
+
+    def _learned(self, told_ND: Floats) -> tuple[Floats, float]:
+        """What the answers add to what a surrogate says of their texts: weights of the answers (N, D), and s^2."""
+        several = zip(self.answers.texts, self.answers.e_ND, strict=True)
+        d_ND = np.stack([self.surrogate.unnormalised(*answer) for answer in several]) - told_ND
+        d_ND -= d_ND.mean(0)
+        white_ND = self.inverse_NN @ d_ND
+        return self.inverse_NN.T @ white_ND, float((white_ND**2).mean())
+
+    @cached_property
+    def _taught(self) -> tuple[Floats, float]:
+        assert self.answers.told_ND is not None
+        return self._learned(self._told(self.answers.texts, self.answers.told_ND))
+
+    def _told(self, texts: Sequence[Sequence[int]], e_PD: Floats) -> Floats:
+        """Embeddings (P, D) of length 1 as long as those of the texts' bags."""
+        sizes_P = np.linalg.norm(self._bags(texts) + self.surrogate.fitted.bias.numpy(), axis=1)
+        told_PD: Floats = e_PD * sizes_P[:, None]
+        return told_PD
 
     def replacing(self, hypothesis: tuple[int, ...], tokens_TK: Ids) -> Doubles:
         """(T, K) roughly to expect where one token of a hypothesis of T gives way to another, its neighbours apart."""

@@ -10,7 +10,9 @@ a small share of the denoiser's log-likelihood: by the cosine alone the search e
 Where the inverter has a surrogate of the encoder, a forecast (`forecast`) learns from every answer what cosine another
 text would have. Most drafts are then the most promising of hundreds of small edits (`edits`); the nearer a hypothesis
 is, the more of them are arranged: the denoiser puts the words of a part, or of all, down again in an order of its own.
-More drafts are made than embedded, and those embedded of which most is foreseen.
+What the denoiser fills in is steered towards what the hypothesis lacks.
+More drafts are made than embedded, and those embedded of which most is foreseen, by the surrogate's student where it
+has one.
 A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts. It sees what
 that still lacks, and may choose tokens anew that are not even masked (`REVISE`).
 Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
@@ -25,13 +27,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from unembed.edits import Choices, Editor
+from unembed.edits import Editor
 from unembed.errors import EncoderError, InputError
 from unembed.forecast import Forecast, nearness
 from unembed.model import Denoiser
 from unembed.moves import Draft, arrange, draw
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
-from unembed.search import BLACK_BOX, EXACT, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
+from unembed.search import BLACK_BOX, BLIND, EXACT, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
 from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
@@ -81,9 +83,12 @@ class Guide:
         self.starts = [list(texts) for texts in starts]
         self.first_row = first_row
         self.surrogate = surrogate
+        # Whom a blind search asks is the student itself.
+        knows_more = surrogate is not None and surrogate.fitted.student is not None and search.attacker != BLIND
+        self.student = surrogate if knows_more else None
         self.length = denoiser.config.max_tokens
         table_VH = self.white_box.token_table if self.white_box is not None else None
-        self.refiller = Refiller(denoiser, tokenizer, torch.from_numpy(e_BD), search.temperature, table_VH)
+        self.refiller = Refiller(denoiser, tokenizer, torch.from_numpy(e_BD), search.temperature, table_VH, surrogate)
         self.rows = [Row(e_D, np.random.default_rng([search.seed, first_row + i])) for i, e_D in enumerate(e_BD)]
 
     def run(self) -> Iterator[list[Row]]:
@@ -138,9 +143,7 @@ class Guide:
             near = nearness(parent.cosine)
             edits = EDITS[0] + near * (EDITS[1] - EDITS[0])
             if forecast is not None and parent.choices is not None and row.noise.random() < edits:
-                if ids not in editors:
-                    editors[ids] = self._editor(row, parent, parent.choices, forecast)
-                draft = _edited(editors[ids], drawn)
+                draft = _edited(self._editor(row, parent, forecast, editors), drawn)
             elif self.denoiser.feedback is not None and row.noise.random() < REVISE:
                 draft = Draft(list(ids), list(range(len(ids))))
                 revised[: len(ids)] = row.noise.random(len(ids)) < row.noise.random()
@@ -150,14 +153,41 @@ class Guide:
             if forecast is not None and row.noise.random() < ARRANGE * near:
                 draft, taken = arrange(draft, row.noise, self.length)
                 revised[:] = False
-            pull, gradient_TH = self.search.pull * row.noise.random(), row.gradients.get(parent.text)
+            share, gradient_TH = row.noise.random(), row.gradients.get(parent.text)
             if gradient_TH is not None:
-                gradient_TH = pull * gradient_TH
-            uniform_L = row.noise.random(self.length)
-            found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L, taken))
+                gradient_TH = self.search.pull * share * gradient_TH
+            uniform_L, steering = row.noise.random(self.length), self.search.steering * share
+            found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L, taken, steering))
         if forecast is not None:
+            found += self._spare(number, forecast, editors, drawn)
             found += self._promising(number, forecast, editors)
         return found
+
+    def _spare(
+        self,
+        number: int,
+        forecast: Forecast,
+        editors: dict[tuple[int, ...], Editor],
+        drawn: set[tuple[int, ...]],
+    ) -> list[Blank]:
+        """Edits for the student to choose from, drawn as the drafts are; none where it is no help."""
+        row = self.rows[number]
+        if self.student is None:
+            return []
+        parents = [parent for parent in row.beam if parent.choices is not None]
+        chances = 0.5 ** np.arange(len(parents))
+        found = []
+        for _ in range(round(self.search.spare * nearness(row.beam[0].cosine)) if parents else 0):
+            parent = parents[int(row.noise.choice(len(parents), p=chances / chances.sum()))]
+            editor = self._editor(row, parent, forecast, editors)
+            found.append(self._made(number, parent, _edited(editor, drawn)))
+        return found
+
+    def _made(self, number: int, parent: Hypothesis, draft: Draft) -> Blank:
+        """A draft without masks, for which there is no pass."""
+        return Blank(
+            number, draft, np.zeros(self.length, dtype=bool), parent.ids, parent.e_hat, None, np.zeros(self.length)
+        )
 
     def _promising(self, number: int, forecast: Forecast, editors: dict[tuple[int, ...], Editor]) -> list[Blank]:
         """What may be asked beyond the drafts: the most promising edits, shared as the drafts are, without a pass."""
@@ -167,25 +197,28 @@ class Guide:
         if more <= 0:
             return found
         chances = 0.5 ** np.arange(len(row.beam))
-        unmasked_L, no_draw_L = np.zeros(self.length, dtype=bool), np.zeros(self.length)
         for parent, share in zip(row.beam, chances / chances.sum(), strict=True):
             if parent.choices is None:
                 continue
-            if parent.ids not in editors:
-                editors[parent.ids] = self._editor(row, parent, parent.choices, forecast)
-            for edited in editors[parent.ids].best(round(more * share), partial(self._asked, row)):
-                draft = Draft(list(edited.ids), list(edited.origin))
-                found.append(Blank(number, draft, unmasked_L, parent.ids, parent.e_hat, None, no_draw_L))
+            editor = self._editor(row, parent, forecast, editors)
+            for edited in editor.best(round(more * share), partial(self._asked, row)):
+                found.append(self._made(number, parent, Draft(list(edited.ids), list(edited.origin))))
         return found
 
     def _asked(self, row: Row, ids: Sequence[int]) -> bool:
         return self.tokenizer.decode(ids) in row.seen
 
-    def _editor(self, row: Row, parent: Hypothesis, choices: Choices, forecast: Forecast) -> Editor:
-        return Editor(
-            forecast, parent.ids, parent.cosine, parent.doubts, choices,
-            self.tokenizer.starts_word, self.length, self.search.prior, row.noise,
-        )  # fmt: skip
+    def _editor(
+        self, row: Row, parent: Hypothesis, forecast: Forecast, editors: dict[tuple[int, ...], Editor]
+    ) -> Editor:
+        """That of a hypothesis with choices, made when first asked for."""
+        assert parent.choices is not None
+        if parent.ids not in editors:
+            editors[parent.ids] = Editor(
+                forecast, parent.ids, parent.cosine, parent.doubts, parent.choices,
+                self.tokenizer.starts_word, self.length, self.search.prior, row.noise,
+            )  # fmt: skip
+        return editors[parent.ids]
 
     def _differentiate(self, encoder: Differentiable, active: Sequence[int]) -> None:
         """The gradient of each new hypothesis, as far as calls are left."""
@@ -220,13 +253,12 @@ class Guide:
             if 0 < len(content) <= self.length
         ]
         judged: dict[Text, Judged] = {}
-        if self.search.drafts > self.search.proposals:
-            if self.surrogate is not None:
-                foreseen = self._foreseen(self.surrogate, new, found)
-                new.sort(key=lambda text: -foreseen[text])
-            else:
-                judged = self._likelihoods(new)
-                new.sort(key=lambda text: -np.log(judged[text].chances).sum())
+        if self.surrogate is not None:
+            foreseen = self._foreseen(self.surrogate, new, found)
+            new.sort(key=lambda text: -foreseen[text])
+        elif self.search.drafts > self.search.proposals:
+            judged = self._likelihoods(new)
+            new.sort(key=lambda text: -np.log(judged[text].chances).sum())
         chosen: list[Text] = []
         asked = Counter[int]()
         for text in new:
@@ -241,22 +273,27 @@ class Guide:
         if self.surrogate is not None:
             for number in dict.fromkeys(text.row for text in chosen):
                 mine = [text for text in chosen if text.row == number]
-                e_hats_ND = np.stack([e_hats[text] for text in mine])
-                self.rows[number].answers.take([text.ids for text in mine], e_hats_ND)
-        hopeful = [text for row in asked for text in self._hopeful(row, chosen, cosines)]
+                ids_N, e_hats_ND = [text.ids for text in mine], np.stack([e_hats[text] for text in mine])
+                told_ND = None if self.student is None else self.student.embed(ids_N)
+                self.rows[number].answers.take(ids_N, e_hats_ND, told_ND)
         if self.denoiser.feedback is not None:  # more is known now than when they were chosen
             judged = {}
-        judged |= self._likelihoods([text for text in hopeful if text not in judged], e_hats)
-        for text in hopeful:
-            row, cosine = self.rows[text.row], cosines[text]
-            chances_T, choices = judged[text]
-            score = cosine + self.search.prior * float(np.log(chances_T).sum())
-            doubts = 1 - chances_T[: len(text.ids)]
-            row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text], choices))
-        for number in {text.row for text in hopeful}:
-            row = self.rows[number]
-            row.beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
-            del row.beam[self.search.beam :]
+        waiting = {number: self._hopeful(number, chosen, cosines) for number in asked}
+        while any(waiting.values()):
+            # Few at a time: each that enters a beam leaves less room for what is farther.
+            part = [text for texts in waiting.values() for text in texts[: self.search.beam]]
+            judged |= self._likelihoods([text for text in part if text not in judged], e_hats)
+            for text in part:
+                row, cosine = self.rows[text.row], cosines[text]
+                chances_T, choices = judged[text]
+                score = cosine + self.search.prior * float(np.log(chances_T).sum())
+                doubts = 1 - chances_T[: len(text.ids)]
+                row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text], choices))
+            for number, texts in waiting.items():
+                beam = self.rows[number].beam
+                beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
+                del beam[self.search.beam :]
+                waiting[number] = [text for text in texts[self.search.beam :] if cosines[text] > self._least(number)]
 
     def _foreseen(
         self, surrogate: Surrogate, texts: Sequence[Text], found: Mapping[tuple[int, str], Blank | None]
@@ -275,7 +312,7 @@ class Guide:
         for number, several in made.items():
             forecast = self._forecast(self.rows[number], surrogate)  # not kept since the drafts were made: it is large
             for before, children in several.items():
-                cosines = forecast.cosines([text.ids for text in children], before)
+                cosines = forecast.judged([text.ids for text in children], before)
                 foreseen |= dict(zip(children, cosines.tolist(), strict=True))
         return foreseen
 
@@ -288,10 +325,14 @@ class Guide:
 
         No likelihood raises a score above the cosine, so most texts need no pass.
         """
-        beam = self.rows[number].beam
-        least = -np.inf if len(beam) < self.search.beam else beam[-1].score
+        least = self._least(number)
         mine = [text for text in texts if text.row == number and cosines[text] > least]
         return sorted(mine, key=lambda text: -cosines[text])[:JUDGED]
+
+    def _least(self, number: int) -> float:
+        """Score that a text must have to enter a row's beam."""
+        beam = self.rows[number].beam
+        return -np.inf if len(beam) < self.search.beam else beam[-1].score
 
     def _embed(self, texts: Sequence[Text]) -> tuple[dict[Text, Floats], dict[Text, float]]:
         """The embedding (D,) of each text, and its cosine to its row's."""

@@ -192,7 +192,7 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed)
+        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed, steering)
         starts = count_starts(search, candidates)
         options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
@@ -287,7 +287,7 @@ class Inverter:
         first_row: int = 0,
     ) -> Iterator[Inversion | None]:
         """As `search`, and before the first None after each round of the opening, when nothing is to be told yet."""
-        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed)
+        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed, steering)
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
         starts = count_starts(search, candidates)
@@ -402,11 +402,18 @@ class Inverter:
         return options
 
     def _plan(
-        self, rounds: int, attacker: str | None, max_calls: int | None, proposals: int, candidates: int, seed: int
+        self,
+        rounds: int,
+        attacker: str | None,
+        max_calls: int | None,
+        proposals: int,
+        candidates: int,
+        seed: int,
+        steering: float,
     ) -> Search | None:
         """How to search, or None for a blind inversion without rounds. Raises InputError."""
         return plan(
-            rounds, attacker, max_calls, proposals, candidates, seed, self.surrogate,
+            rounds, attacker, max_calls, proposals, candidates, seed, steering, self.surrogate,
             lambda: isinstance(self.encoder, Differentiable),
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from unembed.balance import Balance
 from unembed.errors import InputError
 from unembed.model import Denoiser, Modulation
-from unembed.steering import Steering
+from unembed.steering import Steering, growth
 from unembed.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Options, Prediction
 
 CHUNK = {"cpu": 2**20}  # logits looked at together: on a CPU what its cache holds, elsewhere what memory can spare
@@ -157,7 +157,8 @@ class Predictor:
             if not first:
                 factor_V = self.balance.factors(masses_RV, self.expected[canvas], n_V)
             if self.steering is not None:
-                factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, self.options.steering)
+                strength = self.options.steering * growth(masses_RV, n_V)
+                factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, strength)
             elif first:  # which balance leaves as it is
                 self.expected[canvas] = self.balance.expected(masses_RV, n_V)
                 continue

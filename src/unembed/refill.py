@@ -1,15 +1,15 @@
 """The denoiser's part in a guided search: it fills the masks of drafts, and says how likely a text is.
 
-It sees the embedding, and with feedback also that of the hypothesis which a draft was made from. Where the encoder
-gives gradients, they bend what it fills in. Which drafts there are and what becomes of the texts is decided in
-`guidance`.
+It sees the embedding, and with feedback also that of the hypothesis which a draft was made from. What it fills in is
+steered (`steering`) towards what that hypothesis still lacks, and bent by gradients where the encoder gives them. Which
+drafts there are and what becomes of the texts is decided in `guidance`.
 
 Shape suffixes as in model.py; P: drafts; R: positions to fill of a batch; K: tokens considered for one; T: content
 tokens.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unembed.balance import Balance
 from unembed.edits import CONSIDERED, Choices
 from unembed.model import Denoiser, Modulation
 from unembed.moves import MASK, Draft
 from unembed.predictor import Question, compute, sample
+from unembed.steering import Steering
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 DRAWN_FROM = 64  # tokens K from which a masked position is drawn
@@ -47,6 +50,7 @@ class Blank(NamedTuple):
     gradient: Tensor | None  # (tokens of the hypothesis, h): what a token's logit gains there per input vector
     uniform: NDArray[np.float64]  # (L,) random numbers
     taken: tuple[int, ...] = ()  # tokens that were taken up, to be put down again if they fit
+    steering: float = 0.0  # strength at which its masks are steered
 
 
 class Filled(NamedTuple):
@@ -77,16 +81,25 @@ class Refiller:
     Args:
         e_BD: the embeddings of the rows, (B, D).
         table_VH: the encoder's input vectors, where gradients are to be used.
+        surrogate: what steers drafts, where its tokens have contributions of their own.
     """
 
     def __init__(
-        self, denoiser: Denoiser, tokenizer: Tokenizer, e_BD: Tensor, temperature: float, table_VH: Tensor | None
+        self,
+        denoiser: Denoiser,
+        tokenizer: Tokenizer,
+        e_BD: Tensor,
+        temperature: float,
+        table_VH: Tensor | None,
+        surrogate: Surrogate | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.tokenizer = tokenizer
         self.e_BD = e_BD
         self.temperature = temperature
         self.table_VH = table_VH
+        self.surrogate = surrogate if surrogate is not None and surrogate.fitted.own is not None else None
+        self.balance = Balance(0.0, denoiser.mask_id, denoiser.end_ids)
         self.length = denoiser.config.max_tokens
         self.device = denoiser.output_bias.device
 
@@ -104,13 +117,18 @@ class Refiller:
         passes = [0] * len(blanks)
         bags = [Counter(blank.taken) for blank in blanks]  # what is still to be put down
         widths = [self._width(row) for row in rows]
+        steering = self._steering(blanks)
         while len(open_P := wanted_PL.any(1).nonzero().squeeze(1)):
             for chosen, width in _batches(open_P.tolist(), widths):
                 part_B = torch.tensor(chosen, device=self.device)
                 canvas_BL, wanted_BL = canvas_PL[part_B, :width], wanted_PL[part_B, :width]
                 (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, wanted_BL, modulation.rows(part_B))])
+                logits_RV = logits_RV.float()
+                if steering is not None:
+                    strengths = {number: blanks[number].steering for number in chosen}
+                    self._steer(logits_RV, steering, strengths, canvas_BL, wanted_BL)
                 tokens_R, chances_R = self._choose(
-                    self._favoured(logits_RV.float(), [bags[number] for number in chosen], wanted_BL),
+                    self._favoured(logits_RV, [bags[number] for number in chosen], wanted_BL),
                     self._gradients([blanks[number] for number in chosen], wanted_BL),
                     uniform_PL[part_B.cpu(), :width][wanted_BL.cpu()],
                     torch.tensor([COOLER if blanks[number].taken else 1.0 for number in chosen]).repeat_interleave(
@@ -182,6 +200,32 @@ class Refiller:
         if e_hats is None or self.denoiser.feedback is None:
             return self.denoiser.condition(e_PD)
         return self.denoiser.condition(e_PD, hypothesis_BD=torch.from_numpy(np.stack(e_hats)).to(self.device))
+
+    def _steering(self, blanks: Sequence[Blank]) -> Steering | None:
+        """What steers each of some drafts: its row's embedding, and what the hypothesis' bag lacks of its own."""
+        if self.surrogate is None or not any(blank.steering for blank in blanks):
+            return None
+        lacking_PD = np.stack([self.surrogate.lacking(blank.before, blank.e_hat) for blank in blanks])
+        e_PD = self.e_BD[[blank.row for blank in blanks]].to(self.device)
+        return Steering(*self.surrogate.bag(self.device), e_PD, torch.from_numpy(lacking_PD).to(self.device))
+
+    def _steer(
+        self,
+        logits_RV: Tensor,
+        steering: Steering,
+        strengths: Mapping[int, float],
+        canvas_BL: Tensor,
+        wanted_BL: Tensor,
+    ) -> None:
+        """Steer the wanted positions of the drafts of these numbers, whose logits these are, in place."""
+        stop = 0
+        for (number, strength), ids_L, wanted_L in zip(strengths.items(), canvas_BL, wanted_BL, strict=True):
+            start, stop = stop, stop + int(wanted_L.sum())
+            if strength:
+                n_V = self.balance.visible(ids_L[~wanted_L], logits_RV.shape[1])
+                masses_RV = self.balance.masses(logits_RV[start:stop])
+                gain_V = steering.gains(number, masses_RV, n_V, torch.zeros_like(n_V), strength)
+                logits_RV[start:stop] = self.balance.multiplied(logits_RV[start:stop], masses_RV, gain_V)
 
     def _favoured(self, logits_RV: Tensor, bags: Sequence[Counter[int]], wanted_BL: Tensor) -> Tensor:
         """The logits, more for what is still to be put down in a row."""

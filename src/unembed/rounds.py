@@ -20,7 +20,7 @@ from unembed.forecast import Answers
 from unembed.guidance import Guide
 from unembed.search import Hypothesis
 
-FORMAT = 4
+FORMAT = 5
 
 
 def save_rounds(path: Path, guide: Guide) -> None:
@@ -39,6 +39,8 @@ def save_rounds(path: Path, guide: Guide) -> None:
             if h.text in row.gradients:
                 arrays[f"{number}.{place}.gradient"] = row.gradients[h.text].cpu().numpy()
         arrays[f"{number}.answers"] = row.answers.e_ND
+        if row.answers.told_ND is not None:
+            arrays[f"{number}.told"] = row.answers.told_ND
         rows.append({
             "noise": row.noise.bit_generator.state, "beam": beam, "seen": sorted(row.seen),
             "calls": row.calls, "passes": row.passes, "rounds": row.rounds, "idle": row.idle,
@@ -84,7 +86,8 @@ def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dic
             gradients[h["text"]] = torch.from_numpy(gradient)
     answers = Answers()
     if tree["answers"]:
-        answers.take([tuple(ids) for ids in tree["answers"]], arrays[f"{number}.answers"])
+        texts = [tuple(ids) for ids in tree["answers"]]
+        answers.take(texts, arrays[f"{number}.answers"], arrays.get(f"{number}.told"))
     values = {name: tree[name] for name in ("calls", "passes", "rounds", "idle")}
     return tree["noise"], values | {"beam": beam, "gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
 

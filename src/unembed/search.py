@@ -23,6 +23,7 @@ from unembed.edits import Choices
 from unembed.errors import InputError
 from unembed.forecast import Answers
 from unembed.refill import Floats
+from unembed.strategies import STEERING
 
 BLIND, BLACK_BOX, WHITE_BOX = ATTACKERS = ("blind", "black-box", "white-box")
 STARTS = 8  # blind candidates to start from, where no other number is asked for
@@ -63,10 +64,13 @@ class Search:
             no pass: for an encoder whose calls cost little.
         drafts: texts made per round and embedding; where more than `proposals`, those are embedded of which the
             forecast promises most, or without a surrogate the likeliest. Saves encoder calls and costs passes.
+        spare: edits beside the drafts, of which the surrogate's student chooses; fewer of what is far. They cost no
+            pass.
         beam: hypotheses kept.
         temperature: of the refills.
         pull: what a refill's logits gain at most per unit of cosine that the gradient promises; each draft draws its
             own share of it, since the promise is of first order and sometimes wrong.
+        steering: how strongly a refill is steered at most, by the surrogate; each draft by the same share of it.
         prior: what a hypothesis gains per nat of the denoiser's log-likelihood, in units of cosine.
         seed: decides everything that is random.
     """
@@ -76,9 +80,11 @@ class Search:
     max_calls: int | None = None
     proposals: int = 16
     drafts: int = 28
+    spare: int = 36
     beam: int = 4
     temperature: float = 1.0
     pull: float = 200.0
+    steering: float = STEERING
     prior: float = 0.001
     seed: int = 0
 

@@ -19,6 +19,12 @@ which is one factor for each token, the same at every position, and is found by 
 Jordan 2008, section 5), halved at each step so that it does not swing. EOS and PAD keep their probabilities, so that
 the length is not affected. No text is embedded for it, by nobody: m is no text, and what is asked of it is linear.
 
+The strength grows while a canvas fills (`growth`): what a first pass expects is spread over many tokens, later there
+are few that can still mend what those that stand have made of the embedding.
+
+Of a text that a search goes on from (`refill`) the true embedding is known, and with it what the bag lacks there.
+That much is added to y of its drafts, so that they are drawn towards what this text lacks and not the bag of it.
+
 Shape suffixes as in model.py; R: positions of one canvas that are to be filled; T: tokens that may change.
 """
 
@@ -29,6 +35,7 @@ from torch.nn import functional as F
 from unembed.balance import MOST
 
 STEPS = 3  # of the iteration
+EARLY, LATE = 0.5, 3.0  # times the strength: of a canvas of masks, and of one in which nearly all is visible
 NEGLIGIBLE = 1e-4  # a token that no position expects so much keeps its probability
 
 
@@ -39,11 +46,12 @@ class Steering:
         x_VD: what each token contributes, (V, D); tokens of the denoiser that it does not hold contribute nothing.
         bias_D: b.
         e_BD: the embeddings, of any length but zero, one for each row of the batch.
+        lacking_BD: what is to be added to y of each row, where more is known of it than the bag.
     """
 
-    def __init__(self, x_VD: Tensor, bias_D: Tensor, e_BD: Tensor) -> None:
+    def __init__(self, x_VD: Tensor, bias_D: Tensor, e_BD: Tensor, lacking_BD: Tensor | None = None) -> None:
         self.x_VD = x_VD
-        self.bias_D = bias_D
+        self.bias_BD = bias_D.expand(e_BD.shape) if lacking_BD is None else bias_D + lacking_BD
         self.e_BD = F.normalize(e_BD.float(), dim=-1)
 
     def gains(self, row: int, masses_RV: Tensor, n_V: Tensor, factor_V: Tensor, strength: float) -> Tensor:
@@ -64,10 +72,19 @@ class Steering:
         for _ in range(STEPS):
             scaled_RT = chances_RT * (factor_T + gain_T).clamp(-MOST, MOST).exp()
             share_R1 = content_R1 / (rest_R1 + scaled_RT.sum(-1, keepdim=True)).clamp(min=1e-30)
-            y_D = (visible_D + (share_R1 * scaled_RT).sum(0) @ x_TD) / count + self.bias_D
+            y_D = (visible_D + (share_R1 * scaled_RT).sum(0) @ x_TD) / count + self.bias_BD[row]
             size = y_D.norm().clamp(min=1e-9)
             towards_D = (self.e_BD[row] - (self.e_BD[row] @ y_D) / size**2 * y_D) / size  # d cos / d y
             gain_T = ((gain_T + strength / count * (x_TD @ towards_D)) / 2).clamp(-MOST, MOST)
         gain_V = torch.zeros_like(factor_V)
         gain_V[tokens_T] = gain_T
         return gain_V
+
+
+def growth(masses_RV: Tensor, n_V: Tensor) -> float:
+    """What the strength is multiplied by for a canvas, by the share of its content tokens that is visible.
+
+    Arguments as for `Steering.gains`.
+    """
+    visible = float(n_V.sum())
+    return EARLY + (LATE - EARLY) * visible / max(visible + float(masses_RV.sum()), 1.0)

@@ -188,6 +188,11 @@ class Surrogate:
         scaled: Floats = (size * e_hat).astype(np.float32)
         return scaled
 
+    def lacking(self, ids: Sequence[int], e_hat: Floats) -> Floats:
+        """What the bag of a text of the tokens `ids` lacks of its embedding e_hat before normalisation, (D,)."""
+        found: Floats = self.unnormalised(ids, e_hat) - self.x_VD[list(ids)].mean(0) - self.fitted.bias.numpy()
+        return found
+
 
 class Imitation:
     """A surrogate in the encoder's place: it answers for texts, and costs no encoder call."""
