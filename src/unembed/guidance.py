@@ -281,7 +281,7 @@ class Guide:
         waiting = {number: self._hopeful(number, chosen, cosines) for number in asked}
         while any(waiting.values()):
             # Few at a time: each that enters a beam leaves less room for what is farther.
-            part = [text for texts in waiting.values() for text in texts[: self.search.beam]]
+            part = [text for mine in waiting.values() for text in mine[: self.search.beam]]
             judged |= self._likelihoods([text for text in part if text not in judged], e_hats)
             for text in part:
                 row, cosine = self.rows[text.row], cosines[text]
@@ -289,11 +289,11 @@ class Guide:
                 score = cosine + self.search.prior * float(np.log(chances_T).sum())
                 doubts = 1 - chances_T[: len(text.ids)]
                 row.beam.append(Hypothesis(text.text, text.ids, cosine, doubts, score, e_hats[text], choices))
-            for number, texts in waiting.items():
+            for number, mine in waiting.items():
                 beam = self.rows[number].beam
                 beam.sort(key=lambda h: (-(h.cosine >= EXACT), -h.score))
                 del beam[self.search.beam :]
-                waiting[number] = [text for text in texts[self.search.beam :] if cosines[text] > self._least(number)]
+                waiting[number] = [text for text in mine[self.search.beam :] if cosines[text] > self._least(number)]
 
     def _foreseen(
         self, surrogate: Surrogate, texts: Sequence[Text], found: Mapping[tuple[int, str], Blank | None]
