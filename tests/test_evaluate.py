@@ -17,7 +17,7 @@ from unembed.errors import InputError
 from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint, truths
 from unembed.inverter import Inverter
 from unembed.model import Modulation
-from unembed.steering import Steering, growth
+from unembed.steering import EARLY, Steering
 from unembed.surrogate import Fitted, Surrogate
 from unembed.tables import baseline_rows, length_rows, rows
 
@@ -304,8 +304,7 @@ def test_cloze_is_steered_by_each_texts_own_embedding(monkeypatch):
             if steering:
                 masses, visible = balance.masses(logits), balance.visible(canvas, logits.shape[1])
                 alone = Steering(*inverter.surrogate.bag(torch.device("cpu")), e[None])
-                strength = steering * growth(masses, visible)
-                gains = alone.gains(0, masses, visible, torch.zeros_like(visible), strength)
+                gains = alone.gains(0, masses, visible, torch.zeros_like(visible), EARLY * steering)
                 logits = balance.multiplied(logits, masses, gains)
             hits = logits.argmax(-1) == torch.tensor(inverter.tokenizer.canvas(ids, L))[holes]
             restored.append([hits.sum().item(), len(hits)])

@@ -141,12 +141,12 @@ def test_what_the_bag_lacks_counts_with_it(known: float) -> None:
         assert torch.equal(told.gains(row, masses_RV, n_V, NOTHING, 15.0), expected_V)
 
 
-def test_the_strength_grows_with_what_is_visible() -> None:
+def test_the_strength_grows_with_what_is_decoded() -> None:
     masses_RV = torch.zeros(4, V)
     masses_RV[:, 5] = 0.75  # three tokens of content are expected
-    several = [growth(masses_RV, BALANCE.visible(torch.full((count,), 1), V)) for count in (0, 1, 3, 3000)]
+    several = [growth(masses_RV, count) for count in (0, 1, 3, 3000)]
     assert several == pytest.approx([EARLY, 0.75 * EARLY + 0.25 * LATE, (EARLY + LATE) / 2, LATE], abs=0.01)
-    assert growth(torch.zeros(4, V), NOTHING) == EARLY
+    assert growth(torch.zeros(4, V), 0.0) == EARLY
 
 
 def test_where_everything_ends_or_nobody_knows_a_token_logits_stay_finite() -> None:

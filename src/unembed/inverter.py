@@ -367,10 +367,9 @@ class Inverter:
     def steering(self, e_BD: Tensor, candidates: int = 1) -> Steering | None:
         """What steers passes for embeddings (B, D), each as often as there are candidates.
 
-        None without a surrogate whose tokens have learned what they contribute (`contributions`): by directions alone
-        a denoiser that knows its texts well is led astray.
+        None without a surrogate whose tokens have learned what they contribute (`contributions`).
         """
-        if self.surrogate is None or self.surrogate.fitted.own is None:
+        if self.surrogate is None or not self.surrogate.steers:
             return None
         x_VD, bias_D = self.surrogate.bag(self.device)
         return Steering(x_VD, bias_D, e_BD.repeat_interleave(candidates, 0))

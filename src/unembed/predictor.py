@@ -77,6 +77,7 @@ class Predictor:
         self.noise = Noise(options.seed, rows, stream=1)
         self.balance = Balance(options.balance, denoiser.mask_id, denoiser.end_ids)
         self.expected: dict[int, Tensor] = {}  # row of the batch -> token counts (V,), from its first pass on
+        self.given: dict[int, float] = {}  # row of the batch -> content tokens that were visible at first
         self.alternatives = alternatives
         self.steering = steering if options.steering else None
 
@@ -157,7 +158,9 @@ class Predictor:
             if not first:
                 factor_V = self.balance.factors(masses_RV, self.expected[canvas], n_V)
             if self.steering is not None:
-                strength = self.options.steering * growth(masses_RV, n_V)
+                visible = float(n_V.sum())
+                decoded = max(0.0, visible - self.given.setdefault(canvas, visible))
+                strength = self.options.steering * growth(masses_RV, decoded)
                 factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, strength)
             elif first:  # which balance leaves as it is
                 self.expected[canvas] = self.balance.expected(masses_RV, n_V)

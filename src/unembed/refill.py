@@ -98,7 +98,7 @@ class Refiller:
         self.e_BD = e_BD
         self.temperature = temperature
         self.table_VH = table_VH
-        self.surrogate = surrogate if surrogate is not None and surrogate.fitted.own is not None else None
+        self.surrogate = surrogate if surrogate is not None and surrogate.steers else None
         self.balance = Balance(0.0, denoiser.mask_id, denoiser.end_ids)
         self.length = denoiser.config.max_tokens
         self.device = denoiser.output_bias.device

@@ -20,7 +20,8 @@ Jordan 2008, section 5), halved at each step so that it does not swing. EOS and 
 the length is not affected. No text is embedded for it, by nobody: m is no text, and what is asked of it is linear.
 
 The strength grows while a canvas fills (`growth`): what a first pass expects is spread over many tokens, later there
-are few that can still mend what those that stand have made of the embedding.
+are few that can still mend what the guesses that stand have made of the embedding. Tokens that were given are no
+guesses: what their bag lacks is more likely the surrogate's error.
 
 Of a text that a search goes on from (`refill`) the true embedding is known, and with it what the bag lacks there.
 That much is added to y of its drafts, so that they are drawn towards what this text lacks and not the bag of it.
@@ -35,7 +36,7 @@ from torch.nn import functional as F
 from unembed.balance import MOST
 
 STEPS = 3  # of the iteration
-EARLY, LATE = 0.5, 3.0  # times the strength: of a canvas of masks, and of one in which nearly all is visible
+EARLY, LATE = 0.5, 3.0  # times the strength: before anything is decoded, and when nearly all is
 NEGLIGIBLE = 1e-4  # a token that no position expects so much keeps its probability
 
 
@@ -81,10 +82,11 @@ class Steering:
         return gain_V
 
 
-def growth(masses_RV: Tensor, n_V: Tensor) -> float:
-    """What the strength is multiplied by for a canvas, by the share of its content tokens that is visible.
+def growth(masses_RV: Tensor, decoded: float) -> float:
+    """What the strength is multiplied by for a canvas, by the share of the content tokens to decode that is decoded.
 
-    Arguments as for `Steering.gains`.
+    Args:
+        masses_RV: as for `Steering.gains`.
+        decoded: content tokens that are visible and were not from the beginning.
     """
-    visible = float(n_V.sum())
-    return EARLY + (LATE - EARLY) * visible / max(visible + float(masses_RV.sum()), 1.0)
+    return EARLY + (LATE - EARLY) * decoded / max(decoded + float(masses_RV.sum()), 1.0)

@@ -140,6 +140,11 @@ class Surrogate:
         self.fitted = fitted
         self._bags: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
+    @property
+    def steers(self) -> bool:
+        """Whether it knows enough to steer passes: by directions alone a denoiser that knows its texts is led astray."""
+        return self.fitted.own is not None
+
     @cached_property
     def x_VD(self) -> Floats:  # noqa: N802 - a tensor's shape
         """What each token contributes, (V, D). Computed when first asked for."""

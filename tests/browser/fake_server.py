@@ -39,7 +39,7 @@ MODEL = {
     "strategies": ["confidence", "sequential", "euler", "remask", "two-stage", "threshold"],
     "attackers": ["blind", "black-box", "white-box"],
     "blind_search": True,
-    "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1, "rounds": 0},
+    "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1, "rounds": 0, "steering": 100.0},
     "limits": {
         "steps": 32,
         "candidates": 8,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_server import FakeServer
 from playwright.sync_api import expect
 from visiting import Open
 
@@ -179,6 +180,30 @@ def test_a_link_brings_text_and_settings_back(visit: Open, real: str) -> None:
     assert other.find("#seed").input_value() == "7"
     assert other.find("[name=defence]:checked").input_value() == "rounding"
     assert other.find("#strength").input_value() == "100"
+
+
+def test_steering_is_asked_for_as_it_is_set(visit: Open, canned: FakeServer) -> None:
+    canned.models[1] = canned.models[1] | {"defaults": canned.models[1]["defaults"] | {"steering": 0.0}}
+    page = visit(canned.url)
+    assert "Steering draws it" in page.text("#strategy-note")
+    page.embed(TEXT)
+    page.invert()
+    page.find("#steering").fill("0")
+    assert page.text("#steering-value") == "none"
+    assert "Steering" not in page.text("#strategy-note")
+    page.invert()
+    page.find("#steering").fill("60")
+    page.invert()
+    assert page.page.url.endswith("steering=60")
+    assert visit(page.page.url).text("#steering-value") == "60"
+    page.find("#model").select_option("other")  # which cannot be steered
+    assert page.find("#steering").is_hidden()
+    page.embed(TEXT)
+    page.find("#invert").click()
+    expect(page.find("trial-table tbody tr")).to_have_count(1)  # of the new embedding
+    page.find("#model").select_option("all-MiniLM-L6-v2")
+    assert page.text("#steering-value") == "60"
+    assert [request["steering"] for request in canned.mood.requests] == [100, 0, 60, 0]
 
 
 def test_another_model_forgets_the_embedding(visit: Open, real: str) -> None:

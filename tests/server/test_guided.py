@@ -20,7 +20,7 @@ from unembed.server.faults import Fault
 from unembed.server.guided import Reached, cost, search
 from unembed.server.models import Models, Served, load_models
 from unembed.server.work import invert
-from unembed.strategies import Options
+from unembed.strategies import STEERING, Options
 
 UNIT = [1.0] + [0.0] * 15
 
@@ -194,6 +194,7 @@ def test_models_tell_what_attackers_and_rounds_there_are(start: Start) -> None:
     assert (model["attackers"], model["limits"]["rounds"]) == (["blind", "black-box"], 7)
     assert model["defaults"]["rounds"] == 0
     assert not model["blind_search"]  # for want of a surrogate
+    assert model["defaults"]["steering"] == 0
     refused = client.post("/v1/invert", json={"embeddings": UNIT, "rounds": 8})
     assert "rounds is 8, expected 0 to 7" in refused.text
     assert model["limits"]["proposals"] == 20
@@ -206,7 +207,9 @@ def test_a_white_box_takes_gradients_in_the_servers_thread(start: Start) -> None
     models = load_models([], "cpu", warm=False)
     assert models.default.attackers == ["blind", "black-box", "white-box"]
     client = start(models)
-    assert client.get("/v1/models").json()["data"][0]["blind_search"]
+    model = client.get("/v1/models").json()["data"][0]
+    assert model["blind_search"]
+    assert model["defaults"]["steering"] == STEERING
     inverter = models.default.inverter
     e_D = inverter.encode(["The library opens at nine."])[0]
     body = {"embeddings": e_D.tolist(), "rounds": 1, "steps": 2, "candidates": 2}

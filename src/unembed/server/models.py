@@ -130,9 +130,10 @@ def _name(source: str) -> str:
 
 def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, Any]:
     """The entry of a model in `GET /v1/models`."""
-    from unembed.strategies import STRATEGIES
+    from unembed.strategies import STEERING, STRATEGIES
 
     inverter = one.inverter
+    steering = STEERING if inverter.surrogate is not None and inverter.surrogate.steers else 0.0
     return {
         "id": one.id,
         "object": "model",
@@ -147,7 +148,13 @@ def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, An
         "attackers": one.attackers,
         "blind_search": inverter.surrogate is not None,
         "default": default,
-        "defaults": {"steps": min(8, inverter.length), "strategy": "confidence", "candidates": 1, "rounds": 0},
+        "defaults": {
+            "steps": min(8, inverter.length),
+            "strategy": "confidence",
+            "candidates": 1,
+            "rounds": 0,
+            "steering": steering,
+        },
         "limits": {"steps": inverter.length} | limits,
         "results": inverter.results,
     }

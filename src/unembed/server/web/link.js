@@ -7,7 +7,7 @@ export function readLink(hash = location.hash) {
   const query = new URLSearchParams(hash.slice(1));
   const found = {};
   for (const key of ["text", "model", "strategy", "attacker"]) if (query.get(key)) found[key] = query.get(key);
-  for (const key of ["steps", "candidates", "seed", "rounds", "max_calls"]) {
+  for (const key of ["steps", "candidates", "seed", "steering", "rounds", "max_calls"]) {
     const value = Number(query.get(key));
     if (query.has(key) && Number.isInteger(value) && value >= 0) found[key] = value;
   }
@@ -17,7 +17,7 @@ export function readLink(hash = location.hash) {
 }
 
 /** The hash for a state; what is the model's default is left out. */
-export function writeLink({ text, model, strategy, steps, candidates, seed, attacker, rounds, max_calls, defence }) {
+export function writeLink({ text, model, strategy, steps, candidates, seed, steering, attacker, rounds, max_calls, defence }) {
   const query = new URLSearchParams();
   if (text) query.set("text", text);
   if (!model.default) query.set("model", model.id);
@@ -25,6 +25,7 @@ export function writeLink({ text, model, strategy, steps, candidates, seed, atta
   if (steps !== model.defaults.steps) query.set("steps", steps);
   if (candidates !== model.defaults.candidates) query.set("candidates", candidates);
   if (seed) query.set("seed", seed);
+  if (steering !== model.defaults.steering) query.set("steering", steering);
   if (rounds) query.set("attacker", attacker);
   if (rounds) query.set("rounds", rounds);
   if (max_calls) query.set("max_calls", max_calls);

@@ -11,6 +11,8 @@ const STRATEGIES = {
   threshold: "Keeps whatever is at least 90 % sure, so easy texts take fewer passes.",
 };
 
+const STEERED = "Steering draws it to words that add up to the vector, by a small linear imitation of the encoder.";
+
 export class Settings {
   constructor(onchange) {
     this.models = [];
@@ -26,7 +28,15 @@ export class Settings {
   get values() {
     const { steps, candidates } = this.model.limits;
     const within = (id, most, least = 1) => Math.min(most, Math.max(least, Math.trunc(Number(find(id).value)) || least));
-    return { strategy: find("#strategy").value, steps: within("#steps", steps), candidates: within("#candidates", candidates), seed: within("#seed", 999999, 0), ...find("attacker-control").attack };
+    return {
+      strategy: find("#strategy").value, steps: within("#steps", steps), candidates: within("#candidates", candidates), seed: within("#seed", 999999, 0),
+      steering: this.steered ? Number(find("#steering").value) : 0, ...find("attacker-control").attack,
+    };
+  }
+
+  /** Whether the model has what steering takes. */
+  get steered() {
+    return this.model.defaults.steering > 0;
   }
 
   /** Fill the controls; `wish` is what a link asked for. Returns what cannot be had, in words. */
@@ -47,6 +57,8 @@ export class Settings {
     find("#candidates").max = limits.candidates;
     find("#candidates").value = wish.candidates ?? defaults.candidates;
     if (wish.seed !== undefined) find("#seed").value = wish.seed;
+    find("#steering-field").hidden = !this.steered;
+    if (this.steered) find("#steering").value = wish.steering ?? defaults.steering;
     find("attacker-control").adapt(this.model, wish);
     find("#text").maxLength = limits.text_characters;
     find("#intro-dimension").textContent = count(dimension);
@@ -64,10 +76,11 @@ export class Settings {
   }
 
   show() {
-    const { strategy, steps, candidates } = this.values;
+    const { strategy, steps, candidates, steering } = this.values;
     find("#steps-value").textContent = steps;
     find("#candidates-value").textContent = candidates;
-    find("#strategy-note").textContent = STRATEGIES[strategy] ?? "";
+    find("#steering-value").textContent = steering || "none";
+    find("#strategy-note").textContent = [STRATEGIES[strategy], steering && STEERED].filter(Boolean).join(" ");
   }
 }
 
