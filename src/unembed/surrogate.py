@@ -142,7 +142,7 @@ class Surrogate:
 
     @property
     def steers(self) -> bool:
-        """Whether it knows enough to steer passes: by directions alone a denoiser that knows its texts is led astray."""
+        """Whether it knows enough to steer passes; by directions alone they lead a good denoiser astray."""
         return self.fitted.own is not None
 
     @cached_property
