@@ -130,8 +130,8 @@ class Guide:
         # No more than can still be embedded, or as many times that as in other rounds.
         drafts = min(self.search.drafts, row.left(self.search) * -(-self.search.drafts // self.search.proposals))
         if self.surrogate is not None:  # what is far needs words, which the denoiser's drafts bring, however they look
-            spare = max(0, drafts - self.search.proposals)
-            drafts -= spare - round(spare * nearness(row.beam[0].cosine))
+            beyond = max(0, drafts - self.search.proposals)
+            drafts -= beyond - round(beyond * nearness(row.beam[0].cosine))
         forecast = None if self.surrogate is None else self._forecast(row, self.surrogate)
         editors: dict[tuple[int, ...], Editor] = {}  # of each parent
         drawn: set[tuple[int, ...]] = set()

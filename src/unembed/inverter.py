@@ -192,7 +192,9 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed, steering)
+        search = plan(
+            rounds, attacker, max_calls, proposals, candidates, seed, steering, self.surrogate, self._gives_gradients
+        )
         starts = count_starts(search, candidates)
         options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
@@ -287,7 +289,9 @@ class Inverter:
         first_row: int = 0,
     ) -> Iterator[Inversion | None]:
         """As `search`, and before the first None after each round of the opening, when nothing is to be told yet."""
-        search = self._plan(rounds, attacker, max_calls, proposals, candidates, seed, steering)
+        search = plan(
+            rounds, attacker, max_calls, proposals, candidates, seed, steering, self.surrogate, self._gives_gradients
+        )
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
         starts = count_starts(search, candidates)
@@ -400,21 +404,8 @@ class Inverter:
         check(self.denoiser, options)
         return options
 
-    def _plan(
-        self,
-        rounds: int,
-        attacker: str | None,
-        max_calls: int | None,
-        proposals: int,
-        candidates: int,
-        seed: int,
-        steering: float,
-    ) -> Search | None:
-        """How to search, or None for a blind inversion without rounds. Raises InputError."""
-        return plan(
-            rounds, attacker, max_calls, proposals, candidates, seed, steering, self.surrogate,
-            lambda: isinstance(self.encoder, Differentiable),
-        )  # fmt: skip
+    def _gives_gradients(self) -> bool:
+        return isinstance(self.encoder, Differentiable)
 
     def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
         """The same inversions with the cosine of each text, candidates included."""
