@@ -172,7 +172,7 @@ class Inverter:
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
             steering: how strongly tokens are drawn towards those whose bag has the embedding, by the surrogate, where
                 its tokens have contributions of their own; 0: not at all, so that the embedding enters through AdaLN
-                alone.
+                alone. In a search what the denoiser fills in, too.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
             attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
                 where the encoder gives gradients, else a black box.
