@@ -142,11 +142,20 @@ def test_what_the_bag_lacks_counts_with_it(known: float) -> None:
 
 
 def test_the_strength_grows_with_what_is_decoded() -> None:
-    masses_RV = torch.zeros(4, V)
-    masses_RV[:, 5] = 0.75  # three tokens of content are expected
-    several = [growth(masses_RV, count) for count in (0, 1, 3, 3000)]
-    assert several == pytest.approx([EARLY, 0.75 * EARLY + 0.25 * LATE, (EARLY + LATE) / 2, LATE], abs=0.01)
-    assert growth(torch.zeros(4, V), 0.0) == EARLY
+    assert [growth(count, 32) for count in (0, 8, 32)] == [EARLY, 0.75 * EARLY + 0.25 * LATE, LATE]
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_tokens_that_were_given_are_not_decoded(given: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, options = denoiser(), Options(L - given, "sequential", balance=0.0, steering=10.0)
+    seen: list[float] = []
+    monkeypatch.setattr("unembed.predictor.growth", lambda decoded, length: seen.append(decoded) or 1.0)
+    start_BL = torch.full((1, L), MASK)
+    start_BL[:, :given] = 1
+    with torch.inference_mode():
+        *_, last = stream(model, model.condition(E[:1]), options, None, start_BL, Steering(X, BIAS, E[:1]))
+    content = COUNTED[last.ids[0]].float()
+    assert seen == [float(content[given:place].sum()) for place in range(given, L)]
 
 
 def test_where_everything_ends_or_nobody_knows_a_token_logits_stay_finite() -> None:
@@ -180,7 +189,7 @@ def naive(e_D: Tensor, strength: float, balance: float) -> Tensor:
         masses_RV = balanced.masses(logits_RV)
         factor_V = torch.zeros(V) if c_V is None else balanced.factors(masses_RV, c_V, n_V)
         visible = sum(token not in (MASK, EOS, PAD) for token in ids_L.tolist())
-        grown = strength * (EARLY + (LATE - EARLY) * visible / max(1.0, visible + float(masses_RV.sum())))
+        grown = strength * (EARLY + (LATE - EARLY) * visible / L)
         logits_RV = balanced.multiplied(
             logits_RV, masses_RV, factor_V + alone.gains(0, masses_RV, n_V, factor_V, grown)
         )

@@ -160,7 +160,7 @@ class Predictor:
             if self.steering is not None:
                 visible = float(n_V.sum())
                 decoded = max(0.0, visible - self.given.setdefault(canvas, visible))
-                strength = self.options.steering * growth(masses_RV, decoded)
+                strength = self.options.steering * growth(decoded, len(ids_L))
                 factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, strength)
             elif first:  # which balance leaves as it is
                 self.expected[canvas] = self.balance.expected(masses_RV, n_V)

@@ -21,7 +21,8 @@ the length is not affected. No text is embedded for it, by nobody: m is no text,
 
 The strength grows while a canvas fills (`growth`): what a first pass expects is spread over many tokens, later there
 are few that can still mend what the guesses that stand have made of the embedding. Tokens that were given are no
-guesses: what their bag lacks is more likely the surrogate's error.
+guesses: what their bag lacks is more likely the surrogate's error. A short text's tokens weigh more in its bag, so
+that they gain more anyway: it grows with the share of the canvas, not of the text.
 
 Of a text that a search goes on from (`refill`) the true embedding is known, and with it what the bag lacks there.
 That much is added to y of its drafts, so that they are drawn towards what this text lacks and not the bag of it.
@@ -36,7 +37,7 @@ from torch.nn import functional as F
 from unembed.balance import MOST
 
 STEPS = 3  # of the iteration
-EARLY, LATE = 0.5, 3.0  # times the strength: before anything is decoded, and when nearly all is
+EARLY, LATE = 0.5, 3.0  # times the strength: before anything is decoded, and when a text that fills the canvas is
 NEGLIGIBLE = 1e-4  # a token that no position expects so much keeps its probability
 
 
@@ -82,11 +83,10 @@ class Steering:
         return gain_V
 
 
-def growth(masses_RV: Tensor, decoded: float) -> float:
-    """What the strength is multiplied by for a canvas, by the share of the content tokens to decode that is decoded.
+def growth(decoded: float, length: int) -> float:
+    """What the strength is multiplied by for a canvas of `length` positions.
 
     Args:
-        masses_RV: as for `Steering.gains`.
         decoded: content tokens that are visible and were not from the beginning.
     """
-    return EARLY + (LATE - EARLY) * decoded / max(decoded + float(masses_RV.sum()), 1.0)
+    return EARLY + (LATE - EARLY) * decoded / length
