@@ -25,7 +25,7 @@ since what is uncertain leads away from e more often than towards it: the less a
 are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; CAUTION is less than 1, since
 the kernel overstates what is uncertain.
 
-A surrogate's student knows more than a bag, for a hundred times the price. Where it has been asked about the answers,
+A surrogate's student knows more than a bag, for some 25 times the price. Where it has been asked about the answers,
 too, `judged` puts what it says in the bag's place, to choose among those that the bag has chosen.
 
 Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, or tokens
