@@ -34,7 +34,7 @@ from unembed.model import Denoiser
 from unembed.optimizers import StackedMuon
 from unembed.prepare import prepare
 from unembed.surrogate import fit
-from unembed.train import autocast, averaged, embed, train, update_average
+from unembed.train import autocast, averaged, embedded, train, update_average
 
 STEPS = 12
 REPOSITORY = Path(__file__).parents[1]
@@ -120,7 +120,11 @@ def test_a_run_leaves_an_inverter_logs_and_a_checkpoint(whole: Path, data: Path,
     windows = Windows(Shards.open(data), settings().data, fake.tokenizer, 16, 16)
     batches = [windows.batch(step) for step in range(STEPS, STEPS + 256)]  # those that would come next
     ids = [fake.tokenizer.content(row) for batch in batches for row in batch.canvas.tolist()]
-    expected = fit(inverter.denoiser.table.weight, ids, torch.cat([embed(batch, fake) for batch in batches]))
+    expected = fit(
+        inverter.denoiser.table.weight,
+        ids,
+        torch.cat([embedded(batch, fake, batch.canvas.device)[1] for batch in batches]),
+    )
     assert inverter.surrogate is not None
     torch.testing.assert_close(inverter.surrogate.fitted, expected)
     assert inverter.results["steps"] == STEPS

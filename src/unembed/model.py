@@ -23,6 +23,7 @@ What is unusual here:
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -77,11 +78,15 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.causal = causal
+        self.packed: Callable[[Tensor, int], Tensor] | None = None  # `short_attention`, where training found it faster
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x_BLH: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        q, k, v = self.qkv(x_BLH).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, N, L, H/N)
+        qkv_BLI = self.qkv(x_BLH)
+        if self.packed is not None and past is None:
+            return cast(Tensor, self.out(self.packed(qkv_BLI, self.heads)))
+        q, k, v = qkv_BLI.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, N, L, H/N)
         if past is not None:  # keys and values of the positions before these; takes theirs in
             past[:] = k, v = [torch.cat(pair, dim=2) for pair in zip(past, (k, v), strict=True)] if past else [k, v]
         mixed: Tensor = self.out(attend(q, k, v, self.causal).transpose(1, 2).flatten(2))

@@ -13,11 +13,12 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -43,7 +44,7 @@ from unembed.errors import ConfigError, InputError, TrainingError
 from unembed.feedback import make_hypotheses
 from unembed.files import remove_leftovers
 from unembed.initialise import deepened, start_from_encoder, start_from_frequencies
-from unembed.model import Denoiser
+from unembed.model import Block, Denoiser
 from unembed.optimizers import freeze, make_optimizers, rate_factor, set_rates
 from unembed.precision import granted
 from unembed.surrogate import Fitted, fit
@@ -173,6 +174,7 @@ def train(
     def over() -> bool:
         return progress.fraction(settings, minutes) >= 1.0
 
+    aside = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
     last_checkpoint = time.monotonic()
     decaying = progress.fraction(settings, minutes) > 1 - settings.decay_share
     decaying = decaying and bool(training_checkpoints(out, "stable"))  # a kill may have come just before it
@@ -187,9 +189,9 @@ def train(
             factor = rate_factor(progress.step, fraction, settings)
             set_rates(optimizers, factor)
 
-            batch = next(batches).to(device)
+            canvas_BL, e_BD = embedded(next(batches), encoder, device, aside)
             generator = torch.Generator(device).manual_seed(_step_seed(settings.seed, progress.step, rank))
-            loss: Loss = module(batch.canvas, embed(batch, encoder), generator)
+            loss: Loss = module(canvas_BL, e_BD, generator)
             accelerator.backward(loss.loss)
             norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.gradient_clip)
             for optimizer in optimizers:
@@ -261,9 +263,32 @@ class TrainingStep(nn.Module):
         A GPU's kernels then read and write each tensor once. To compile all blocks as one takes minutes more, and
         gains nothing between them.
         """
+        model, device = self.config.model, self.denoiser.positions.device
+        if device.type == "cuda" and not model.causal and short_is_faster(self.config, device):
+            from unembed.short_attention import short_attention
+
+            for attention in (block.attention for block in cast(list[Block], self.denoiser.blocks)):
+                attention.packed = short_attention
         for block in self.denoiser.blocks:
             block.compile(dynamic=False)
         self.cross_entropy = torch.compile(whole_cross_entropy, dynamic=False)
+
+
+def short_is_faster(config: Config, device: torch.device) -> bool:
+    """Whether `short_attention` works on this GPU and is faster than torch's; a warning where it is not."""
+    model, batch = config.model, config.training.batch_size
+    try:  # what Triton raises where it does not suit the GPU, its driver or torch depends on their versions
+        from unembed.short_attention import speedup
+
+        gain = speedup(batch, model.max_tokens, model.width, model.heads, device)
+        if gain <= 1:
+            warnings.warn(
+                f"short attention would run at {gain:.2f} of the speed of torch's, which is used", stacklevel=2
+            )
+        return gain > 1
+    except Exception as error:
+        warnings.warn(f"torch's attention is used: {type(error).__name__}: {error}", stacklevel=2)
+        return False
 
 
 def granted_to_all(precision: str, accelerator: Accelerator) -> str:
@@ -297,11 +322,26 @@ class SilentLog(TrainingLog):
         pass
 
 
-def embed(batch: Batch, encoder: Encoder) -> Tensor:
-    """The batch's embeddings (B, d): the stored ones, or computed now by the frozen encoder."""
-    if batch.embeddings is not None:
-        return batch.embeddings
-    return encoder.encode_tokens(batch.canvas, batch.lengths)
+def embedded(
+    batch: Batch, encoder: Encoder, device: torch.device, aside: torch.cuda.Stream | None = None
+) -> tuple[Tensor, Tensor]:
+    """The batch's canvas (B, L) and embeddings (B, d), stored ones or computed now by the frozen encoder, on `device`.
+
+    Args:
+        aside: stream of a GPU to embed in. transformers looks at the padding mask, and so waits for all that its stream
+            has still to do: in the training's own a whole step, after which the GPU would wait for the next to begin.
+    """
+    with torch.cuda.stream(aside) if aside is not None else nullcontext():
+        batch = batch.to(device)
+        canvas_BL, e_BD = batch.canvas, batch.embeddings
+        if e_BD is None:
+            e_BD = encoder.encode_tokens(canvas_BL, batch.lengths)
+    if aside is not None:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(aside)
+        for tensor in (canvas_BL, e_BD):
+            tensor.record_stream(current)  # its memory belongs to `aside`, which may be ahead
+    return canvas_BL, e_BD
 
 
 @torch.no_grad()
@@ -310,9 +350,9 @@ def fit_surrogate(table_VH: Tensor, windows: Windows, encoder: Encoder, step: in
     texts: list[list[int]] = []
     embeddings = []
     while len(texts) < SURROGATE_TEXTS:
-        batch = windows.batch(step).to(table_VH.device)
-        embeddings.append(embed(batch, encoder).cpu())
-        texts += [encoder.tokenizer.content(ids) for ids in batch.canvas.tolist()]
+        canvas_BL, e_BD = embedded(windows.batch(step), encoder, table_VH.device)
+        embeddings.append(e_BD.cpu())
+        texts += [encoder.tokenizer.content(ids) for ids in canvas_BL.tolist()]
         step += 1
     return fit(table_VH, texts, torch.cat(embeddings))
 
