@@ -270,7 +270,7 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
         "proposals": 16,
         "guidance": 0.0,
         "balance": 0.7,
-        "steering": 100.0,
+        "steering": 75.0,
         "temperature": None,
     }
     options |= {"seed": 0, "measure_cosine": False}

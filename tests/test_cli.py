@@ -132,7 +132,7 @@ def test_round_trip_as_json(run, model, tmp_path):
     assert tree["encoder"] == "fake"
     assert tree["options"] == {
         "steps": 5, "strategy": "confidence", "candidates": 1, "rounds": 0, "guidance": 0.0, "balance": 0.7,
-        "steering": 100.0, "temperature": None, "attacker": None, "max_calls": None, "proposals": 16, "seed": 7,
+        "steering": 75.0, "temperature": None, "attacker": None, "max_calls": None, "proposals": 16, "seed": 7,
         "measure_cosine": True,
     }  # fmt: skip
     assert [row["original"] for row in tree["results"]] == TEXTS

@@ -43,7 +43,7 @@ def test_a_finished_row_is_not_measured_again_unless_something_changed(tmp_path:
     assert "confidence, 2 steps" in table(tmp_path, "--seed", "1").stderr
     assert "confidence, 2 steps" in table(tmp_path, "--steering", "3").stderr
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(row["seed"], row["options"]["steering"]) for row in rows] == [(0, 100.0), (1, 100.0), (0, 3.0)]
+    assert [(row["seed"], row["options"]["steering"]) for row in rows] == [(0, 75.0), (1, 75.0), (0, 3.0)]
     for row in rows:
         row["machine"]["code"] = "0" * 16  # as another version of the package would have left it
     (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

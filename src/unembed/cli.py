@@ -51,7 +51,7 @@ def _decoding(command: Callable[..., None]) -> Callable[..., None]:
         _option("--batch-size", 64, "Rows on the device at once.", type=at_once),
         _option("--seed", 0, "Decides everything that is random."),
         _option("--temperature", None, SAMPLING, type=float),
-        _option("--steering", 100.0, "How strongly tokens are drawn towards the embedding, by the surrogate; 0: not."),
+        _option("--steering", 75.0, "How strongly tokens are drawn towards the embedding, by the surrogate; 0: not."),
         _option("--balance", 0.7, "How strongly later passes keep to the token counts that the first one expects."),
         _option("--guidance", 0.0, "Strength of classifier-free guidance; doubles the passes."),
         _option("--max-calls", None, "Most encoder calls per embedding of a guided inversion.", type=int),

@@ -25,7 +25,7 @@ DOUBTED_SHARE = 0.5  # `two-stage`: share of the tokens revised in the first pas
 THRESHOLD = 0.9  # `threshold`: confidence at which a token is committed
 CANDIDATE_TEMPERATURE = 0.5
 BALANCE = 0.7  # see `balance`; chosen on validation texts: 1 gains words and loses places
-STEERING = 100.0  # see `steering`; chosen on validation texts
+STEERING = 75.0  # see `steering`; chosen on validation texts
 
 
 def default_temperature(candidates: int) -> float:
