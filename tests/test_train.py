@@ -1,5 +1,6 @@
 """Training: interrupted equals uninterrupted, schedules and averages by hand, refusals, two processes."""
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -532,7 +533,8 @@ def test_the_time_box_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "run"
     config = settings(steps=10**6, warmup_steps=0)
     ticks = itertools.count()
-    monkeypatch.setattr(unembed.train, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.1))  # a step: 0.1 s
+    # Asked the time twice in a step, which takes 0.1 s.
+    monkeypatch.setattr(unembed.train, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.05))
     run(config, data, out, minutes=2 / 60)
     state = load_training(training_checkpoints(out)[0]).state["progress"]
     assert state["seconds"] == pytest.approx(2.0, abs=0.11)
@@ -546,6 +548,19 @@ def test_the_time_box_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pyte
     assert load_training(stable).state["step"] == pytest.approx(17, abs=1)
     run(config, data, out, resume=True, minutes=2 / 60)  # the box is over all sessions, so nothing happens
     assert load_training(training_checkpoints(out)[0]).state["progress"] == state
+
+
+def test_validation_is_inside_the_time_box(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+
+    def slow(*args: object) -> dict[str, float]:
+        collections.deque(itertools.islice(clock, 30), maxlen=0)  # a second and a half
+        return {"token_accuracy": 0.0}
+
+    monkeypatch.setattr(unembed.train, "time", SimpleNamespace(monotonic=lambda: next(clock) * 0.05))
+    monkeypatch.setattr(unembed.train, "validate", slow)
+    run(settings(steps=10**6, validate_every=3), data, tmp_path / "run", minutes=2 / 60)
+    assert rows(tmp_path / "run")[-1]["step"] <= 9  # 20 steps without
 
 
 # --- its parts

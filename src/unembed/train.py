@@ -62,7 +62,7 @@ class Progress:
     """How far a run is: what the schedule needs and a checkpoint keeps."""
 
     step: int = 0
-    seconds: float = 0.0  # spent training, over all sessions of the run
+    seconds: float = 0.0  # spent training, validating and saving, over all sessions of the run
     sequences: int = 0
 
     def fraction(self, config: TrainingConfig, minutes: float | None) -> float:
@@ -180,8 +180,8 @@ def train(
     decaying = decaying and bool(training_checkpoints(out, "stable"))  # a kill may have come just before it
     batches = windows.ahead(itertools.count(progress.step), rank, world_size, pin=device.type == "cuda")
     with log, closing(batches):
+        counted = time.monotonic()
         while not over():
-            started = time.monotonic()
             fraction = progress.fraction(settings, minutes)
             if not decaying and fraction > 1 - settings.decay_share:
                 decaying = True
@@ -201,7 +201,8 @@ def train(
 
             progress.step += 1
             progress.sequences += settings.batch_size
-            progress.seconds += time.monotonic() - started
+            now = time.monotonic()
+            progress.seconds, counted = progress.seconds + now - counted, now
             if minutes and world_size > 1:  # all processes must see the same rate and end together
                 progress.seconds = broadcast(torch.tensor(progress.seconds, dtype=torch.float64, device=device)).item()
             log.step(loss, norm, settings.batch_size)
