@@ -21,6 +21,7 @@ from unembed.config import Config, DiffusionConfig, ModelConfig
 from unembed.errors import CheckpointError, ConfigError, InputError
 from unembed.inverter import Inverter
 from unembed.model import Denoiser, attend
+from unembed.optimizers import freeze
 from unembed.prepare import prepare
 from unembed.throughput import flops_per_sequence
 from unembed.train import train
@@ -303,6 +304,23 @@ def test_arithmetic_counts_every_position(fake: FakeEncoder) -> None:
     denoiser = Denoiser(69, 16, 4, plain.model, (3, 0))
     more = flops_per_sequence(denoiser, fake, plain) - flops_per_sequence(denoiser, fake, other)
     assert more == 6 * (16 / 2) * 69 * 32  # half of 16 positions, 69 tokens, width 32
+    freeze(denoiser, ["table"])  # no gradient of its own
+    assert flops_per_sequence(denoiser, fake, plain) + 2 * 16 * 69 * 32 == pytest.approx(
+        flops_per_sequence(Denoiser(69, 16, 4, plain.model, (3, 0)), fake, plain)
+    )
+
+
+def test_arithmetic_is_the_mean_of_both_canvases(fake: FakeEncoder) -> None:
+    config = configuration(causal=False)
+    denoiser = Denoiser(69, 16, 4, config.model, (3, 0))
+
+    def arithmetic(share: float, length: int = 16) -> float:
+        data = dataclasses.replace(config.data, short_canvas=8, short_share=share)
+        model = dataclasses.replace(config.model, max_tokens=length)
+        return flops_per_sequence(denoiser, fake, dataclasses.replace(config, data=data, model=model))
+
+    assert arithmetic(1.0) == arithmetic(0.0, length=8) < arithmetic(0.0)
+    assert arithmetic(0.25) == pytest.approx(0.75 * arithmetic(0.0) + 0.25 * arithmetic(1.0))
 
 
 def test_the_two_are_compared(
