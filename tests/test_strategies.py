@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fakes import small_denoiser
 from unembed.errors import InputError
 from unembed.model import Denoiser
-from unembed.predictor import Predictor, compute, decode, sample, stream
+from unembed.predictor import ENOUGH, Predictor, compute, decode, sample, stream, text_or_end
 from unembed.strategies import (
     REMASKS_PER_PASS,
     STRATEGIES,
@@ -527,3 +527,38 @@ def test_a_length_that_is_open_counts_by_what_is_expected_of_it() -> None:
     """Eight positions, of which each ends the text with probability .5: four tokens are expected, one for each pass."""
     seen = decoding("confidence", 4, list(range(1, 9)), [0.4] * 8, [0.5] * 8)
     assert [len(new) for new in committed(seen)] == [1, 1, 2, 4]
+
+
+# --- text or its end
+
+
+def test_without_temperature_the_likelier_kind_decides_and_then_its_likeliest_token() -> None:
+    likelihood_RV = torch.randn(400, 9, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
+    ending_R = likelihood_RV[:, [2, 7]].exp().sum(-1)
+    chosen_R = text_or_end(likelihood_RV, ending_R, [2, 7], 0.0).argmax(-1)
+    others = 0
+    for likelihood_V, ending, chosen in zip(likelihood_RV, ending_R.tolist(), chosen_R.tolist(), strict=True):
+        kind = [2, 7] if ending > ENOUGH else [0, 1, 3, 4, 5, 6, 8]
+        assert chosen == max(kind, key=lambda token: float(likelihood_V[token]))
+        others += chosen != int(likelihood_V.argmax())
+    assert others > 10  # where the single likeliest token is of the other kind
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.5, 0.9])
+def test_a_temperature_sharpens_each_choice_alone(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unembed.predictor.ENOUGH", 0.5)
+    p_RV = torch.randn(50, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(-1)
+    ends, power = [2, 7], 1 / temperature
+    ending_R = p_RV[:, ends].sum(-1)
+    found_RV = (text_or_end(p_RV.log(), ending_R, ends, temperature) / temperature).softmax(-1)
+    sharp_R = ending_R**power / (ending_R**power + (1 - ending_R) ** power)
+    for kind, share_R in ((ends, sharp_R), ([0, 1, 3, 4, 5, 6, 8], 1 - sharp_R)):
+        within_RK = p_RV[:, kind] ** power
+        expected_RK = share_R[:, None] * within_RK / within_RK.sum(-1, keepdim=True)
+        torch.testing.assert_close(found_RV[:, kind], expected_RK)
+
+
+def test_at_temperature_one_the_model_is_sampled_as_it_is() -> None:
+    likelihood_RV = torch.randn(5, 9).log_softmax(-1)
+    assert text_or_end(likelihood_RV, likelihood_RV[:, [2, 7]].exp().sum(-1), [2, 7], 1.0) is likelihood_RV
+    assert text_or_end(likelihood_RV, torch.zeros(5), [], 0.0) is likelihood_RV

@@ -110,8 +110,8 @@ class Editor:
         self.unchanged = Edited(hypothesis, tuple(range(len(hypothesis))))
         self.first = self.pool(self.unchanged, FIRST)
 
-    def draw(self) -> Edited:
-        """One edit, or some that are good after each other; the hypothesis itself where there is none."""
+    def draw(self, single: bool = False) -> Edited:
+        """One edit, or unless `single` some that are good after each other; the hypothesis where there is none."""
         text, pool = self.unchanged, self.first
         while pool:
             kinds = [kind for kind in self.shares if kind in pool]
@@ -119,7 +119,7 @@ class Editor:
             found, score_P = pool[kinds[int(self.noise.choice(len(kinds), p=shares / shares.sum()))]]
             chance_P = np.exp((score_P - score_P.max()) / SHARPNESS)
             text = found[int(self.noise.choice(len(found), p=chance_P / chance_P.sum()))]
-            if self.noise.random() < STOP:
+            if single or self.noise.random() < STOP:
                 break
             pool = self.pool(text, LATER)
         return text

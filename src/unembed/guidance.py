@@ -180,7 +180,7 @@ class Guide:
         for _ in range(round(self.search.spare * nearness(row.beam[0].cosine)) if parents else 0):
             parent = parents[int(row.noise.choice(len(parents), p=chances / chances.sum()))]
             editor = self._editor(row, parent, forecast, editors)
-            found.append(self._made(number, parent, _edited(editor, drawn)))
+            found.append(self._made(number, parent, _edited(editor, drawn, single=True)))
         return found
 
     def _made(self, number: int, parent: Hypothesis, draft: Draft) -> Blank:
@@ -357,12 +357,12 @@ class Guide:
         return dict(zip(texts, self.refiller.judge(texts, known, self.surrogate is not None), strict=True))
 
 
-def _edited(editor: Editor, drawn: set[tuple[int, ...]]) -> Draft:
-    """An edit, another than were `drawn` in this round if that can be."""
-    edited = editor.draw()
+def _edited(editor: Editor, drawn: set[tuple[int, ...]], single: bool = False) -> Draft:
+    """An edit, another than were `drawn` in this round if that can be; of one step alone if `single`."""
+    edited = editor.draw(single)
     for _ in range(AGAIN):
         if edited.ids not in drawn:
             break
-        edited = editor.draw()
+        edited = editor.draw(single)
     drawn.add(edited.ids)
     return Draft(list(edited.ids), list(edited.origin))

@@ -7,6 +7,7 @@ a time. Passes of several predictors may be computed as one.
 Shape suffixes as in model.py; C: rows looked at together; K: alternatives.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from unembed.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, O
 
 CHUNK = {"cpu": 2**20}  # logits looked at together: on a CPU what its cache holds, elsewhere what memory can spare
 LARGE_CHUNK = 2**26
+ENOUGH = 0.4  # see `text_or_end`; chosen on validation texts
 
 
 class Question(NamedTuple):
@@ -113,14 +115,15 @@ class Predictor:
             logits_CV = self._guided([each_RV[chunk].float() for each_RV in logits])
             if self.options.balance or self.steering is not None:
                 self._agree(logits_CV, frame, canvases)
-            if uniform_R is None:
-                chosen_R[chunk] = logits_CV.argmax(-1)
-            else:
-                chosen_R[chunk] = sample(logits_CV, self.options.temperature, uniform_R[chunk])
-            scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
             likelihood_CV = logits_CV.log_softmax(-1)
-            confidence_R[chunk] = likelihood_CV.gather(1, scored_C[:, None]).exp().squeeze(1)
             ending_R[chunk] = likelihood_CV[:, self.balance.end_ids].exp().sum(-1)
+            choice_CV = text_or_end(likelihood_CV, ending_R[chunk], self.balance.end_ids, self.options.temperature)
+            if uniform_R is None:
+                chosen_R[chunk] = choice_CV.argmax(-1)
+            else:
+                chosen_R[chunk] = sample(choice_CV, self.options.temperature, uniform_R[chunk])
+            scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
+            confidence_R[chunk] = likelihood_CV.gather(1, scored_C[:, None]).exp().squeeze(1)
             if self.alternatives:
                 best = likelihood_CV.topk(self.alternatives, dim=-1)
                 best_RK.ids[chunk], best_RK.chances[chunk] = best.indices, best.values.exp()
@@ -193,6 +196,39 @@ def chunks(counts: Sequence[int], most: int) -> Iterator[tuple[list[int], slice]
             stop += count
     if canvases:
         yield canvases, slice(start, stop)
+
+
+def text_or_end(likelihood_RV: Tensor, ending_R: Tensor, end_ids: Sequence[int], temperature: float) -> Tensor:
+    """Logits (R, V) with which a temperature decides between text and its end first, then which token it is.
+
+    Text is many tokens and its end is two. A temperature below 1 favours the single likeliest token, which is an end
+    where text is likelier by far, and texts would come back too short. So to what is of a kind (text, or end)
+
+        log sum exp(l) - T log sum exp(l / T)
+
+    is added: after division by T both kinds have their chances to the power of 1 / T. At T = 0 that leaves the best
+    token of the likelier kind, and so the median of the lengths that are possible; at T = 1 nothing changes. An end's
+    odds are raised a little, towards `ENOUGH`, since a text too short loses less than one too long.
+
+    Args:
+        likelihood_RV: logarithms of probabilities.
+        ending_R: the probability of an end.
+    """
+    if not end_ids or temperature >= 1:
+        return likelihood_RV
+    end_RE = likelihood_RV[:, end_ids]
+    text_RV = likelihood_RV.index_fill(1, torch.tensor(end_ids, device=likelihood_RV.device), -torch.inf)
+    text_RV += ((1 - ending_R).clamp(min=1e-30).log() - tempered(text_RV, temperature))[:, None]
+    raised = (1 - temperature) * math.log((1 - ENOUGH) / ENOUGH)
+    text_RV[:, end_ids] = end_RE + (end_RE.logsumexp(-1) - tempered(end_RE, temperature) + raised)[:, None]
+    return text_RV
+
+
+def tempered(logits_RV: Tensor, temperature: float) -> Tensor:
+    """T log sum exp(logits / T) (R,); at 0 its limit, the maximum."""
+    if not temperature:
+        return logits_RV.amax(-1)
+    return temperature * (logits_RV / temperature).logsumexp(-1)
 
 
 def sample(logits_RV: Tensor, temperature: float, uniform_R: Tensor) -> Tensor:
