@@ -11,7 +11,7 @@ from serving import Start, events, tiny_inverter
 
 from fakes import tiny_texts
 from unembed.server.models import Models, Served
-from unembed.strategies import STRATEGIES
+from unembed.strategies import STEERING, STRATEGIES
 
 
 def stream(client: Client, headers: dict[str, str] | None = None, **body: Any) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def test_passes_are_steered_as_the_library_steers_them(client: Client, models: M
     inverter = models.find("other").inverter
     e_BD = inverter.encode(tiny_texts(3, 1))
     said = {}
-    for strength in (0.0, 100.0, 2000.0):
+    for strength in (0.0, STEERING, 2000.0):
         body = {"embeddings": e_BD.tolist(), "model": "other", "steering": strength, "candidates": 2, "seed": 3}
         found = client.post("/v1/invert", json=body).json()["data"]
         expected = inverter.invert(e_BD, candidates=2, steering=strength, seed=3)
@@ -82,7 +82,7 @@ def test_passes_are_steered_as_the_library_steers_them(client: Client, models: M
         assert said[strength] == [one.text for one in expected]
     assert len({tuple(texts) for texts in said.values()}) == 3
     body = {"embeddings": e_BD.tolist(), "model": "other", "candidates": 2, "seed": 3}
-    assert [one["text"] for one in client.post("/v1/invert", json=body).json()["data"]] == said[100.0]
+    assert [one["text"] for one in client.post("/v1/invert", json=body).json()["data"]] == said[STEERING]
     refused = client.post("/v1/invert", json={"embeddings": e_BD.tolist(), "steering": -1})
     assert refused.status_code == 422
     assert "steering" in refused.json()["error"]["message"]
