@@ -22,7 +22,7 @@ from unembed.config import load_config
 from unembed.errors import InputError
 from unembed.model import Denoiser
 from unembed.optimizers import freeze, make_optimizers
-from unembed.train import TrainingStep
+from unembed.training_step import TrainingStep
 
 BERT = 30522, 103, (102, 0)  # rows of the vocabulary, [MASK], EOS and PAD
 WARM_UP_STEPS = 3  # compile, and set kernels up

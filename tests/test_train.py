@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import unembed.train
+import unembed.training_step
 from fakes import FakeEncoder, fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
 from unembed.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
 from unembed.config import Config, config_to_dict
@@ -35,7 +36,8 @@ from unembed.model import Denoiser
 from unembed.optimizers import StackedMuon
 from unembed.prepare import prepare
 from unembed.surrogate import fit
-from unembed.train import autocast, averaged, embedded, train, update_average
+from unembed.train import averaged, train, update_average
+from unembed.training_step import autocast, embedded
 
 STEPS = 12
 REPOSITORY = Path(__file__).parents[1]
@@ -173,7 +175,7 @@ def test_losses_are_those_of_a_loop_written_by_hand(whole: Path, data: Path, fak
         batch = windows.batch(step)
         e = torch.from_numpy(fake.encode([fake.tokenizer.decode(row) for row in batch.canvas.tolist()]))
         generator = torch.Generator().manual_seed(step * 1_009)
-        loss = unembed.train.training_loss(denoiser, batch.canvas, e, config.diffusion, generator).loss
+        loss = unembed.training_step.training_loss(denoiser, batch.canvas, e, config.diffusion, generator).loss
         adamw.zero_grad()
         others.zero_grad()
         loss.backward()
@@ -351,7 +353,7 @@ def test_an_output_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
 
 def broken(step: int, loss: Callable[[Loss], Tensor]) -> Callable[..., Loss]:
     """The training loss, but for one step (counted from 1)."""
-    original, calls = unembed.train.training_loss, []
+    original, calls = unembed.training_step.training_loss, []
 
     def training_loss(*arguments: Any) -> Loss:
         calls.append(1)
@@ -372,7 +374,7 @@ def broken(step: int, loss: Callable[[Loss], Tensor]) -> Callable[..., Loss]:
 def test_a_loss_that_is_not_finite_ends_the_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every: int, loss: Callable[[Loss], Tensor]
 ) -> None:
-    monkeypatch.setattr(unembed.train, "training_loss", broken(7, loss))
+    monkeypatch.setattr(unembed.training_step, "training_loss", broken(7, loss))
     out = tmp_path / "run"
     with pytest.raises(TrainingError, match="at step 7") as caught:
         run(settings(checkpoint_minutes=1e-9, log_every=log_every), data, out)
@@ -385,7 +387,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 def test_without_checkpoints_in_between_it_ends_all_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unembed.train, "training_loss", broken(3, lambda found: found.loss * torch.nan))
+    monkeypatch.setattr(unembed.training_step, "training_loss", broken(3, lambda found: found.loss * torch.nan))
     with pytest.raises(TrainingError, match="the loss is nan at step 5"):
         run(settings(log_every=5), data, tmp_path / "run")
     assert not training_checkpoints(tmp_path / "run")
@@ -396,13 +398,13 @@ def test_the_loss_sees_noisy_embeddings(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, causal: bool
 ) -> None:
     name = "autoregressive_loss" if causal else "training_loss"
-    original, seen = getattr(unembed.train, name), []
+    original, seen = getattr(unembed.training_step, name), []
 
     def look(denoiser: Denoiser, canvas: Tensor, e: Tensor, *arguments: Any) -> Loss:
         seen.append(e)
         return original(denoiser, canvas, e, *arguments)
 
-    monkeypatch.setattr(unembed.train, name, look)
+    monkeypatch.setattr(unembed.training_step, name, look)
     config = settings(steps=1)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, causal=causal))
     for run_name, largest in (("clean", 0.0), ("noisy", 0.5)):
@@ -422,13 +424,13 @@ def test_a_run_can_start_from_the_stable_point_of_another(whole: Path, data: Pat
     weights = load_training(stable).weights
     out = tmp_path / "longer"
     with pytest.MonkeyPatch.context() as patch:
-        original = unembed.train.training_loss
+        original = unembed.training_step.training_loss
 
         def look(denoiser: torch.nn.Module, *arguments: Any) -> Loss:
             first.append({name: tensor.clone() for name, tensor in denoiser.state_dict().items()})
             return original(denoiser, *arguments)  # type: ignore[arg-type]
 
-        patch.setattr(unembed.train, "training_loss", look)
+        patch.setattr(unembed.training_step, "training_loss", look)
         run(settings(steps=2), data, out, start_from=stable)
     assert all(torch.equal(first[0][name], tensor) for name, tensor in weights.items())
     assert [row["step"] for row in rows(out) if "loss" in row] == [1, 2]

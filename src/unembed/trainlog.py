@@ -92,3 +92,22 @@ class TrainingLog:
         for key, value in row.items():
             if key != "step":
                 self.board.add_scalar(f"{group}/{key}", value, row["step"])
+
+
+class SilentLog(TrainingLog):
+    """The log of all processes but the first, which writes nothing."""
+
+    def __init__(self) -> None:
+        self.last_validation = {}
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def step(self, loss: Loss, norm: Any, sequences: int) -> None:
+        pass
+
+    def flush(self, step: int, seconds: float, sequences: int, fraction: float, rate: float) -> float:
+        return 0.0
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        pass
