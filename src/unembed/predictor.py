@@ -207,8 +207,9 @@ def text_or_end(likelihood_RV: Tensor, ending_R: Tensor, end_ids: Sequence[int],
         log sum exp(l) - T log sum exp(l / T)
 
     is added: after division by T both kinds have their chances to the power of 1 / T. At T = 0 that leaves the best
-    token of the likelier kind, and so the median of the lengths that are possible; at T = 1 nothing changes. An end's
-    odds are raised a little, towards `ENOUGH`, since a text too short loses less than one too long.
+    token of the likelier kind, and so the median of the lengths that are possible; from T = 1 on nothing changes. The
+    odds of an end are raised a little: it is taken where its chance is above `ENOUGH`, so that sentences keep their
+    length.
 
     Args:
         likelihood_RV: logarithms of probabilities.
