@@ -161,9 +161,9 @@ def test_the_student_chooses_of_more_edits_than_are_asked_about(monkeypatch: pyt
         return found
 
     monkeypatch.setattr(Guide, "_spare", spare)
-    options: dict[str, Any] = {"rounds": 6, "max_calls": 90}
+    options: dict[str, Any] = {"rounds": 14, "max_calls": 210}
     rows = finished(OpenEncoder(), surrogate=TAUGHT, **options)
-    assert max(row.calls for row in rows) <= 90
+    assert max(row.calls for row in rows) <= 210
     assert all(row.answers.told_ND is not None and len(row.answers.told_ND) == row.calls for row in rows)
     assert max(count for count, _ in counts) > 10
     assert {count for count, cosine in counts if cosine < FAR} == {0}

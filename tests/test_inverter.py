@@ -17,9 +17,10 @@ from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_te
 from unembed.attack import attack
 from unembed.checkpoint import save_pt
 from unembed.config import Recipe
+from unembed.consensus import agreement
 from unembed.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
-from unembed.inverter import Inversion, Inverter
+from unembed.inverter import CONSENSUS, Inversion, Inverter
 from unembed.predictor import decode
 from unembed.search import STARTS
 from unembed.server.sentences import EASY
@@ -276,7 +277,7 @@ def test_without_a_surrogate_steering_changes_nothing(inverter: Inverter, embedd
     assert close(inverter.invert(embeddings, steering=500.0), inverter.invert(embeddings, steering=0.0))
 
 
-def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees(
+def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees_and_by_what_they_agree_in(
     inverter: Inverter, fake: FakeEncoder, embeddings: np.ndarray
 ) -> None:
     judged = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake)
@@ -285,9 +286,10 @@ def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees(
         embeddings, judged.invert(embeddings, **options), inverter.invert(embeddings, **options), strict=True
     ):
         assert judged.surrogate is not None
-        foreseen = judged.surrogate.embed([fake.tokenizer.content(one.ids) for one in found.candidates]) @ e_D
-        assert [one.score for one in found.candidates] == pytest.approx(foreseen.tolist(), abs=1e-5)
-        assert foreseen.tolist() == pytest.approx(sorted(foreseen, reverse=True), abs=1e-5)
+        contents = [fake.tokenizer.content(one.ids) for one in found.candidates]
+        expected = judged.surrogate.embed(contents) @ e_D + CONSENSUS * agreement(contents)
+        assert [one.score for one in found.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert expected.tolist() == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
         assert (found.text, found.score) == (found.candidates[0].text, found.candidates[0].score)
         assert sorted(one.text for one in found.candidates) == sorted(one.text for one in plain.candidates)
     # With nothing to choose from, nobody is asked.

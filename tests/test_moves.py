@@ -1,6 +1,7 @@
 """Moves: what each may change, and that it says truly where tokens came from."""
 
 from collections import Counter
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -40,6 +41,29 @@ def test_tokens_that_stay_are_those_of_their_origin(kind: Move, ids: list[int], 
     for token, origin in zip(draft.ids, draft.origin, strict=True):
         assert -1 <= origin < len(ids)
         assert token == MASK or token == ids[origin]
+
+
+@given(ids=TEXTS, seed=st.integers(0, 999))
+@settings(deadline=None, max_examples=100)
+def test_what_is_not_written_anew_stays_where_it_was(ids: list[int], seed: int) -> None:
+    noise = np.random.default_rng(seed)
+    draft = moves.rewrite(ids, noise.random(len(ids)), noise)
+    assert draft.origin == list(range(len(ids)))
+    assert all(token in (MASK, old) for token, old in zip(draft.ids, ids, strict=True))
+    assert max(1, round(0.15 * len(ids))) <= draft.ids.count(MASK) <= max(1, round(0.75 * len(ids)))
+
+
+def test_parts_of_all_sizes_are_written_anew_neighbours_half_of_the_time_and_else_what_is_doubted() -> None:
+    ids, doubts, noise = list(range(20, 52)), np.zeros(32), np.random.default_rng(0)
+    doubts[5] = 1.0
+    masked = [[token == MASK for token in moves.rewrite(ids, doubts, noise).ids] for _ in range(4000)]
+    counts = Counter(map(sum, masked))
+    assert set(counts) == set(range(5, 25))
+    assert np.mean([sum(each) for each in masked]) == pytest.approx(0.45 * 32, rel=0.03)
+    together = [sum(masks for masks, _ in groupby(each)) == 1 for each in masked]
+    assert np.mean(together) == pytest.approx(0.5, abs=0.03)
+    scattered = np.mean([each for each, apart in zip(masked, together, strict=True) if not apart], axis=0)
+    assert scattered[5] > 0.9 > 1.5 * max(np.delete(scattered, 5))
 
 
 @given(ids=TEXTS, seed=st.integers(0, 999))

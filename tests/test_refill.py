@@ -19,8 +19,8 @@ LENGTH = PARTS.denoiser.config.max_tokens
 
 
 def blank(ids: list[int], taken: tuple[int, ...] = (), seed: int = 0, row: int = 0) -> Blank:
-    revised, uniform = np.zeros(LENGTH, dtype=bool), np.random.default_rng(seed).random(LENGTH)
-    return Blank(row, Draft(ids, list(range(len(ids)))), revised, tuple(ids), E[row], None, uniform, taken)
+    uniform = np.random.default_rng(seed).random(LENGTH)
+    return Blank(row, Draft(ids, list(range(len(ids)))), tuple(ids), E[row], None, uniform, taken)
 
 
 def words(count: int) -> list[int]:
@@ -43,7 +43,7 @@ def test_taken_words_are_put_down_again_each_as_often(monkeypatch: pytest.Monkey
 
 
 def test_other_masks_are_filled_in_a_few_passes_and_the_rest_stays() -> None:
-    ids = [words(1)[0], MASK, MASK, words(2)[1], MASK]
+    ids = [words(1)[0], MASK, MASK, words(2)[1], MASK, MASK, MASK]
     for found in REFILLER.fill([blank(ids, seed=seed) for seed in range(5)]):
         assert found.passes == REFILLS
         assert found.text.startswith(PARTS.tokenizer.decode(words(1)))

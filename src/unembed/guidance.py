@@ -8,13 +8,15 @@ Unusual here: a hypothesis is a text, not a canvas: its tokens are those that th
 what the encoder sees, and no text is embedded twice for one embedding. What hypotheses are ranked by is the cosine plus
 a small share of the denoiser's log-likelihood: by the cosine alone the search ends in unreadable text of high cosine.
 Where the inverter has a surrogate of the encoder, a forecast (`forecast`) learns from every answer what cosine another
-text would have. Most drafts are then the most promising of hundreds of small edits (`edits`); the nearer a hypothesis
-is, the more of them are arranged: the denoiser puts the words of a part, or of all, down again in an order of its own.
-What the denoiser fills in is steered towards what the hypothesis lacks.
+text would have. Most drafts then are hypotheses of which a part, small or large, is written anew (`moves.rewrite`);
+the others, more of them the nearer a hypothesis is, are the most promising of hundreds of small edits (`edits`), or
+arranged: the denoiser puts the words of a part, or of all, down again in an order of its own. What the denoiser fills
+in is steered towards what the hypothesis lacks. Small edits find the cosine faster than words: the more of them, the
+sooner the search ends in a word salad (experiments/LOG.md, 2026-11-27).
 More drafts are made than embedded, and those embedded of which most is foreseen, by the surrogate's student where it
-has one.
-A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts. It sees what
-that still lacks, and may choose tokens anew that are not even masked (`REVISE`).
+has one, among still more edits, which cost no pass.
+A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts, and sees what that
+still lacks.
 Rows share batches, but each has random numbers of its own, so that a row's result does not depend on its neighbours.
 
 Shape suffixes as in model.py; T: content tokens.
@@ -26,21 +28,21 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unembed.edits import Editor
 from unembed.errors import EncoderError, InputError
 from unembed.forecast import Forecast, nearness
 from unembed.model import Denoiser
-from unembed.moves import Draft, arrange, draw
+from unembed.moves import Draft, arrange, draw, rewrite
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
 from unembed.search import BLACK_BOX, BLIND, EXACT, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
 from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
-EDITS = 0.7, 0.92  # share of drafts that are edits, where there is a surrogate: far from the embedding, and near it
-ARRANGE = 0.5  # share of drafts of a hypothesis near the embedding that are arranged; less of those that are farther
+EDITS = 0.1, 0.3  # share of drafts that are edits, where there is a surrogate: far from the embedding, and near it
+ARRANGE = 0.2  # share of drafts of a hypothesis near the embedding that are arranged; less of those that are farther
 AGAIN = 8  # times to draw when the same edits were drawn in this round already
-REVISE = 0.3  # share of the others that choose tokens anew in sight of the old, unmasked; with feedback only
 JUDGED = 16  # texts of a round that a row's beam may take
 IDLE = 30  # rounds without a new text after which there is none to be expected
 
@@ -126,7 +128,7 @@ class Guide:
     def _propose(self, number: int) -> list[Blank]:
         """Random moves, half of them of the best hypothesis, half of the rest of the second, and so on."""
         row = self.rows[number]
-        chances = 0.5 ** np.arange(len(row.beam))
+        chances = _halves(len(row.beam))
         # No more than can still be embedded, or as many times that as in other rounds.
         drafts = min(self.search.drafts, row.left(self.search) * -(-self.search.drafts // self.search.proposals))
         if self.surrogate is not None:  # what is far needs words, which the denoiser's drafts bring, however they look
@@ -137,27 +139,24 @@ class Guide:
         drawn: set[tuple[int, ...]] = set()
         found = []
         for _ in range(drafts):
-            parent = row.beam[int(row.noise.choice(len(row.beam), p=chances / chances.sum()))]
+            parent = row.beam[int(row.noise.choice(len(row.beam), p=chances))]
             ids = parent.ids
-            revised = np.zeros(self.length, dtype=bool)
             near = nearness(parent.cosine)
             edits = EDITS[0] + near * (EDITS[1] - EDITS[0])
             if forecast is not None and parent.choices is not None and row.noise.random() < edits:
                 draft = _edited(self._editor(row, parent, forecast, editors), drawn)
-            elif self.denoiser.feedback is not None and row.noise.random() < REVISE:
-                draft = Draft(list(ids), list(range(len(ids))))
-                revised[: len(ids)] = row.noise.random(len(ids)) < row.noise.random()
+            elif forecast is not None:
+                draft = rewrite(ids, parent.doubts, row.noise)
             else:
                 _, draft = draw(ids, parent.doubts, self.tokenizer.starts_word, row.noise, self.length)
             taken: tuple[int, ...] = ()
             if forecast is not None and row.noise.random() < ARRANGE * near:
                 draft, taken = arrange(draft, row.noise, self.length)
-                revised[:] = False
             share, gradient_TH = row.noise.random(), row.gradients.get(parent.text)
             if gradient_TH is not None:
                 gradient_TH = self.search.pull * share * gradient_TH
             uniform_L, steering = row.noise.random(self.length), self.search.steering * share
-            found.append(Blank(number, draft, revised, ids, parent.e_hat, gradient_TH, uniform_L, taken, steering))
+            found.append(Blank(number, draft, ids, parent.e_hat, gradient_TH, uniform_L, taken, steering))
         if forecast is not None:
             found += self._spare(number, forecast, editors, drawn)
             found += self._promising(number, forecast, editors)
@@ -175,19 +174,16 @@ class Guide:
         if self.student is None:
             return []
         parents = [parent for parent in row.beam if parent.choices is not None]
-        chances = 0.5 ** np.arange(len(parents))
         found = []
         for _ in range(round(self.search.spare * nearness(row.beam[0].cosine)) if parents else 0):
-            parent = parents[int(row.noise.choice(len(parents), p=chances / chances.sum()))]
+            parent = parents[int(row.noise.choice(len(parents), p=_halves(len(parents))))]
             editor = self._editor(row, parent, forecast, editors)
             found.append(self._made(number, parent, _edited(editor, drawn, single=True)))
         return found
 
     def _made(self, number: int, parent: Hypothesis, draft: Draft) -> Blank:
         """A draft without masks, for which there is no pass."""
-        return Blank(
-            number, draft, np.zeros(self.length, dtype=bool), parent.ids, parent.e_hat, None, np.zeros(self.length)
-        )
+        return Blank(number, draft, parent.ids, parent.e_hat, None, np.zeros(self.length))
 
     def _promising(self, number: int, forecast: Forecast, editors: dict[tuple[int, ...], Editor]) -> list[Blank]:
         """What may be asked beyond the drafts: the most promising edits, shared as the drafts are, without a pass."""
@@ -196,8 +192,7 @@ class Guide:
         found: list[Blank] = []
         if more <= 0:
             return found
-        chances = 0.5 ** np.arange(len(row.beam))
-        for parent, share in zip(row.beam, chances / chances.sum(), strict=True):
+        for parent, share in zip(row.beam, _halves(len(row.beam)), strict=True):
             if parent.choices is None:
                 continue
             editor = self._editor(row, parent, forecast, editors)
@@ -355,6 +350,12 @@ class Guide:
             self.rows[text.row].passes += 1
         known = None if e_hats is None else [e_hats[text] for text in texts]
         return dict(zip(texts, self.refiller.judge(texts, known, self.surrogate is not None), strict=True))
+
+
+def _halves(count: int) -> NDArray[np.float64]:
+    """Shares of the best hypothesis, the second, and so on: each half as much as the one before, 1 together."""
+    shares: NDArray[np.float64] = 0.5 ** np.arange(count)
+    return shares / shares.sum()
 
 
 def _edited(editor: Editor, drawn: set[tuple[int, ...]], single: bool = False) -> Draft:

@@ -24,6 +24,7 @@ from unembed.attack import attack, count_starts, plan
 from unembed.calibration import Calibration
 from unembed.checkpoint import Parts, load_inverter, save_inverter
 from unembed.config import Config, Recipe
+from unembed.consensus import agreement
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
 from unembed.errors import EmbeddingError, EncoderError, InputError
 from unembed.inversion import Inversion
@@ -37,6 +38,8 @@ from unembed.steering import Steering
 from unembed.strategies import BALANCE, STEERING, Frame, Options, default_temperature
 from unembed.surrogate import Imitation, Surrogate
 from unembed.tokenizer import Tokenizer
+
+CONSENSUS = 0.2  # what a candidate's agreement with the others counts beside the cosine that is foreseen
 
 
 class Inverter:
@@ -165,8 +168,8 @@ class Inverter:
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, ranked by the cosine that the surrogate foresees (`ranked`), or by the
-                attacker's.
+            candidates: texts per embedding, ranked by the cosine that the surrogate foresees and by how many words they
+                share with the others (`ranked`), or by the attacker's cosine.
             rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
                 blind, or best of `candidates` for an attacker who is not.
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
@@ -328,13 +331,15 @@ class Inverter:
     def ranked(self, frame: Frame, rows: Sequence[int], e_D: NDArray[np.float32]) -> list[tuple[int, Inversion]]:
         """The blind candidates for one embedding (D,) in some rows of a frame, best first, each with its row.
 
-        Which of several is nearest the surrogate tells better than the denoiser, whose confidence stays the score where
-        there is no surrogate or nothing to choose from.
+        Which of several is nearest the surrogate tells better than the denoiser, and which has the words the others
+        say: the score is the cosine that the surrogate foresees and `CONSENSUS` of the agreement with the others. The
+        denoiser's confidence stays the score where there is no surrogate or nothing to choose from.
         """
         several = [self.inversion(frame, row) for row in rows]
         if self.surrogate is not None and len(several) > 1:
-            cosines = self.surrogate.cosines([self.tokenizer.content(one.ids) for one in several], e_D)
-            several = [replace(one, score=float(cosine)) for one, cosine in zip(several, cosines, strict=True)]
+            texts = [self.tokenizer.content(one.ids) for one in several]
+            scores = self.surrogate.cosines(texts, e_D) + CONSENSUS * agreement(texts)
+            several = [replace(one, score=float(score)) for one, score in zip(several, scores, strict=True)]
         return sorted(zip(rows, several, strict=True), key=lambda pair: -pair[1].score)
 
     def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, first_row: int) -> list[Inversion]:

@@ -27,7 +27,7 @@ from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 DRAWN_FROM = 64  # tokens K from which a masked position is drawn
-REFILLS = 2  # passes in which the masks of a draft are filled, the surer half first
+REFILLS = 4  # passes in which the masks of a draft are filled, the surest first
 ARRANGING = 6  # the same where words are to be put down again
 COOLER = 0.5  # share of the temperature at which they are drawn, for the order is to be a good one
 KEPT = 4.0  # what the logit of each such word gains, until it stands
@@ -44,7 +44,6 @@ class Blank(NamedTuple):
 
     row: int  # whose text it is to become
     draft: Draft
-    revised: NDArray[np.bool_]  # (L,) to be chosen anew beside those that are masked
     before: tuple[int, ...]  # tokens of the hypothesis that the draft was made from
     e_hat: Floats  # (D,) its embedding
     gradient: Tensor | None  # (tokens of the hypothesis, h): what a token's logit gains there per input vector
@@ -110,8 +109,6 @@ class Refiller:
         rows = [[mask_id if token == MASK else token for token in blank.draft.ids] for blank in blanks]
         canvas_PL = torch.tensor([self.tokenizer.canvas(row, self.length) for row in rows], device=self.device)
         wanted_PL = canvas_PL == mask_id
-        for wanted_L, blank in zip(wanted_PL, blanks, strict=True):
-            wanted_L |= torch.from_numpy(blank.revised).to(self.device)
         modulation = self._modulation([blank.row for blank in blanks], [blank.e_hat for blank in blanks])
         uniform_PL = torch.from_numpy(np.stack([blank.uniform for blank in blanks]))
         passes = [0] * len(blanks)

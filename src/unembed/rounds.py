@@ -20,7 +20,7 @@ from unembed.forecast import Answers
 from unembed.guidance import Guide
 from unembed.search import Hypothesis
 
-FORMAT = 5
+FORMAT = 6
 
 
 def save_rounds(path: Path, guide: Guide) -> None:

@@ -82,7 +82,7 @@ class Search:
     drafts: int = 28
     spare: int = 36
     beam: int = 4
-    temperature: float = 1.0
+    temperature: float = 0.7
     pull: float = 200.0
     steering: float = STEERING
     prior: float = 0.001
