@@ -24,4 +24,5 @@ def agreement(texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         for other in range(one):
             shared = (bags[one] & bags[other]).total()
             common_NN[one, other] = common_NN[other, one] = 2 * shared / max(1, len(texts[one]) + len(texts[other]))
-    return common_NN.sum(1) / max(1, len(texts) - 1)
+    mean_N: NDArray[np.float64] = common_NN.sum(1) / max(1, len(texts) - 1)
+    return mean_N

@@ -354,8 +354,9 @@ class Guide:
 
 def _halves(count: int) -> NDArray[np.float64]:
     """Shares of the best hypothesis, the second, and so on: each half as much as the one before, 1 together."""
-    shares: NDArray[np.float64] = 0.5 ** np.arange(count)
-    return shares / shares.sum()
+    weights = 0.5 ** np.arange(count)
+    shares: NDArray[np.float64] = (weights / weights.sum()).astype(np.float64)
+    return shares
 
 
 def _edited(editor: Editor, drawn: set[tuple[int, ...]], single: bool = False) -> Draft:
