@@ -188,9 +188,13 @@ class Surrogate:
         return found
 
     def unnormalised(self, ids: Sequence[int], e_hat: Floats) -> Floats:
-        """The embedding e_hat (D,) of a text of the tokens `ids`, of the length that it had before normalisation."""
+        """The embedding e_hat (D,) of a text of the tokens `ids`, of the length that its bag has.
+
+        That is about the length before normalisation, where embeddings are normalised; where they are not, their own
+        lengths differ from those of the unit embeddings that a surrogate is fitted to.
+        """
         size = np.linalg.norm(self.x_VD[list(ids)].mean(0) + self.fitted.bias.numpy())
-        scaled: Floats = (size * e_hat).astype(np.float32)
+        scaled: Floats = (size / np.linalg.norm(e_hat) * e_hat).astype(np.float32)
         return scaled
 
     def lacking(self, ids: Sequence[int], e_hat: Floats) -> Floats:
