@@ -1,7 +1,13 @@
 """What an inversion gives."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unembed.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,21 @@ class Inversion:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
+
+
+def with_cosines(found: Sequence[Inversion], e_BD: NDArray[np.float32], encoder: Encoder) -> list[Inversion]:
+    """The inversions of embeddings (B, D) with the cosine of each text, candidates included; each text embedded once.
+
+    Raises:
+        EncoderError: the encoder fails.
+    """
+    texts = sorted({c.text for inversion in found for c in [inversion, *inversion.candidates]})
+    vectors = dict(zip(texts, encoder.encode(texts), strict=True))
+
+    def measured(inversion: Inversion, e_D: NDArray[np.float32]) -> Inversion:
+        several = [measured(candidate, e_D) for candidate in inversion.candidates]
+        vector_D = vectors[inversion.text]
+        cosine = float(vector_D @ e_D / (np.linalg.norm(vector_D) * np.linalg.norm(e_D)))
+        return replace(inversion, cosine=cosine, candidates=several)
+
+    return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD, strict=True)]

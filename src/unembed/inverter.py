@@ -27,7 +27,7 @@ from unembed.config import Config, Recipe
 from unembed.consensus import agreement
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
 from unembed.errors import EmbeddingError, EncoderError, InputError
-from unembed.inversion import Inversion
+from unembed.inversion import Inversion, with_cosines
 from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
 from unembed.precision import granted
@@ -413,23 +413,13 @@ class Inverter:
         return isinstance(self.encoder, Differentiable)
 
     def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
-        """The same inversions with the cosine of each text, candidates included."""
+        """The same inversions with the cosine of each text, candidates included; without an encoder as they are."""
         try:
             encoder = self.encoder
         except EncoderError as error:
             warnings.warn(f"cosines are not measured: {error}", stacklevel=3)
             return found
-        texts = sorted({c.text for inversion in found for c in [inversion, *inversion.candidates]})
-        vectors = dict(zip(texts, encoder.encode(texts), strict=True))
-
-        def measured(inversion: Inversion, e_D: NDArray[np.float32]) -> Inversion:
-            several = [measured(candidate, e_D) for candidate in inversion.candidates]
-            value = float(
-                vectors[inversion.text] @ e_D / (np.linalg.norm(vectors[inversion.text]) * np.linalg.norm(e_D))
-            )
-            return replace(inversion, cosine=value, candidates=several)
-
-        return [measured(inversion, e_D) for inversion, e_D in zip(found, e_BD.cpu().numpy(), strict=True)]
+        return with_cosines(found, e_BD.cpu().numpy(), encoder)
 
 
 def _known(recipe: Recipe | str) -> Recipe:
