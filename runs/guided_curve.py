@@ -44,7 +44,12 @@ STARTS = 8
 
 
 class Ignorant(Guide):
-    """A search that knows nothing of texts: no token is likelier than another, none more doubtful."""
+    """A search that knows nothing of texts: no token is likelier than another, none more doubtful.
+
+    All of its drafts are edits, which the surrogate chooses: what such a denoiser writes is noise.
+    """
+
+    edits = 1.0, 1.0
 
     def _likelihoods(self, texts: Sequence[Text], e_hats: Mapping[Text, Any] | None = None) -> dict[Text, Judged]:
         judged = {}

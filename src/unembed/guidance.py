@@ -61,6 +61,8 @@ class Guide:
         InputError: an option is impossible, or a white box is asked for of an encoder that gives no gradient.
     """
 
+    edits = EDITS
+
     def __init__(
         self,
         denoiser: Denoiser,
@@ -142,7 +144,7 @@ class Guide:
             parent = row.beam[int(row.noise.choice(len(row.beam), p=chances))]
             ids = parent.ids
             near = nearness(parent.cosine)
-            edits = EDITS[0] + near * (EDITS[1] - EDITS[0])
+            edits = self.edits[0] + near * (self.edits[1] - self.edits[0])
             if forecast is not None and parent.choices is not None and row.noise.random() < edits:
                 draft = _edited(self._editor(row, parent, forecast, editors), drawn)
             elif forecast is not None:
