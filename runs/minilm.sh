@@ -74,8 +74,6 @@ evaluate passes.jsonl --limit 300 --strategy confidence --steps 1 --steps 2 --st
 evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
 python runs/guided_curve.py --texts "$texts" --limit 12 --batch-size 12 -o "$out/guided.jsonl" --plot docs/guided.svg
-python runs/guided_curve.py --texts "$texts" --limit 24 --batch-size 24 --tokens natural \
-    --attacker black-box -o "$out/guided-natural.jsonl"
 python runs/guided_curve.py --texts "$texts" --limit 50 --batch-size 25 --tokens natural \
     --between 6 16 --attacker black-box -o "$out/guided-sentences.jsonl"
 python runs/guided_curve.py --texts "$texts" --limit 24 --batch-size 24 --tokens natural \
