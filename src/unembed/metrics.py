@@ -11,7 +11,6 @@ Every rate lies in 0..1 except BLEU, which keeps sacrebleu's 0..100.
 
 import operator
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics.bleu import BLEU
 
+from unembed.consensus import bag_f1
 from unembed.errors import InputError
 
 RESAMPLES = 2000
@@ -87,8 +87,7 @@ def token_f1(recovered: Sequence[Sequence[int]], truths: Sequence[Sequence[int]]
         InputError: no texts, unequal numbers of them, or a truth without tokens.
     """
     _check(recovered, truths)
-    shared = [(Counter(r) & Counter(t)).total() for r, t in zip(recovered, truths, strict=True)]
-    return _mean([2 * s / (len(r) + len(t)) for s, r, t in zip(shared, recovered, truths, strict=True)])
+    return _mean([bag_f1(r, t) for r, t in zip(recovered, truths, strict=True)])
 
 
 def bleu(recovered: Sequence[str], truths: Sequence[str]) -> Scores:

@@ -53,7 +53,8 @@ def search(
 def cost(rounds: int, candidates: int, max_calls: int | None, proposals: int) -> int:
     """About how many encoder calls a search makes.
 
-    In time each is worth about a pass of one canvas alone, although four or five passes go with it: in a search they are merged.
+    In time each is worth about a pass of one canvas alone, although four or five passes go with it: in a search they
+    are merged.
     """
     calls = (candidates if candidates > 1 else STARTS) + rounds * (proposals + GRADIENTS)
     return calls if max_calls is None else min(calls, max_calls)
