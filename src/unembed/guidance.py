@@ -11,8 +11,8 @@ Where the inverter has a surrogate of the encoder, a forecast (`forecast`) learn
 text would have. Most drafts then are hypotheses of which a part, small or large, is written anew (`moves.rewrite`);
 the others, more of them the nearer a hypothesis is, are the most promising of hundreds of small edits (`edits`), or
 arranged: the denoiser puts the words of a part, or of all, down again in an order of its own. What the denoiser fills
-in is steered towards what the hypothesis lacks. Small edits find the cosine faster than words: the more of them, the
-sooner the search ends in a word salad (experiments/LOG.md, 2026-11-27).
+in is steered towards what the hypothesis lacks. How many of each was chosen by what 200 calls find
+(experiments/LOG.md, 2026-11-27).
 More drafts are made than embedded, and those embedded of which most is foreseen, by the surrogate's student where it
 has one, among still more edits, which cost no pass.
 A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts, and sees what that
@@ -61,7 +61,7 @@ class Guide:
         InputError: an option is impossible, or a white box is asked for of an encoder that gives no gradient.
     """
 
-    edits = EDITS
+    edits = EDITS  # another share for a denoiser whose drafts are worth nothing
 
     def __init__(
         self,

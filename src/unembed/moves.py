@@ -93,8 +93,8 @@ def delete(ids: Sequence[int], doubts: Doubts, starts_word: Starts, noise: np.ra
 def rewrite(ids: Sequence[int], doubts: Doubts, noise: np.random.Generator) -> Draft:
     """Mask a part of a text, small or large, half of the time neighbours, else doubtful tokens.
 
-    Large neighbourhood search (Shaw 1998, doi 10.1007/3-540-49481-2_30): what is written anew in sight of the rest
-    reads well, where single changes that each raise the cosine end in word salads.
+    Large neighbourhood search (Shaw 1998, doi 10.1007/3-540-49481-2_30): what is written anew in sight of the rest is
+    language, which single changes that each raise the cosine need not be.
     """
     count = max(1, round(noise.uniform(*PART) * len(ids)))
     if noise.random() < 0.5:
