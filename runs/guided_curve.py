@@ -31,7 +31,7 @@ from unembed.evaluate import compare, describe_machine, describe_model, truths
 from unembed.files import atomic_file
 from unembed.guidance import Guide
 from unembed.inverter import Inverter
-from unembed.refill import Blank, Judged, Text
+from unembed.refill import Judged, Text
 from unembed.search import BLACK_BOX, WHITE_BOX, Row, Search
 from unembed.sources import read_texts
 from unembed.tables import figure
@@ -50,10 +50,6 @@ class Ignorant(Guide):
     """
 
     edits = 1.0, 1.0
-
-    def _beside(self, *known: Any) -> list[Blank]:
-        """None: the denoiser says what they are."""
-        return []
 
     def _likelihoods(self, texts: Sequence[Text], e_hats: Mapping[Text, Any] | None = None) -> dict[Text, Judged]:
         judged = {}

@@ -14,7 +14,7 @@ from unembed.errors import EncoderError, InputError
 from unembed.forecast import FAR
 from unembed.guidance import Guide
 from unembed.inverter import Inverter
-from unembed.search import BLACK_BOX, BLIND, EXACT, WHITE_BOX, Differentiable, Row, Search
+from unembed.search import BLACK_BOX, EXACT, WHITE_BOX, Differentiable, Row, Search
 from unembed.surrogate import Surrogate
 
 TEXTS = tiny_texts(6)
@@ -172,43 +172,6 @@ def test_the_student_chooses_of_more_edits_than_are_asked_about(monkeypatch: pyt
     rows = finished(OpenEncoder(), surrogate=SURROGATE, **options)
     assert {count for count, _ in counts} == {0}
     assert not any(row.answers.told_ND is not None for row in rows)
-
-
-def test_texts_a_step_away_help_and_are_half_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of texts with two parts exchanged, which few drafts mend. Each place and gap that is looked at costs a pass."""
-    texts = [" ".join(text.split()[:6]) for text in tiny_texts(10, seed=3)]
-    starts = [[" ".join([*text.split()[3:], *text.split()[:3]])] for text in texts]
-    e_BD = FakeEncoder().encode(texts)
-    beside: set[str] = set()
-    plain = Guide._beside
-
-    def listed(guide: Guide, number: int, *known: Any) -> list[Any]:
-        found = plain(guide, number, *known)
-        beside.update(PARTS.tokenizer.decode(blank.draft.ids) for blank in found)
-        return found
-
-    def search(**options: Any) -> tuple[float, float, int]:
-        """The mean cosine, the mean passes, and how many texts a step away were asked about."""
-        beside.clear()
-        encoder, options = OpenEncoder(), {"attacker": BLACK_BOX, "rounds": 3, **options}
-        parts = PARTS.denoiser, PARTS.tokenizer, encoder, e_BD, starts, Search(**options)
-        *_, rows = Guide(*parts, surrogate=SURROGATE).run()
-        means = (np.mean([row.beam[0].cosine for row in rows]), np.mean([row.passes for row in rows]))
-        return float(means[0]), float(means[1]), len(beside & set(encoder.asked[len(texts) :]))
-
-    monkeypatch.setattr(Guide, "_beside", listed)
-    monkeypatch.setattr("unembed.guidance.BESIDE", 2.0)
-    assert search(rounds=1)[2] == 0
-    monkeypatch.setattr("unembed.guidance.BESIDE", -1.0)
-    without, fewer, none = search(neighbours=0)
-    assert none == 0
-    cosine, more, some = search()
-    assert cosine > without + 0.04
-    assert more > fewer
-    # Other drafts may come upon the same texts, and are asked about beside them.
-    assert 100 < some <= 1.2 * 8 * 3 * len(texts)
-    search(attacker=BLIND, rounds=1)
-    assert not beside
 
 
 @pytest.mark.parametrize("attacker", [BLACK_BOX, WHITE_BOX])

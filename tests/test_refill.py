@@ -49,23 +49,6 @@ def test_other_masks_are_filled_in_a_few_passes_and_the_rest_stays() -> None:
         assert found.text.startswith(PARTS.tokenizer.decode(words(1)))
 
 
-@pytest.mark.parametrize("count", [1, 4, LENGTH])
-def test_suggested_is_what_a_mask_in_each_place_and_gap_becomes(count: int) -> None:
-    ids = (words(6) * LENGTH)[:count]
-    surest = Refiller(PARTS.denoiser, PARTS.tokenizer, torch.from_numpy(E), 1e-3, None)
-    suggested = surest.suggest(1, ids, E[2])
-    places = [[*ids[:place], MASK, *ids[place + 1 :]] for place in range(count)]
-    gaps = [[*ids[:gap], MASK, *ids[gap:]] for gap in range(count + 1)] if count < LENGTH else []
-    found = surest.fill([blank(draft, row=1)._replace(e_hat=E[2]) for draft in places + gaps])
-    filled = [
-        PARTS.tokenizer.decode([best if token == MASK else token for token in draft])
-        for draft, best in zip(places + gaps, suggested[:, 0].tolist(), strict=True)
-    ]
-    assert [one.text for one in found] == filled
-    assert all(len(set(tokens)) == len(tokens) for tokens in suggested.tolist())
-    assert not np.isin(suggested, [*PARTS.denoiser.end_ids, PARTS.denoiser.mask_id]).any()
-
-
 def test_neighbours_change_nothing() -> None:
     drafts = [blank([MASK] * 6, tuple(words(6)), seed, seed % 3) for seed in range(6)]
     together = REFILLER.fill([*drafts, blank([MASK, *words(3)])])

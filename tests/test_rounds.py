@@ -54,7 +54,6 @@ def test_stopped_in_any_round_and_continued_equals_never_stopped(
     folder: Path, attacker: str, surrogate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unembed.attack.OPENING", 1)  # it is not kept, but made again each time
-    monkeypatch.setattr("unembed.guidance.BESIDE", -1.0)  # as near as that no hypothesis comes here
     whole = OpenEncoder()
     expected = invert(whole, folder, attacker, surrogate)
     assert not (folder / "out.jsonl.rounds").exists()

@@ -12,7 +12,7 @@ text would have. Most drafts then are hypotheses of which a part, small or large
 the others, more of them the nearer a hypothesis is, are the most promising of hundreds of small edits (`edits`), or
 arranged: the denoiser puts the words of a part, or of all, down again in an order of its own. What the denoiser fills
 in is steered towards what the hypothesis lacks. How many of each was chosen by what 200 calls find
-(experiments/LOG.md, 2026-11-27). Near the embedding the texts a single step away are looked at besides (`neighbours`).
+(experiments/LOG.md, 2026-11-27).
 More drafts are made than embedded, and those embedded of which most is foreseen, by the surrogate's student where it
 has one, among still more edits, which cost no pass.
 A denoiser with feedback is also told the embedding of the hypothesis that it refills or doubts, and sees what that
@@ -25,7 +25,6 @@ Shape suffixes as in model.py; T: content tokens.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
@@ -36,7 +35,6 @@ from unembed.errors import EncoderError, InputError
 from unembed.forecast import Forecast, nearness
 from unembed.model import Denoiser
 from unembed.moves import Draft, arrange, draw, rewrite
-from unembed.neighbours import promising
 from unembed.refill import ROWS, Blank, Floats, Judged, Refiller, Text
 from unembed.search import BLACK_BOX, BLIND, EXACT, WHITE_BOX, Answering, Differentiable, Hypothesis, Row, Search
 from unembed.surrogate import Surrogate
@@ -45,8 +43,6 @@ from unembed.tokenizer import Tokenizer
 EDITS = 0.1, 0.3  # share of drafts that are edits, where there is a surrogate: far from the embedding, and near it
 ARRANGE = 0.2  # share of drafts of a hypothesis near the embedding that are arranged; less of those that are farther
 AGAIN = 8  # times to draw when the same edits were drawn in this round already
-BESIDE = 0.95  # cosine of hypotheses from which texts a step away are looked at
-PARENTS = 2  # hypotheses of which they are
 JUDGED = 16  # texts of a round that a row's beam may take
 IDLE = 30  # rounds without a new text after which there is none to be expected
 
@@ -166,7 +162,6 @@ class Guide:
         if forecast is not None:
             found += self._spare(number, forecast, editors, drawn)
             found += self._promising(number, forecast, editors)
-            found += self._beside(number, forecast, drawn)
         return found
 
     def _spare(
@@ -188,29 +183,9 @@ class Guide:
             found.append(self._made(number, parent, _edited(editor, drawn, single=True)))
         return found
 
-    def _beside(self, number: int, forecast: Forecast, drawn: set[tuple[int, ...]]) -> list[Blank]:
-        """The most promising texts a step away from the nearest hypotheses; a blind search's judge errs too much."""
-        row = self.rows[number]
-        parents = [parent for parent in row.beam[:PARENTS] if parent.cosine >= BESIDE]
-        row.suggested = {parent.text: row.suggested[parent.text] for parent in parents if parent.text in row.suggested}
-        if self.search.attacker == BLIND or not self.search.neighbours:
-            return []
-        count = max(self.search.neighbours, self.search.proposals // 2)
-        found = []
-        for parent, share in zip(parents, _halves(len(parents)), strict=True):
-            if parent.text not in row.suggested:
-                row.suggested[parent.text] = self.refiller.suggest(number, parent.ids, parent.e_hat)
-                row.passes += len(row.suggested[parent.text])
-            near = promising(forecast, parent.ids, row.suggested[parent.text], self.tokenizer.starts_word, row.noise)
-            new = (ids for ids in near if ids not in drawn and not self._asked(row, ids))
-            for ids in islice(new, round(count * share)):
-                drawn.add(ids)
-                found.append(self._made(number, parent, Draft(list(ids), [-1] * len(ids)), neighbour=True))
-        return found
-
-    def _made(self, number: int, parent: Hypothesis, draft: Draft, neighbour: bool = False) -> Blank:
+    def _made(self, number: int, parent: Hypothesis, draft: Draft) -> Blank:
         """A draft without masks, for which there is no pass."""
-        return Blank(number, draft, parent.ids, parent.e_hat, None, np.zeros(self.length), neighbour=neighbour)
+        return Blank(number, draft, parent.ids, parent.e_hat, None, np.zeros(self.length))
 
     def _promising(self, number: int, forecast: Forecast, editors: dict[tuple[int, ...], Editor]) -> list[Blank]:
         """What may be asked beyond the drafts: the most promising edits, shared as the drafts are, without a pass."""
@@ -282,16 +257,11 @@ class Guide:
             judged = self._likelihoods(new)
             new.sort(key=lambda text: -np.log(judged[text].chances).sum())
         chosen: list[Text] = []
-        asked, beside = Counter[int](), Counter[int]()
+        asked = Counter[int]()
         for text in new:
             row = self.rows[text.row]
-            blank = found[text.row, text.text]
-            neighbour = blank is not None and blank.neighbour
-            if neighbour and beside[text.row] >= self.search.proposals // 2:
-                continue
             if asked[text.row] < self.search.proposals and row.left(self.search) > 0:
                 asked[text.row] += 1
-                beside[text.row] += neighbour
                 row.calls += 1
                 row.idle = -1  # this round is counted when it ends
                 row.seen.add(text.text)

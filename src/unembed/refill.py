@@ -32,13 +32,11 @@ ARRANGING = 6  # the same where words are to be put down again
 COOLER = 0.5  # share of the temperature at which they are drawn, for the order is to be a good one
 KEPT = 4.0  # what the logit of each such word gains, until it stands
 TURN = 0.5 * (5**0.5 - 1)  # by which a pass' random numbers differ from those of the pass before
-SUGGESTED = 16  # tokens K for a place or a gap
 ROWS = 128  # canvases in one pass
 STEP = 8  # positions by which the canvases of a pass differ: a short text's padding tells next to nothing
 LEAST = 1e-6  # no token is less likely, so that one rare token does not sink a text
 
 Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 class Blank(NamedTuple):
@@ -52,7 +50,6 @@ class Blank(NamedTuple):
     uniform: NDArray[np.float64]  # (L,) random numbers
     taken: tuple[int, ...] = ()  # tokens that were taken up, to be put down again if they fit
     steering: float = 0.0  # strength at which its masks are steered
-    neighbour: bool = False  # whether it is one of `neighbours`, without masks
 
 
 class Filled(NamedTuple):
@@ -181,29 +178,6 @@ class Refiller:
                 found = self._choices(logits_TV, standing_T, len(texts[number].ids)) if choices else None
                 judged[number] = Judged(chances_T.numpy(), found)
         return [judged[number] for number in range(len(texts))]
-
-    @torch.inference_mode()
-    def suggest(self, row: int, ids: Sequence[int], e_hat: Floats) -> Ids:
-        """The likeliest tokens for each place of a row's text, masked, and for each gap, with one more mask in it.
-
-        A pass for each. (2 T + 1, K), the gaps after the places and the one before the first token first of them; or
-        (T, K) where the canvas has no room for another token.
-        """
-        mask_id, count = self.denoiser.mask_id, len(ids)
-        drafts = [[*ids[:place], mask_id, *ids[place + 1 :]] for place in range(count)]
-        if count < self.length:
-            drafts += [[*ids[:gap], mask_id, *ids[gap:]] for gap in range(count + 1)]
-        tokens: dict[int, list[int]] = {}
-        for numbers, width in _batches(range(len(drafts)), [self._width(draft) for draft in drafts]):
-            rows = [self.tokenizer.canvas(drafts[number], width) for number in numbers]
-            canvas_BL = torch.tensor(rows, device=self.device)
-            modulation = self._modulation([row] * len(numbers), [e_hat] * len(numbers))
-            (logits_RV,) = compute(self.denoiser, [Question(canvas_BL, canvas_BL == mask_id, modulation)])
-            logits_RV[:, [*self.denoiser.end_ids, mask_id]] = -torch.inf
-            tokens |= dict(
-                zip(numbers, logits_RV.topk(min(SUGGESTED, logits_RV.shape[1]), dim=-1).indices.tolist(), strict=True)
-            )
-        return np.array([tokens[number] for number in range(len(drafts))])
 
     def _width(self, ids: Sequence[int]) -> int:
         """Positions of the canvas for a text: room for its end and some padding, so that short texts cost less."""

@@ -20,7 +20,7 @@ from unembed.forecast import Answers
 from unembed.guidance import Guide
 from unembed.search import Hypothesis
 
-FORMAT = 7
+FORMAT = 6
 
 
 def save_rounds(path: Path, guide: Guide) -> None:
@@ -36,8 +36,6 @@ def save_rounds(path: Path, guide: Guide) -> None:
             arrays[f"{number}.{place}.e_hat"] = h.e_hat
             if h.choices is not None:
                 arrays[f"{number}.{place}.tokens"], arrays[f"{number}.{place}.gains"] = h.choices
-            if h.text in row.suggested:
-                arrays[f"{number}.{place}.suggested"] = row.suggested[h.text]
             if h.text in row.gradients:
                 arrays[f"{number}.{place}.gradient"] = row.gradients[h.text].cpu().numpy()
         arrays[f"{number}.answers"] = row.answers.e_ND
@@ -77,7 +75,7 @@ def load_rounds(path: Path, guide: Guide) -> None:
 
 
 def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    beam, gradients, suggested = [], {}, {}
+    beam, gradients = [], {}
     for place, h in enumerate(tree["beam"]):
         e_hat = arrays[f"{number}.{place}.e_hat"]
         tokens, gains, gradient = (arrays.get(f"{number}.{place}.{name}") for name in ("tokens", "gains", "gradient"))
@@ -86,15 +84,12 @@ def _row(tree: dict[str, Any], arrays: dict[str, Any], number: int) -> tuple[dic
         beam.append(Hypothesis(h["text"], tuple(h["ids"]), h["cosine"], doubts, h["score"], e_hat, choices))
         if gradient is not None:
             gradients[h["text"]] = torch.from_numpy(gradient)
-        if f"{number}.{place}.suggested" in arrays:
-            suggested[h["text"]] = arrays[f"{number}.{place}.suggested"]
     answers = Answers()
     if tree["answers"]:
         texts = [tuple(ids) for ids in tree["answers"]]
         answers.take(texts, arrays[f"{number}.answers"], arrays.get(f"{number}.told"))
     values = {name: tree[name] for name in ("calls", "passes", "rounds", "idle")}
-    values |= {"beam": beam, "gradients": gradients, "suggested": suggested, "answers": answers}
-    return tree["noise"], values | {"seen": set(tree["seen"])}
+    return tree["noise"], values | {"beam": beam, "gradients": gradients, "answers": answers, "seen": set(tree["seen"])}
 
 
 def _key(guide: Guide) -> str:

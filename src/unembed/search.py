@@ -66,8 +66,6 @@ class Search:
             forecast promises most, or without a surrogate the likeliest. Saves encoder calls and costs passes.
         spare: edits beside the drafts, of which the surrogate's student chooses; fewer of what is far. They cost no
             pass.
-        neighbours: texts a single step away from the nearest hypotheses (or half as many as `proposals`, if that is
-            more), likewise; where there is no student, the forecast chooses. At most half of what a round asks about.
         beam: hypotheses kept.
         temperature: of the refills.
         pull: what a refill's logits gain at most per unit of cosine that the gradient promises; each draft draws its
@@ -83,7 +81,6 @@ class Search:
     proposals: int = 16
     drafts: int = 28
     spare: int = 36
-    neighbours: int = 36
     beam: int = 4
     temperature: float = 0.7
     pull: float = 200.0
@@ -129,7 +126,6 @@ class Row:
     idle: int = 0  # rounds since a new text was embedded
     seen: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of the beam's texts, each (tokens, h)
-    suggested: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # for the beam's texts: `Refiller.suggest`
     answers: Answers = field(default_factory=Answers)
 
     @property
