@@ -77,7 +77,7 @@ def exact_match(recovered: Sequence[str], truths: Sequence[str]) -> Scores:
         InputError: no texts, unequal numbers of them, or an empty truth.
     """
     _check(recovered, truths)
-    return _mean([float(r == t) for r, t in zip(recovered, truths, strict=True)])
+    return mean([float(r == t) for r, t in zip(recovered, truths, strict=True)])
 
 
 def token_f1(recovered: Sequence[Sequence[int]], truths: Sequence[Sequence[int]]) -> Scores:
@@ -87,7 +87,7 @@ def token_f1(recovered: Sequence[Sequence[int]], truths: Sequence[Sequence[int]]
         InputError: no texts, unequal numbers of them, or a truth without tokens.
     """
     _check(recovered, truths)
-    return _mean([bag_f1(r, t) for r, t in zip(recovered, truths, strict=True)])
+    return mean([bag_f1(r, t) for r, t in zip(recovered, truths, strict=True)])
 
 
 def bleu(recovered: Sequence[str], truths: Sequence[str]) -> Scores:
@@ -116,7 +116,7 @@ def rouge_l(recovered: Sequence[str], truths: Sequence[str]) -> Scores:
     values = []
     for r, t in zip(map(_words, recovered), map(_words, truths), strict=True):
         values.append(2 * LCSseq.similarity(r, t) / (len(r) + len(t)) if r and t else 0.0)
-    return _mean(values)
+    return mean(values)
 
 
 def cosine(recovered: NDArray[Any], truths: NDArray[Any]) -> Scores:
@@ -130,7 +130,7 @@ def cosine(recovered: NDArray[Any], truths: NDArray[Any]) -> Scores:
     a, b = recovered.astype(np.float64), truths.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     dots = (a * b).sum(axis=1)
-    return _mean(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0))
+    return mean(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0))
 
 
 def restored(predicted: Sequence[Sequence[int]], truths: Sequence[Sequence[int]]) -> Scores:
@@ -295,7 +295,8 @@ def _words(text: str) -> list[str]:
     return re.findall("[a-z0-9]+", text.lower())
 
 
-def _mean(values: Sequence[float] | Floats) -> Scores:
+def mean(values: Sequence[float] | Floats) -> Scores:
+    """A figure that is the mean of one value a text."""
     return Scores(np.stack([np.asarray(values, np.float64), np.ones(len(values))], axis=1), _ratio)
 
 
