@@ -11,14 +11,20 @@ from unembed.inverter import Inverter
 AT_ONCE = 128  # texts that the encoder is given at once
 
 
+def padded(texts: Sequence[Sequence[int]], length: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Content tokens (N, `length`), 0 behind a text's end, and their numbers (N,)."""
+    lengths = np.array([len(text) for text in texts])
+    ids = np.zeros((len(texts), length), np.int32)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = text
+    return ids, lengths
+
+
 def embedded(
     inverter: Inverter, texts: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float16]]:
     """Content tokens (N, L), 0 behind a text's end, their numbers (N,), and the encoder's answers (N, D)."""
-    lengths = np.array([len(text) for text in texts])
-    ids = np.zeros((len(texts), inverter.length), np.int32)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = text
+    ids, lengths = padded(texts, inverter.length)
     e = np.zeros((len(texts), inverter.recipe.dimension), np.float16)
     order = np.argsort(lengths, kind="stable")  # texts of like length, which hold little padding
     for start in range(0, len(order), AT_ONCE):

@@ -1,6 +1,8 @@
 """Train the student of an inverter's encoder, which judges blind searches and opens guided ones.
 
+\b
     python runs/student.py --model DIR --data SHARDS --work FOLDER --texts 180000 --minutes 60
+    python runs/student.py --model DIR --data SHARDS --work FOLDER --stream --minutes 4 --batch 1024      on a GPU
 
 Embeds windows of the training split and edits of them (about 100 texts a second on one core), then trains the student
 (`unembed.student`) on both and writes it into DIR/surrogate.safetensors, beside the linear surrogate, which must be
@@ -9,77 +11,49 @@ and bag say of held-out texts: the cosine of their embedding to the encoder's, a
 cosine that they foresee when a text becomes another one with the change that the encoder measures.
 """
 
-import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
 import torch
-from chunks import embedded
+from borrowed_job import training_encoder
+from garbled import GROUP, alike
+from lessons import GROUPS, Chunks, keep, kept, load, streamed
 from scripts import run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from unembed.contributions import Texts
-from unembed.data import Shards, Windows
 from unembed.files import atomic_file
 from unembed.inverter import Inverter
 from unembed.student import Student
 from unembed.surrogate import FILE, Surrogate
 
-GROUP = 4  # texts of one origin: a window and edits of it
-GROUPS = 1024  # in a chunk, which is embedded and kept as one
-BATCH = 128  # groups of a step
-ALIKE = 40  # tokens nearest to one that may take its place
 RATE, WARMUP = 2e-3, 100
 SAVE_SECONDS = 60
+LOOK = 20  # steps between two looks at the loss, for which a GPU has to be waited for
+
+Batches = Callable[[int], Iterator[Texts]]  # without end, from a step on
 
 
-class Editor:
-    """Makes of a text another one, more or less garbled: what a search asks about."""
+class Tokens(NamedTuple):
+    """What a student is told of tokens, on its device."""
 
-    def __init__(self, u_VH: Tensor, length: int, noise: np.random.Generator) -> None:
-        self.u_VH = u_VH
-        self.length = length
-        self.noise = noise
-        self.alike: dict[int, np.ndarray] = {}
+    directions: Tensor  # (V, H): u
+    contributions: Tensor  # (V, D): x, of each to a bag
+    bias: Tensor  # (D,): b, the bag's
 
-    def edit(self, ids: Sequence[int], pool: np.ndarray) -> list[int]:
-        """One to many exchanges, insertions, deletions and changes of order; new tokens mostly from the `pool`."""
-        noise, found = self.noise, list(ids)
-        few = noise.random() < 0.7
-        count = int(noise.geometric(0.45)) if few else int(noise.integers(1, max(2, len(found) // 2 + 1)))
-        for _ in range(count):
-            kind, place = noise.random(), int(noise.integers(len(found)))
-            if kind < 0.5:
-                found[place] = self.like(found[place]) if noise.random() < 0.4 else int(noise.choice(pool))
-            elif kind < 0.6 and len(found) < self.length:
-                token = int(noise.choice(pool)) if noise.random() < 0.8 else int(noise.choice(found))
-                found.insert(int(noise.integers(len(found) + 1)), token)
-            elif kind < 0.7 and len(found) > 3:
-                del found[place]
-            elif kind < 0.95:
-                size = min(int(noise.geometric(0.5)), len(found) - 1)
-                first = int(noise.integers(len(found) - size + 1))
-                taken, rest = found[first : first + size], found[:first] + found[first + size :]
-                place = int(noise.integers(len(rest) + 1))
-                found = rest[:place] + taken + rest[place:]
-            else:
-                size = min(int(noise.integers(2, 9)), len(found))
-                first = int(noise.integers(len(found) - size + 1))
-                found[first : first + size] = noise.permutation(found[first : first + size]).tolist()
-        return found
-
-    def like(self, token: int) -> int:
-        """One of the tokens whose direction is nearest."""
-        if token not in self.alike:
-            self.alike[token] = (self.u_VH @ self.u_VH[token]).topk(ALIKE + 1).indices[1:].numpy()
-        return int(self.noise.choice(self.alike[token]))
+    @classmethod
+    def of(cls, surrogate: Surrogate, device: torch.device) -> "Tokens":
+        """Those of a surrogate."""
+        return cls(surrogate.u_VH.to(device), *surrogate.bag(device))
 
 
 @click.command(help=__doc__)
@@ -87,35 +61,51 @@ class Editor:
 @click.option("--data", required=True, help="shards")
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="folder for embeddings and progress")
 @click.option("--texts", default=180_000, show_default=True, help="texts to embed, edits included")
+@click.option("--stream", is_flag=True, help="make texts as they are needed and embed each once; --texts says nothing")
 @click.option("--minutes", default=60.0, show_default=True, help="of training, all sessions together")
+@click.option("--batch", default=128, show_default=True, help="groups of four texts in a step")
 @click.option("--width", default=256, show_default=True)
 @click.option("--blocks", default=2, show_default=True)
 @click.option("--rate", default=RATE, show_default=True, help="learning rate, from which it falls to zero")
 @click.option("--go-on", is_flag=True, help="begin with the student that is there, which decides width and blocks")
 @click.option("--seed", default=0, show_default=True)
 def main(
-    model: Path, data: str, work: Path, texts: int, minutes: float, width: int, blocks: int, rate: float, go_on: bool,
-    seed: int,
+    model: Path, data: str, work: Path, texts: int, stream: bool, minutes: float, batch: int, width: int, blocks: int,
+    rate: float, go_on: bool, seed: int,
 ) -> None:  # fmt: skip
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inverter = Inverter.from_pretrained(model)
     if inverter.surrogate is None:
         raise click.UsageError(f"{model} has no surrogate: run runs/surrogate.py first")
+    if (sent := training_encoder(inverter.config)) is not None:
+        inverter = Inverter.from_pretrained(model, encoder=sent)
     work.mkdir(parents=True, exist_ok=True)
     linear = inverter.surrogate.fitted._replace(student=None)
     surrogate = Surrogate(inverter.denoiser.table.weight, linear)
-    chunks = [
-        embed(inverter, surrogate, data, "train", seed, number, work)
-        for number in tqdm(range(-(-texts // (GROUP * GROUPS))), "embed", disable=not sys.stderr.isatty())
-    ]
-    held_out = load(embed(inverter, surrogate, data, "validation", seed, 0, work))
+    alike_VA = alike(surrogate.u_VH.to(device))
+    train_chunks, others = (Chunks(inverter, alike_VA, data, split, seed) for split in ("train", "validation"))
+    held_out = load(keep(inverter, others, 0, work))
+    texts_of: Batches
+    if stream:
+        texts_of = partial(streamed, train_chunks, inverter.encoder.to(device), device, batch, seed)
+    else:
+        numbers = tqdm(range(-(-texts // (GROUP * GROUPS))), "embed", disable=not sys.stderr.isatty())
+        texts_of = partial(kept, [keep(inverter, train_chunks, number, work) for number in numbers], batch, seed)
     torch.manual_seed(seed)
     student = inverter.surrogate.fitted.student if go_on else None
     if go_on and student is None:
         raise click.UsageError(f"{model} has no student to go on with")
     if student is None:
         student = Student(surrogate.u_VH.shape[1], inverter.recipe.dimension, inverter.length, width, blocks)
-    train(student.train().requires_grad_(True), surrogate, chunks, minutes, rate, work / "training.pt", seed)
-    fitted = linear._replace(student=student.eval().requires_grad_(False))
+    train(
+        student.requires_grad_(True).to(device),
+        Tokens.of(surrogate, device),
+        texts_of,
+        minutes,
+        rate,
+        work / "training.pt",
+    )
+    fitted = linear._replace(student=student.cpu().eval().requires_grad_(False))
     with atomic_file(model / FILE) as temporary:
         fitted.save(temporary)
     for name, one in (("bag", linear), ("student", fitted)):
@@ -123,93 +113,58 @@ def main(
         click.echo(f"{name}: cosine {cosine:.3f}, correlation of changes {foresight:.3f}, n = {len(held_out.e)}")
 
 
-def embed(
-    inverter: Inverter, surrogate: Surrogate, data: str, split: str, seed: int, number: int, work: Path
-) -> Path:  # fmt: skip
-    """The file of a chunk, which is made where it is not there yet."""
-    path = work / f"{split}_{seed}_{number}.npz"
-    if path.exists():
-        return path
-    # Whole canvases less often than in training: a search is about texts of every length.
-    config = dataclasses.replace(inverter.config.data, full_windows=0.35, short_share=0.0)
-    windows = Windows(Shards.open(data), config, inverter.tokenizer, inverter.length, GROUPS, seed, split)
-    batch = windows.batch(number)
-    originals = [inverter.tokenizer.content(row) for row in batch.canvas.tolist()]
-    noise = np.random.default_rng([seed, number, split == "train"])
-    editor, pool = Editor(surrogate.u_VH, inverter.length, noise), np.concatenate(originals)
-    texts: list[list[int]] = []
-    for original in originals:
-        group = [original]
-        while len(group) < GROUP:
-            group.append(editor.edit(group[int(noise.integers(len(group)))], pool))
-        texts += group
-    ids, lengths, e = embedded(inverter, texts)
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, tokens=ids, lengths=lengths, e=e)
-    return path
-
-
-def load(path: Path) -> Texts:
-    """A chunk from its file, groups together."""
-    with np.load(path) as file:
-        ids, lengths, e = (torch.from_numpy(file[name]) for name in ("tokens", "lengths", "e"))
-    return Texts(ids.long(), lengths.long(), F.normalize(e.float(), dim=-1))
-
-
-def predict(student: Student, surrogate: Surrogate, ids: Tensor, lengths: Tensor) -> Tensor:
+def predict(student: Student, tokens: Tokens, ids: Tensor, lengths: Tensor) -> Tensor:
     """The student's embeddings of texts, of length 1, as `Surrogate.embed` computes them."""
-    ids = ids[:, : int(lengths.max())]
-    inside = torch.arange(ids.shape[1]) < lengths[:, None]
-    x_BLD = torch.from_numpy(surrogate.x_VD)[ids] * inside[..., None]
-    bag = x_BLD.sum(1) / lengths[:, None] + surrogate.fitted.bias
-    return F.normalize(student(surrogate.u_VH[ids], lengths, bag), dim=-1)
+    inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    bag = (tokens.contributions[ids] * inside[..., None]).sum(1) / lengths[:, None] + tokens.bias
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+        found = student(tokens.directions[ids], lengths, bag)
+    return F.normalize(found.float(), dim=-1)
 
 
-def train(
-    student: Student, surrogate: Surrogate, chunks: Sequence[Path], minutes: float, rate: float, kept: Path, seed: int
-) -> None:  # fmt: skip
+def train(student: Student, tokens: Tokens, texts_of: Batches, minutes: float, rate: float, path: Path) -> None:
     """AdamW on the cosine of each text and the differences within each group, the rate falling to zero."""
+    student.train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     seconds, step = 0.0, 0
-    if kept.exists():
-        saved = torch.load(kept, weights_only=True)
+    if path.exists():
+        saved = torch.load(path, weights_only=True, map_location=tokens.bias.device)
         student.load_state_dict(saved["student"])
         optimizer.load_state_dict(saved["optimizer"])
         seconds, step = saved["seconds"], saved["step"]
+    if seconds >= 60 * minutes:
+        return
 
     def save() -> None:
-        with atomic_file(kept) as temporary:
+        with atomic_file(path) as temporary:
             states = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(states | {"seconds": seconds, "step": step}, temporary)
 
-    saved_at = seconds
-    bar = tqdm(total=round(60 * minutes), initial=round(seconds), unit="s", disable=not sys.stderr.isatty())
-    while seconds < 60 * minutes:
-        noise = np.random.default_rng([seed, step])
-        texts = load(chunks[int(noise.integers(len(chunks)))])
-        # Texts of like length share a step, which then holds little padding.
-        groups = texts.lengths.view(-1, GROUP).amax(1).argsort(stable=True).view(-1, BATCH)
-        for number in noise.permutation(len(groups)).tolist():
-            started = time.perf_counter()
-            rows = (groups[number][:, None] * GROUP + torch.arange(GROUP)).flatten()
-            share = min(seconds / (60 * minutes), 1.0)
+    saved_at, counted = seconds, time.perf_counter()
+    with tqdm(total=round(60 * minutes), initial=round(seconds), unit="s", disable=not sys.stderr.isatty()) as bar:
+        for texts in texts_of(step):
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARMUP) * (1 - share)
-            found, true = predict(student, surrogate, texts.ids[rows], texts.lengths[rows]), texts.e[rows]
-            loss = (1 - (found * true).sum(-1)).mean() + spread(found - true)
-            if not math.isfinite(loss.item()):
-                raise click.ClickException(f"the loss is {loss.item()} at step {step}")
+                group["lr"] = rate * min(1.0, (step + 1) / WARMUP) * (1 - seconds / (60 * minutes))
+            found = predict(student, tokens, texts.ids, texts.lengths)
+            loss = (1 - (found * texts.e).sum(-1)).mean() + spread(found - texts.e)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             step += 1
-            seconds += time.perf_counter() - started
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            bar.update(round(seconds) - bar.n)
-        if seconds - saved_at > SAVE_SECONDS or seconds >= 60 * minutes:
-            save()
-            saved_at = seconds
+            now = time.perf_counter()
+            seconds, counted = seconds + now - counted, now
+            over = seconds >= 60 * minutes
+            if step % LOOK == 0 or over:
+                if not math.isfinite(loss.item()):
+                    raise click.ClickException(f"the loss is {loss.item()} at step {step}")
+                bar.set_postfix(loss=f"{loss.item():.3f}", step=step, refresh=False)
+                bar.update(round(seconds) - bar.n)
+            if seconds - saved_at > SAVE_SECONDS or over:
+                save()
+                saved_at = seconds
+            if over:
+                break
 
 
 def spread(error_BD: Tensor) -> Tensor:

@@ -4,9 +4,12 @@ import dataclasses
 import itertools
 import re
 import runpy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import garbled
+import lessons
 import numpy as np
 import pytest
 import torch
@@ -89,15 +92,24 @@ def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 # --- training
 
 
-def test_edits_are_texts_that_fit(script: SimpleNamespace) -> None:
+def test_tokens_alike_are_those_of_near_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbled, "ROWS", 7)
+    angles = torch.arange(20) * 0.1  # neighbours on a circle are neighbours in number
+    found = garbled.alike(torch.stack([angles.cos(), angles.sin()], dim=1))
+    assert found.shape == (20, 19)
+    assert found[0, :4].tolist() == [1, 2, 3, 4]
+    assert set(found[10, :4].tolist()) == {8, 9, 11, 12}
+
+
+def test_edits_are_texts_that_fit() -> None:
     noise = np.random.default_rng(0)
     u_VH = F.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    editor = script.Editor(u_VH, 10, noise)
+    editor = garbled.Editor(garbled.alike(u_VH), 10)
     pool = np.arange(12, 60)
     kept = 0
     for _ in range(500):
         ids = noise.integers(12, 60, size=noise.integers(2, 11)).tolist()
-        edited = editor.edit(ids, pool)
+        edited = editor.edit(ids, pool, noise)
         assert 2 <= len(edited) <= 10
         assert all(isinstance(token, int) and 0 <= token < 60 for token in edited)
         kept += sorted(edited) == sorted(ids)
@@ -111,23 +123,26 @@ def test_it_learns_what_a_bag_cannot_know(
     encoder = fake_encoder()
     texts = encoder.tokenizer.encode_batch(tiny_texts(600, seed=4))
     noise = np.random.default_rng(0)
-    editor = script.Editor(Surrogate(TABLE, LINEAR).u_VH, 16, noise)
+    editor = garbled.Editor(garbled.alike(Surrogate(TABLE, LINEAR).u_VH), 16)
     pool = np.concatenate(texts)
-    several = [one for ids in texts for one in (ids, *(editor.edit(ids, pool) for _ in range(script.GROUP - 1)))]
+    several = [
+        one for ids in texts for one in (ids, *(editor.edit(ids, pool, noise) for _ in range(garbled.GROUP - 1)))
+    ]
     lengths = torch.tensor([len(ids) for ids in several])
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in several], batch_first=True)
     e = F.normalize(encoder.encode_tokens(ids, lengths), dim=-1)
-    cut = 500 * script.GROUP
+    cut = 500 * garbled.GROUP
     path = tmp_path / "chunk.npz"
     np.savez(path, tokens=ids[:cut].numpy(), lengths=lengths[:cut].numpy(), e=e[:cut].half().numpy())
     held_out = script.Texts(ids[cut:], lengths[cut:], e[cut:])
     torch.manual_seed(0)
     surrogate = Surrogate(TABLE, LINEAR)
     student = Student(FEATURES, DIMENSION, positions=ids.shape[1], width=32, blocks=1)
-    ticks = itertools.count(step=0.01)  # a step looks twice, and takes this long on every machine
-    for name, value in (("BATCH", 50), ("time", SimpleNamespace(perf_counter=lambda: next(ticks)))):
-        monkeypatch.setitem(script.train.__globals__, name, value)
-    script.train(student, surrogate, [path], 0.1, 5e-3, tmp_path / "training.pt", seed=0)
+    ticks = itertools.count(step=0.02)  # a step looks once, and takes this long on every machine
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setitem(script.train.__globals__, "time", clock)
+    tokens = script.Tokens.of(surrogate, torch.device("cpu"))
+    script.train(student, tokens, partial(lessons.kept, [path], 50, 0), 0.1, 5e-3, tmp_path / "training.pt")
     bag, bag_foresight = script.judge(surrogate, held_out)
     taught, foresight = script.judge(
         Surrogate(TABLE, LINEAR._replace(student=student.eval().requires_grad_(False))), held_out
@@ -153,10 +168,10 @@ def test_the_script_teaches_an_inverter_and_goes_on(
     tiny_surrogate().save(folder / FILE)
     load = Inverter.from_pretrained
     monkeypatch.setattr(Inverter, "from_pretrained", lambda path: load(path, encoder=encoder))
-    for name, value in (("GROUPS", 32), ("BATCH", 16)):
-        monkeypatch.setitem(script.train.__globals__, name, value)
+    for names in (vars(lessons), script.train.__globals__):
+        monkeypatch.setitem(names, "GROUPS", 32)
     command = ["--model", str(folder), "--data", str(tmp_path / "shards"), "--work", str(tmp_path / "work")]
-    command += ["--texts", "200", "--minutes", "0.01", "--width", "32"]
+    command += ["--texts", "200", "--minutes", "0.01", "--batch", "16", "--width", "32"]
     first = CliRunner().invoke(script.main, command, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     assert [line.split(":")[0] for line in first.stdout.splitlines()] == ["bag", "student"]
@@ -167,6 +182,22 @@ def test_the_script_teaches_an_inverter_and_goes_on(
     again = CliRunner().invoke(script.main, command, catch_exceptions=False)
     assert again.stdout == first.stdout  # all is there already
     assert encoder.calls == calls
+    # Made as they are needed, the texts are those of the files, and leave nothing behind.
+    inverter = Inverter.from_pretrained(folder)
+    near = garbled.alike(Surrogate(TABLE, LINEAR).u_VH)
+    chunks = lessons.Chunks(inverter, near, str(tmp_path / "shards"), "train", seed=0)
+    for number in (1, 0):
+        ids, lengths = chunks[number]
+        with np.load(tmp_path / "work" / f"train_0_{number}.npz") as file:
+            np.testing.assert_array_equal(ids, file["tokens"])
+            np.testing.assert_array_equal(lengths, file["lengths"])
+    streamed = [*command, "--stream"]
+    streamed[streamed.index("--work") + 1] = str(tmp_path / "stream")
+    other = CliRunner().invoke(script.main, streamed, catch_exceptions=False)
+    assert other.exit_code == 0, other.output
+    assert sorted(path.name for path in (tmp_path / "stream").iterdir()) == ["training.pt", "validation_0_0.npz"]
+    assert figures(other.stdout)[0] == figures(first.stdout)[0]  # the bag's
+    assert encoder.calls > calls + 200
     # With what is there, into a new run: as good before any training, another one after some.
     command[command.index("--work") + 1] = str(tmp_path / "more")
     command[command.index("--width") + 1] = "64"  # which the student that is there decides

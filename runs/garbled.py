@@ -1,0 +1,70 @@
+"""Texts more or less garbled, as a search asks about them: a student learns from them beside real ones."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unembed.data import Windows
+from unembed.tokenizer import Tokenizer
+
+GROUP = 4  # texts of one origin: a window and edits of it
+ALIKE = 40  # tokens nearest to one that may take its place
+ROWS = 1024  # of the vocabulary, compared with all of it at once
+
+
+def alike(u_VH: Tensor) -> NDArray[np.int32]:
+    """The tokens whose directions are nearest to each one's, (V, `ALIKE` or all others), the nearest first."""
+    count = min(ALIKE + 1, len(u_VH))
+    nearest = [(rows @ u_VH.T).topk(count).indices[:, 1:] for rows in u_VH.split(ROWS)]
+    return torch.cat(nearest).cpu().numpy().astype(np.int32)
+
+
+class Editor:
+    """Makes of a text another one."""
+
+    def __init__(self, alike_VA: NDArray[np.int32], length: int) -> None:
+        self.alike_VA = alike_VA
+        self.length = length
+
+    def edit(self, ids: Sequence[int], pool: NDArray[np.int64], noise: np.random.Generator) -> list[int]:
+        """One to many exchanges, insertions, deletions and changes of order; new tokens mostly from the `pool`."""
+        found = list(ids)
+        few = noise.random() < 0.7
+        count = int(noise.geometric(0.45)) if few else int(noise.integers(1, max(2, len(found) // 2 + 1)))
+        for _ in range(count):
+            kind, place = noise.random(), int(noise.integers(len(found)))
+            if kind < 0.5:
+                near = noise.random() < 0.4
+                found[place] = int(noise.choice(self.alike_VA[found[place]] if near else pool))
+            elif kind < 0.6 and len(found) < self.length:
+                token = int(noise.choice(pool)) if noise.random() < 0.8 else int(noise.choice(found))
+                found.insert(int(noise.integers(len(found) + 1)), token)
+            elif kind < 0.7 and len(found) > 3:
+                del found[place]
+            elif kind < 0.95:
+                size = min(int(noise.geometric(0.5)), len(found) - 1)
+                first = int(noise.integers(len(found) - size + 1))
+                taken, rest = found[first : first + size], found[:first] + found[first + size :]
+                place = int(noise.integers(len(rest) + 1))
+                found = rest[:place] + taken + rest[place:]
+            else:
+                size = min(int(noise.integers(2, 9)), len(found))
+                first = int(noise.integers(len(found) - size + 1))
+                found[first : first + size] = noise.permutation(found[first : first + size]).tolist()
+        return found
+
+
+def groups(
+    windows: Windows, tokenizer: Tokenizer, editor: Editor, number: int, noise: np.random.Generator
+) -> Iterator[list[int]]:
+    """The windows of batch `number`, each one followed by edits of it or of those edits: `GROUP` texts together."""
+    originals = [tokenizer.content(row) for row in windows.batch(number).canvas.tolist()]
+    pool = np.concatenate(originals)
+    for original in originals:
+        group = [original]
+        while len(group) < GROUP:
+            group.append(editor.edit(group[int(noise.integers(len(group)))], pool, noise))
+        yield from group
