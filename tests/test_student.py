@@ -72,7 +72,7 @@ def test_an_imitation_answers_for_texts() -> None:
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    """In half precision, which no search can tell."""
+    """In half precision but for large matrices, which no search can tell."""
     TAUGHT.fitted.save(tmp_path / FILE)
     found = Fitted.load(tmp_path, len(TABLE), FEATURES, DIMENSION)
     assert found is not None
@@ -80,6 +80,25 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(found.weight, LINEAR.weight)
     np.testing.assert_allclose(Surrogate(TABLE, found).embed(IDS), TAUGHT.embed(IDS), atol=2e-3)
     assert (tmp_path / FILE).stat().st_size < 2.5 * sum(p.numel() for p in TAUGHT.fitted.student.parameters()) + 10_000
+
+
+def test_large_matrices_are_stored_in_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    student = Student(FEATURES, DIMENSION, positions=16, width=256, blocks=1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    large = LINEAR._replace(student=student.eval().requires_grad_(False))
+    large.save(tmp_path / FILE)
+    found = Fitted.load(tmp_path, len(TABLE), FEATURES, DIMENSION)
+    assert found is not None
+    assert found.student is not None
+    assert (tmp_path / FILE).stat().st_size < 1.1 * sum(p.numel() for p in student.parameters()) + 20_000
+    given, kept = (Surrogate(TABLE, one).embed(IDS) for one in (large, found))
+    assert (given * kept).sum(1).min() > 0.999
+    # What was stored once is stored alike again: a package keeps what was measured.
+    stored = {name: tensor.clone() for name, tensor in found.tensors().items()}
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in large.tensors().items())
 
 
 def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:

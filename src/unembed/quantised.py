@@ -34,11 +34,16 @@ def quantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if tensor.dim() != 2 or tensor.numel() < LEAST or name in KEPT:
-            stored[name] = tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        else:
+        if large(tensor) and name not in KEPT:
             stored |= in_8_bits(name, tensor)
+        else:
+            stored[name] = tensor.detach().to("cpu", torch.bfloat16).contiguous()
     return stored
+
+
+def large(tensor: Tensor) -> bool:
+    """Whether it is a matrix that 8 bits are worth it for."""
+    return tensor.dim() == 2 and tensor.numel() >= LEAST
 
 
 def in_8_bits(name: str, tensor: Tensor) -> dict[str, Tensor]:

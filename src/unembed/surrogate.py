@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from unembed.errors import CheckpointError
-from unembed.quantised import in_8_bits, restored
+from unembed.quantised import in_8_bits, large, restored
 from unembed.student import Student
 from unembed.tensors import load_tensors, save_tensors
 from unembed.tokenizer import Tokenizer
@@ -75,13 +75,14 @@ class Fitted(NamedTuple):
         save_tensors(self.tensors(), path)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored: codes in 8 bits (`quantised`), the student's weights in half precision."""
+        """What is stored: codes and a student's large matrices in 8 bits (`quantised`), its rest in half precision."""
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
         if self.own is not None:
             tensors |= in_8_bits("code", self.own.code)
             tensors |= {"loudness": self.own.loudness.half(), "basis": self.own.basis.contiguous()}
         if self.student is not None:
-            tensors |= {STUDENT + name: tensor.half() for name, tensor in self.student.state_dict().items()}
+            for name, tensor in self.student.state_dict().items():
+                tensors |= in_8_bits(STUDENT + name, tensor) if large(tensor) else {STUDENT + name: tensor.half()}
         return tensors
 
     @classmethod
