@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unembed.inverter import Inverter
+from unembed.encoder import Encoder
 
 AT_ONCE = 128  # texts that the encoder is given at once
 
@@ -21,14 +21,14 @@ def padded(texts: Sequence[Sequence[int]], length: int) -> tuple[NDArray[np.int3
 
 
 def embedded(
-    inverter: Inverter, texts: Sequence[Sequence[int]]
+    encoder: Encoder, texts: Sequence[Sequence[int]], length: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float16]]:
-    """Content tokens (N, L), 0 behind a text's end, their numbers (N,), and the encoder's answers (N, D)."""
-    ids, lengths = padded(texts, inverter.length)
-    e = np.zeros((len(texts), inverter.recipe.dimension), np.float16)
+    """`padded` texts, and the encoder's answers (N, D)."""
+    ids, lengths = padded(texts, length)
+    e = np.zeros((len(texts), encoder.recipe.dimension), np.float16)
     order = np.argsort(lengths, kind="stable")  # texts of like length, which hold little padding
     for start in range(0, len(order), AT_ONCE):
         rows = order[start : start + AT_ONCE]
         part = torch.from_numpy(ids[rows, : lengths[rows].max()].astype(np.int64))
-        e[rows] = inverter.encoder.encode_tokens(part, torch.from_numpy(lengths[rows])).numpy()
+        e[rows] = encoder.encode_tokens(part, torch.from_numpy(lengths[rows])).numpy()
     return ids, lengths, e

@@ -46,11 +46,11 @@ class Chunks(Dataset[tuple[NDArray[np.int32], NDArray[np.int64]]]):
         return padded(self.texts(number), self.length)
 
 
-def keep(inverter: Inverter, chunks: Chunks, number: int, folder: Path) -> Path:
+def keep(chunks: Chunks, encoder: Encoder, number: int, folder: Path) -> Path:
     """The file of a chunk with its answers, which is made where it is not there yet."""
     path = folder / f"{chunks.split}_{chunks.seed}_{number}.npz"
     if not path.exists():
-        ids, lengths, e = embedded(inverter, chunks.texts(number))
+        ids, lengths, e = embedded(encoder, chunks.texts(number), chunks.length)
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, tokens=ids, lengths=lengths, e=e)
     return path

@@ -77,20 +77,19 @@ def main(
     inverter = Inverter.from_pretrained(model)
     if inverter.surrogate is None:
         raise click.UsageError(f"{model} has no surrogate: run runs/surrogate.py first")
-    if (sent := training_encoder(inverter.config)) is not None:
-        inverter = Inverter.from_pretrained(model, encoder=sent)
+    encoder = training_encoder(inverter.config) or inverter.encoder
     work.mkdir(parents=True, exist_ok=True)
     linear = inverter.surrogate.fitted._replace(student=None)
     surrogate = Surrogate(inverter.denoiser.table.weight, linear)
     alike_VA = alike(surrogate.u_VH.to(device))
     train_chunks, others = (Chunks(inverter, alike_VA, data, split, seed) for split in ("train", "validation"))
-    held_out = load(keep(inverter, others, 0, work))
+    held_out = load(keep(others, encoder, 0, work))
     texts_of: Batches
     if stream:
-        texts_of = partial(streamed, train_chunks, inverter.encoder.to(device), device, batch, seed)
+        texts_of = partial(streamed, train_chunks, encoder.to(device), device, batch, seed)
     else:
         numbers = tqdm(range(-(-texts // (GROUP * GROUPS))), "embed", disable=not sys.stderr.isatty())
-        texts_of = partial(kept, [keep(inverter, train_chunks, number, work) for number in numbers], batch, seed)
+        texts_of = partial(kept, [keep(train_chunks, encoder, number, work) for number in numbers], batch, seed)
     torch.manual_seed(seed)
     student = inverter.surrogate.fitted.student if go_on else None
     if go_on and student is None:

@@ -81,7 +81,7 @@ def embed(inverter: Inverter, shards: Shards, split: str, seed: int, number: int
     config = dataclasses.replace(inverter.config.data, full_windows=FULL, short_share=0.0)
     windows = Windows(shards, config, inverter.tokenizer, inverter.length, CHUNK, seed, split)
     rows = [inverter.tokenizer.content(row) for row in windows.batch(number).canvas.tolist()]
-    ids, lengths, e = embedded(inverter, rows)
+    ids, lengths, e = embedded(inverter.encoder, rows, inverter.length)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, ids=ids, lengths=lengths, e=e)
     return path
