@@ -73,7 +73,7 @@ def main(
     model: Path, data: str, work: Path, texts: int, stream: bool, minutes: float, batch: int, width: int, blocks: int,
     rate: float, go_on: bool, seed: int,
 ) -> None:  # fmt: skip
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if stream and torch.cuda.is_available() else "cpu")
     inverter = Inverter.from_pretrained(model)
     if inverter.surrogate is None:
         raise click.UsageError(f"{model} has no surrogate: run runs/surrogate.py first")
@@ -96,14 +96,8 @@ def main(
         raise click.UsageError(f"{model} has no student to go on with")
     if student is None:
         student = Student(surrogate.u_VH.shape[1], inverter.recipe.dimension, inverter.length, width, blocks)
-    train(
-        student.requires_grad_(True).to(device),
-        Tokens.of(surrogate, device),
-        texts_of,
-        minutes,
-        rate,
-        work / "training.pt",
-    )
+    student, tokens = student.requires_grad_(True).to(device), Tokens.of(surrogate, device)
+    train(student, tokens, texts_of, minutes, rate, work / "training.pt")
     fitted = linear._replace(student=student.cpu().eval().requires_grad_(False))
     with atomic_file(model / FILE) as temporary:
         fitted.save(temporary)
