@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import runpy
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +136,12 @@ def test_edits_are_texts_that_fit() -> None:
     assert 50 < kept < 250  # some are changes of order alone
 
 
+def clock(seconds: float) -> SimpleNamespace:
+    """A clock by which a step, which looks once, takes so long on every machine."""
+    ticks = itertools.count(step=seconds)
+    return SimpleNamespace(perf_counter=lambda: next(ticks))
+
+
 def test_it_learns_what_a_bag_cannot_know(
     script: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,9 +164,7 @@ def test_it_learns_what_a_bag_cannot_know(
     torch.manual_seed(0)
     surrogate = Surrogate(TABLE, LINEAR)
     student = Student(FEATURES, DIMENSION, positions=ids.shape[1], width=32, blocks=1)
-    ticks = itertools.count(step=0.02)  # a step looks once, and takes this long on every machine
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
-    monkeypatch.setitem(script.train.__globals__, "time", clock)
+    monkeypatch.setitem(script.train.__globals__, "time", clock(0.02))
     tokens = script.Tokens.of(surrogate, torch.device("cpu"))
     script.train(student, tokens, partial(lessons.kept, [path], 50, 0), 0.1, 5e-3, tmp_path / "training.pt")
     bag, bag_foresight = script.judge(surrogate, held_out)
@@ -189,6 +194,7 @@ def test_the_script_teaches_an_inverter_and_goes_on(
     monkeypatch.setattr(Inverter, "from_pretrained", lambda path: load(path, encoder=encoder))
     for names in (vars(lessons), script.train.__globals__):
         monkeypatch.setitem(names, "GROUPS", 32)
+    monkeypatch.setitem(script.train.__globals__, "time", clock(0.005))
     command = ["--model", str(folder), "--data", str(tmp_path / "shards"), "--work", str(tmp_path / "work")]
     command += ["--texts", "200", "--minutes", "0.01", "--batch", "16", "--width", "32"]
     first = CliRunner().invoke(script.main, command, catch_exceptions=False)
@@ -210,7 +216,9 @@ def test_the_script_teaches_an_inverter_and_goes_on(
         with np.load(tmp_path / "work" / f"train_0_{number}.npz") as file:
             np.testing.assert_array_equal(ids, file["tokens"])
             np.testing.assert_array_equal(lengths, file["lengths"])
+    shutil.copytree(folder, tmp_path / "other")
     streamed = [*command, "--stream"]
+    streamed[streamed.index("--model") + 1] = str(tmp_path / "other")
     streamed[streamed.index("--work") + 1] = str(tmp_path / "stream")
     other = CliRunner().invoke(script.main, streamed, catch_exceptions=False)
     assert other.exit_code == 0, other.output
