@@ -69,7 +69,8 @@ class Steering:
         chances_RT, x_TD = masses_RV[:, tokens_T], self.x_VD[tokens_T]
         content_R1, factor_T = masses_RV.sum(-1, keepdim=True), factor_V[tokens_T]
         rest_R1 = (content_R1 - chances_RT.sum(-1, keepdim=True)).clamp(min=0)  # what keeps its probability
-        visible_D, count = n_V[:known] @ self.x_VD, (n_V.sum() + content_R1.sum()).clamp(min=1)
+        seen_T = n_V[:known].nonzero().squeeze(1)  # a few of V, whose product would take as long as all the rest
+        visible_D, count = n_V[seen_T] @ self.x_VD[seen_T], (n_V.sum() + content_R1.sum()).clamp(min=1)
         gain_T = torch.zeros_like(factor_T)
         for _ in range(STEPS):
             scaled_RT = chances_RT * (factor_T + gain_T).clamp(-MOST, MOST).exp()
