@@ -37,8 +37,8 @@ def main(models: tuple[str, ...], data: Path, windows: int, batch_size: int, see
         training=dataclasses.replace(config.training, precision="float32", batch_size=batch_size),
     )
     encoder = load_encoder(config.encoder)
-    shards, device = Shards.open(data), torch.device("cpu")
-    click.echo(f"{-(-windows // batch_size) * batch_size} windows of each split, seed {seed}\n")
+    shards, device, batches = Shards.open(data), torch.device("cpu"), -(-windows // batch_size)
+    click.echo(f"{batches * batch_size} windows of each split, seed {seed}\n")
     click.echo(f"| inverter | {' | '.join(SPLITS)} |\n| --- |{' ---: |' * len(SPLITS)}")
     for model in models:
         denoiser = load_inverter(model).denoiser.eval()
@@ -47,7 +47,7 @@ def main(models: tuple[str, ...], data: Path, windows: int, batch_size: int, see
         for split in SPLITS:
             drawn = Windows(shards, config.data, encoder.tokenizer, config.model.max_tokens, batch_size, seed, split)
             losses = []
-            for number in range(-(-windows // batch_size)):
+            for number in range(batches):
                 canvas_BL, e_BD = embedded(drawn.batch(number), encoder, device)
                 with torch.inference_mode():
                     losses.append(float(step(canvas_BL, e_BD, torch.Generator().manual_seed(number)).loss))

@@ -32,39 +32,37 @@ class Opened(NamedTuple):
 
 
 def plan(
-    rounds: int,
+    wanted: Search,
     attacker: str | None,
-    max_calls: int | None,
-    proposals: int,
     candidates: int,
-    seed: int,
-    steering: float,
     surrogate: Surrogate | None,
     has_gradients: Callable[[], bool],
 ) -> Search | None:
     """How to search, or None for a blind inversion without rounds. Raises InputError.
 
     Args:
+        wanted: the search that was asked for, but for its attacker.
+        attacker: None to be chosen: blind without rounds, else by what the encoder gives.
         has_gradients: whether the encoder gives them; asked only where the attacker is not named.
     """
     if candidates < 1:
         raise InputError(f"candidates is {candidates}, expected at least 1")
-    Search(rounds, max_calls=max_calls, proposals=proposals).check()
+    wanted.check()
     if attacker not in (None, *ATTACKERS):
         raise InputError(f"attacker is {attacker!r}, expected one of {', '.join(ATTACKERS)}")
-    blind = attacker == BLIND or (attacker is None and rounds == 0)
-    if blind and max_calls is not None:
-        raise InputError(f"max_calls is {max_calls}, but a blind inversion makes no encoder calls")
-    if blind and rounds and surrogate is None:
-        raise InputError(f"rounds is {rounds}, but this inverter has no surrogate to judge a blind search: expected 0")
-    if blind and not rounds:
-        return None
-    if attacker is None:
-        attacker = WHITE_BOX if has_gradients() else BLACK_BOX
-    beam = max(Search.beam, candidates)
-    search = Search(rounds, attacker, max_calls, proposals, beam=beam, steering=steering, seed=seed)
-    search.check()
-    return replace(search, **BLINDLY) if blind else search
+    if attacker == BLIND or (attacker is None and wanted.rounds == 0):
+        if wanted.max_calls is not None:
+            raise InputError(f"max_calls is {wanted.max_calls}, but a blind inversion makes no encoder calls")
+        if not wanted.rounds:
+            return None
+        if surrogate is None:
+            raise InputError(
+                f"rounds is {wanted.rounds}, but this inverter has no surrogate to judge a blind search: expected 0"
+            )
+        named = BLINDLY
+    else:
+        named = {"attacker": attacker or (WHITE_BOX if has_gradients() else BLACK_BOX)}
+    return replace(wanted, beam=max(wanted.beam, candidates), **named)
 
 
 def count_starts(search: Search | None, candidates: int) -> int:

@@ -195,9 +195,8 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = plan(
-            rounds, attacker, max_calls, proposals, candidates, seed, steering, self.surrogate, self._gives_gradients
-        )
+        wanted = Search(rounds, max_calls=max_calls, proposals=proposals, steering=steering, seed=seed)
+        search = plan(wanted, attacker, candidates, self.surrogate, self._gives_gradients)
         starts = count_starts(search, candidates)
         options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
@@ -292,9 +291,8 @@ class Inverter:
         first_row: int = 0,
     ) -> Iterator[Inversion | None]:
         """As `search`, and before the first None after each round of the opening, when nothing is to be told yet."""
-        search = plan(
-            rounds, attacker, max_calls, proposals, candidates, seed, steering, self.surrogate, self._gives_gradients
-        )
+        wanted = Search(rounds, max_calls=max_calls, proposals=proposals, steering=steering, seed=seed)
+        search = plan(wanted, attacker, candidates, self.surrogate, self._gives_gradients)
         if search is None:
             raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
         starts = count_starts(search, candidates)
