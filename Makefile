@@ -33,8 +33,9 @@ demo-terminal: $(STAMP)
 	$(BIN)/unembed invert $(SENTENCES)
 	$(BIN)/unembed invert --rounds 20 $(SENTENCES)
 
+# Two processes, each with whole files, so that what a file's tests share is made once; the order stays that of conftest.py.
 test: $(STAMP) browser
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The page's tests drive the system's Chromium. Where it is missing it is installed, if this user may; else they skip.
 browser:
