@@ -33,9 +33,11 @@ demo-terminal: $(STAMP)
 	$(BIN)/unembed invert $(SENTENCES)
 	$(BIN)/unembed invert --rounds 20 $(SENTENCES)
 
-# Two processes, each with whole files, so that what a file's tests share is made once; the order stays that of conftest.py.
+# Two processes, each with whole files, so that what a file's tests share is made once. The page's tests look at how
+# things move and have the machine to themselves.
 test: $(STAMP) browser
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser
+	$(BIN)/pytest tests/browser
 
 # The page's tests drive the system's Chromium. Where it is missing it is installed, if this user may; else they skip.
 browser:

@@ -157,8 +157,7 @@ def test_nothing_moves_while_rounds_arrive(visit: Open, canned: FakeServer, widt
     canned.mood.hold_at = 0
     page.find("#invert").click()
     expect(page.find("#invert")).to_have_text("Stop")
-    page.page.wait_for_timeout(600)  # what moves at once was moved by the click
-    before = page.shifts()
+    before = page.settled()  # what moves at once was moved by the click
     for step in (1, 4, 8):
         canned.mood.hold_at = step
         expect(page.find(".curve-figure")).to_contain_text(f"after {17 * step - 9} encoder calls")

@@ -70,6 +70,14 @@ class Visit:
         """Cumulative layout shift so far."""
         return float(self.page.evaluate("window.shifts"))
 
+    def settled(self) -> float:
+        """`shifts` when nothing has moved for 600 milliseconds."""
+        before = -1.0
+        while (now := self.shifts()) != before:
+            before = now
+            self.page.wait_for_timeout(600)
+        return now
+
 
 class Open:
     """Opens pages; at the test's end each must have had no error and kept its policy."""
