@@ -72,11 +72,13 @@ class Visit:
 
     def settled(self) -> float:
         """`shifts` when nothing has moved for 600 milliseconds."""
-        before = -1.0
-        while (now := self.shifts()) != before:
-            before = now
+        before = self.shifts()
+        for _ in range(50):
             self.page.wait_for_timeout(600)
-        return now
+            if (now := self.shifts()) == before:
+                return now
+            before = now
+        raise AssertionError("the page does not come to rest")
 
 
 class Open:
