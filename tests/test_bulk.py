@@ -235,7 +235,7 @@ def test_several_candidates_are_in_the_line(inverter, vectors, tmp_path):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_process_is_continued(folder, tmp_path, stop):
-    np.save(tmp_path / "in.npy", fake_encoder().encode(tiny_texts(120) * 8))  # long enough to be stopped on the way
+    np.save(tmp_path / "in.npy", fake_encoder().encode(tiny_texts(120) * 3))  # long enough to be stopped on the way
     output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     arguments = ["invert", "--embeddings", str(tmp_path / "in.npy"), "--model", str(folder), "--no-cosine"]
     arguments += ["--device", "cpu", "--steps", "16", "--batch-size", "4", "-o", str(output)]

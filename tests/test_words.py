@@ -65,6 +65,7 @@ def test_the_script_prints_every_head_and_the_inverter(
     callback = words.main.callback
     assert callback is not None
     monkeypatch.setitem(callback.__globals__, "load_encoder", lambda recipe: fake_encoder())
+    monkeypatch.setitem(callback.__globals__, "slowdown", lambda: 6.4)  # bfloat16, where emulated, takes minutes
     model = save_tiny_inverter(tmp_path / "inverter")
     arguments = ["--data", str(tmp_path / "shards"), "--model", str(model), "--texts", "2000", "--held-out", "50"]
     arguments += ["--passes", "10"]
