@@ -13,7 +13,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from scripts import run
 from tqdm import tqdm
 
 from unembed import metrics
-from unembed.attack import Opened, opening
 from unembed.edits import CONSIDERED, Choices
 from unembed.evaluate import compare, describe_machine, describe_model, truths
 from unembed.files import atomic_file
@@ -151,8 +150,6 @@ def measure(
         else:
             several = inverter.invert(part, candidates=STARTS, seed=seed, first_row=first, measure_cosine=False)
             starts = [[one.text for one in found.candidates] for found in several]
-        opened = finish(opening(denoiser, inverter.tokenizer, inverter.surrogate, part, starts, search, first, kind))
-        starts = [one.starts for one in opened]
         four = [nearest(inverter, texts[:4], e_D) for texts, e_D in zip(starts, part, strict=True)]
         current = {0: [texts[0] for texts in starts], 4: four}
         reached: dict[int, list[str]] = {budget: list(current[min(4, budget)]) for budget in budgets}
@@ -167,16 +164,6 @@ def measure(
         for budget in budgets:
             best[budget] += reached[budget]
     return Curve(attacker, best, time.perf_counter() - started, float(np.mean(rounds)))
-
-
-def finish(work: Generator[None, None, list[Opened]]) -> list[Opened]:
-    """What a generator returns."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            found: list[Opened] = end.value
-            return found
 
 
 def nearest(inverter: Inverter, texts: list[str], e_D: np.ndarray) -> str:

@@ -1,16 +1,16 @@
 """Attackers: what each asks, what its search begins with, and what is told of what came back."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fakes import FakeEncoder, tiny_parts, tiny_surrogate, tiny_texts
-from unembed.attack import BLINDLY, OPENING, Opened, opening
+from unembed.attack import BLINDLY
 from unembed.inverter import Inverter
-from unembed.search import BLACK_BOX, BLIND, Search
-from unembed.surrogate import Imitation, Surrogate
+from unembed.search import BLACK_BOX, BLIND
+from unembed.surrogate import Surrogate
 
 TEXTS = tiny_texts(8, seed=3)
 PARTS = tiny_parts()._replace(surrogate=tiny_surrogate())
@@ -27,15 +27,6 @@ class Witness(FakeEncoder):
     def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
         self.asked += texts
         return super().encode(texts, batch_size)
-
-
-def finished(work: Generator[None, None, list[Opened]]) -> list[Opened]:
-    """What a generator returns."""
-    try:
-        while True:
-            next(work)
-    except StopIteration as end:
-        return end.value
 
 
 def embeddings() -> np.ndarray:
@@ -84,35 +75,7 @@ def test_a_row_of_a_blind_search_depends_on_its_number_and_the_seed_alone() -> N
     assert alone == together[5]
 
 
-def test_an_opening_gives_as_many_starts_the_surrogates_best_first() -> None:
-    starts = [["the cat", "a dog watches every river", "x y z"]] * len(TEXTS)
-    search = Search(rounds=9, attacker=BLACK_BOX, beam=2)
-    opened = finished(opening(PARTS.denoiser, PARTS.tokenizer, SURROGATE, embeddings(), starts, search))
-    judge = Imitation(SURROGATE, PARTS.tokenizer)
-    for one, texts, e_D in zip(opened, starts, embeddings(), strict=True):
-        assert len(set(one.starts)) == len(texts)
-        assert one.passes > 0
-        found, before = judge.encode(one.starts[:1]) @ e_D, judge.encode(texts) @ e_D
-        assert found.max() > before.max()
-    again = finished(
-        opening(PARTS.denoiser, PARTS.tokenizer, SURROGATE, embeddings()[3:4], starts[:1], search, first_row=3)
-    )
-    assert again == opened[3:4]
-
-
-@pytest.mark.parametrize(
-    ("surrogate", "options"),
-    [(None, {}), (SURROGATE, {"rounds": 0}), (SURROGATE, {"attacker": BLIND})],
-    ids=["no surrogate", "no rounds", "blind"],
-)
-def test_others_begin_with_what_they_have(surrogate: Surrogate | None, options: dict[str, object]) -> None:
-    starts = [["the cat", "x y z"]] * len(TEXTS)
-    search = Search(**{"rounds": OPENING, "attacker": BLACK_BOX, **options})
-    opened = finished(opening(PARTS.denoiser, PARTS.tokenizer, surrogate, embeddings(), starts, search))
-    assert [(one.starts, one.passes) for one in opened] == [(texts, 0) for texts in starts]
-
-
-def test_an_opening_costs_no_encoder_calls() -> None:
+def test_a_search_asks_no_more_than_the_calls_that_it_counts() -> None:
     encoder = Witness()
     found = Inverter(PARTS, encoder).invert(embeddings()[:2], rounds=1, attacker=BLACK_BOX, max_calls=4)
     assert sum(one.encoder_calls for one in found) == len(encoder.asked) <= 8

@@ -50,10 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("attacker", "surrogate"), [(BLACK_BOX, False), (BLACK_BOX, True), (WHITE_BOX, True)])
-def test_stopped_in_any_round_and_continued_equals_never_stopped(
-    folder: Path, attacker: str, surrogate: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("unembed.attack.OPENING", 1)  # it is not kept, but made again each time
+def test_stopped_in_any_round_and_continued_equals_never_stopped(folder: Path, attacker: str, surrogate: bool) -> None:
     whole = OpenEncoder()
     expected = invert(whole, folder, attacker, surrogate)
     assert not (folder / "out.jsonl.rounds").exists()

@@ -1,13 +1,12 @@
 """Searches by attacker: from what they begin, who judges them, and what came back.
 
-The blind attacker's search is judged by the surrogate alone, in the encoder's place. The others' begin with such
-rounds, too: what the surrogate can find need not be asked of the encoder.
+The blind attacker's search is judged by the surrogate alone, in the encoder's place.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unembed.errors import InputError
 from unembed.guidance import Guide
@@ -16,19 +15,11 @@ from unembed.model import Denoiser
 from unembed.refill import Floats
 from unembed.rounds import load_rounds, save_rounds
 from unembed.search import ATTACKERS, BLACK_BOX, BLIND, STARTS, WHITE_BOX, Answering, Hypothesis, Search
-from unembed.surrogate import Imitation, Surrogate
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
-OPENING = 6  # rounds that the surrogate judges before the encoder is asked; more find little more
 # How a search goes that the surrogate judges: it errs, so language counts for more.
 BLINDLY: dict[str, Any] = {"attacker": BLIND, "max_calls": None, "prior": 0.004}
-
-
-class Opened(NamedTuple):
-    """What the opening of a search has found for one embedding."""
-
-    starts: list[str]
-    passes: int
 
 
 def plan(
@@ -73,36 +64,6 @@ def count_starts(search: Search | None, candidates: int) -> int:
     return starts if search.max_calls is None else min(starts, search.max_calls)
 
 
-def opening(
-    denoiser: Denoiser,
-    tokenizer: Tokenizer,
-    surrogate: Surrogate | None,
-    e_BD: Floats,
-    starts: Sequence[Sequence[str]],
-    search: Search,
-    first_row: int = 0,
-    kind: type[Guide] = Guide,
-) -> Generator[None, None, list[Opened]]:
-    """What to begin a search with: as many texts as there were `starts`, the best that the surrogate finds first.
-
-    Yields after each round, for whoever has other things to do, and returns what was found.
-
-    The starts as they are for a search without rounds, without a surrogate, or of a blind attacker, who goes on as it
-    would open.
-    """
-    if surrogate is None or not search.rounds or search.attacker == BLIND:
-        return [Opened(list(texts), 0) for texts in starts]
-    blindly = replace(search, rounds=min(OPENING, search.rounds), proposals=Search.proposals, **BLINDLY)
-    judge = Imitation(surrogate, tokenizer)
-    guide = kind(denoiser, tokenizer, judge, e_BD, starts, blindly, first_row, surrogate)
-    for _ in guide.run():
-        yield
-    return [
-        Opened(list(dict.fromkeys([*(h.text for h in row.beam), *texts]))[: len(texts)], row.passes)
-        for row, texts in zip(guide.rows, starts, strict=True)
-    ]
-
-
 def attack(
     denoiser: Denoiser,
     tokenizer: Tokenizer,
@@ -114,8 +75,8 @@ def attack(
     candidates: int,
     first_row: int,
     kept: Path | None = None,
-) -> Iterator[list[Inversion] | None]:
-    """What a search from blind candidates has found for each embedding (B, D), after each round; None while it opens.
+) -> Iterator[list[Inversion]]:
+    """What a search from blind candidates has found for each embedding (B, D), first of all and after each round.
 
     Args:
         encoder: who is asked; for a blind attacker an `Imitation`, whose cosines are not told.
@@ -123,16 +84,15 @@ def attack(
         kept: file for the rounds, from which the same search goes on.
     """
     starts = [[candidate.text for candidate in one.candidates or [one]] for one in blind]
-    opened = yield from opening(denoiser, tokenizer, surrogate, e_BD, starts, search, first_row)
-    guide = Guide(denoiser, tokenizer, encoder, e_BD, [one.starts for one in opened], search, first_row, surrogate)
+    guide = Guide(denoiser, tokenizer, encoder, e_BD, starts, search, first_row, surrogate)
     if kept is not None:
         load_rounds(kept, guide)
     for rows in guide.run():
         if kept is not None:
             save_rounds(kept, guide)
         found = []
-        for row, one, before in zip(rows, blind, opened, strict=True):
-            passes = one.passes + before.passes + row.passes
+        for row, one in zip(rows, blind, strict=True):
+            passes = one.passes + row.passes
             several = [_inversion(tokenizer, h, denoiser.config.max_tokens, passes) for h in row.beam[:candidates]]
             several = several or [replace(one, candidates=[])]  # where no start held a word
             if search.attacker == BLIND:

@@ -210,7 +210,7 @@ class Inverter:
             else:
                 kept = Path(rounds_folder) / f"{first_row + start}.npz" if rounds_folder is not None else None
                 for reached in self._attack(chunk_BD, blind, search, candidates, first_row + start, kept):
-                    last = reached or []
+                    last = reached
                 found += last
         blind_search = search is None or search.attacker == BLIND
         return self._with_cosines(found, e_BD) if measure_cosine and blind_search and found else found
@@ -264,33 +264,6 @@ class Inverter:
         The first is the best of the texts that it begins with. Arguments and errors as for `invert`, whose result for
         the embedding is the last one; options are checked before the first is asked for.
         """
-        steps_of_search = self.search_in_steps(
-            embedding, rounds, candidates, steps, strategy, guidance=guidance, balance=balance, steering=steering,
-            temperature=temperature, attacker=attacker, max_calls=max_calls, proposals=proposals, seed=seed,
-            recipe=recipe, first_row=first_row,
-        )  # fmt: skip
-        return (found for found in steps_of_search if found is not None)
-
-    def search_in_steps(
-        self,
-        embedding: ArrayLike | Tensor,
-        rounds: int = 20,
-        candidates: int = 1,
-        steps: int = 8,
-        strategy: str = "confidence",
-        *,
-        guidance: float = 0.0,
-        balance: float = BALANCE,
-        steering: float = STEERING,
-        temperature: float | None = None,
-        attacker: str | None = None,
-        max_calls: int | None = None,
-        proposals: int = Search.proposals,
-        seed: int = 0,
-        recipe: Recipe | str | None = None,
-        first_row: int = 0,
-    ) -> Iterator[Inversion | None]:
-        """As `search`, and before the first None after each round of the opening, when nothing is to be told yet."""
         wanted = Search(rounds, max_calls=max_calls, proposals=proposals, steering=steering, seed=seed)
         search = plan(wanted, attacker, candidates, self.surrogate, self._gives_gradients)
         if search is None:
@@ -301,12 +274,10 @@ class Inverter:
         if len(e_BD) != 1:
             raise EmbeddingError(f"search takes one embedding, found {len(e_BD)}")
 
-        def rounds_of_one() -> Iterator[Inversion | None]:
+        def rounds_of_one() -> Iterator[Inversion]:
             blind = self._invert_batch(e_BD, starts, options, first_row)
             for found in self._attack(e_BD, blind, search, candidates, first_row):
-                if found is not None and search.attacker == BLIND:
-                    found = self._with_cosines(found, e_BD)
-                yield found[0] if found is not None else None
+                yield self._with_cosines(found, e_BD)[0] if search.attacker == BLIND else found[0]
 
         return rounds_of_one()
 
@@ -360,7 +331,7 @@ class Inverter:
         candidates: int,
         first_row: int,
         kept: Path | None = None,
-    ) -> Iterator[list[Inversion] | None]:
+    ) -> Iterator[list[Inversion]]:
         """See `attack`; a blind attacker's texts have no cosines yet."""
         if search.attacker == BLIND and self.surrogate is not None:
             encoder: Answering = Imitation(self.surrogate, self.tokenizer)

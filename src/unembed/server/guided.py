@@ -26,8 +26,8 @@ class Reached:
 
 
 def search(
-    searches: Sequence[Iterator[Inversion | None]], rounds: int, watch: Callable[[Reached], None] | None = None
-) -> Generator[Need, Inversion | Ended | None, list[Recovered]]:
+    searches: Sequence[Iterator[Inversion]], rounds: int, watch: Callable[[Reached], None] | None = None
+) -> Generator[Need, Inversion | Ended, list[Recovered]]:
     """Follow searches of at most `rounds` rounds, one for each embedding, one after the other, to their ends.
 
     Args:
@@ -38,11 +38,10 @@ def search(
         best: Inversion | None = None
         step = -1
         while not isinstance(reached := (yield Round(one, best)), Ended):
-            if reached is not None:
-                step += 1
-                if watch is not None:
-                    watch(Reached(step, rounds, _several(reached), _changes(best, reached)))
-                best = reached
+            step += 1
+            if watch is not None:
+                watch(Reached(step, rounds, _several(reached), _changes(best, reached)))
+            best = reached
             yield Pause()
         assert best is not None  # a search tells of its starts at least
         several = _several(best)

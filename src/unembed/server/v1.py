@@ -89,7 +89,7 @@ def router(context: Context) -> APIRouter:
             expected = ", ".join(served.attackers)
             raise InputError(f"attacker is {body.attacker!r}, but {served.id} gives no gradients: expected {expected}")
         searches = [
-            served.inverter.search_in_steps(
+            served.inverter.search(
                 e_D,
                 body.rounds,
                 body.candidates,

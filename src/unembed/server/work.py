@@ -48,9 +48,9 @@ ENDED = Ended()
 
 @dataclass
 class Round:
-    """Needs the next round of a guided inversion; the answer is the best so far, None while it opens, or ENDED."""
+    """Needs the next round of a guided inversion; the answer is the best so far, or ENDED."""
 
-    search: Iterator[Inversion | None]
+    search: Iterator[Inversion]
     before: Inversion | None  # the best before it
 
 
