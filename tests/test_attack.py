@@ -10,11 +10,9 @@ from fakes import FakeEncoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.attack import BLINDLY
 from unembed.inverter import Inverter
 from unembed.search import BLACK_BOX, BLIND
-from unembed.surrogate import Surrogate
 
 TEXTS = tiny_texts(8, seed=3)
 PARTS = tiny_parts()._replace(surrogate=tiny_surrogate())
-SURROGATE = Surrogate(PARTS.denoiser.table.weight, tiny_surrogate())
 
 
 class Witness(FakeEncoder):

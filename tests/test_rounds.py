@@ -55,7 +55,7 @@ def test_stopped_in_any_round_and_continued_equals_never_stopped(folder: Path, a
     expected = invert(whole, folder, attacker, surrogate)
     assert not (folder / "out.jsonl.rounds").exists()
     chunks, most = 2, 3 * 16 + STARTS  # searches; texts that a round embeds
-    for times in range(1, chunks * (1 + ROUNDS), 3 if surrogate else 1):  # with one a search takes seven times as long
+    for times in range(1, chunks * (1 + ROUNDS), 3 if surrogate else 1):  # with one a search takes four times as long
         for path in folder.glob("out*"):
             path.unlink()
         stopping, again = Stopping(times), OpenEncoder()
