@@ -1,15 +1,28 @@
-"""Is one inverter better than another? Both invert the same texts; print the differences with their intervals.
+"""Is one inverter better than another, or than itself with another setting? Both invert the same texts; print the
+differences with their intervals.
 
     python runs/paired.py OLD NEW --texts validation.txt --limit 300
+    python runs/paired.py OLD --texts validation.txt --set balance=0.5 --set unembed.balance.SHARPNESS=1
+
+`--set` takes an option of `Inverter.invert`, or a constant of a module. Several inverters and settings may be named:
+each is compared with OLD as it is.
 
 Intervals are 95 % bootstrap intervals over texts, both inversions of a text drawn together: narrower than those of the
 two figures, which differ between texts more than between inverters.
 """
 
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import click
+import yaml
 from scripts import run
 
 from unembed import metrics
+from unembed.errors import InputError
 from unembed.evaluate import compare, read_back, truths
 from unembed.inverter import Inverter
 from unembed.metrics import Scores
@@ -17,12 +30,14 @@ from unembed.sources import read_texts
 from unembed.tables import figure
 
 FIGURES = ("token_accuracy", "exact_match", "token_f1", "bleu", "cosine")
+OPTIONS = set(inspect.signature(Inverter.invert).parameters) - {"self", "embeddings"}
 
 
 @click.command(help=__doc__)
 @click.argument("old")
-@click.argument("new")
+@click.argument("new", nargs=-1)
 @click.option("--texts", required=True, help="file of held-out texts, one a line")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="OLD with this option or constant")
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
 @click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
 @click.option("--limit", default=300, show_default=True, help="texts measured at most")
@@ -30,25 +45,73 @@ FIGURES = ("token_accuracy", "exact_match", "token_f1", "bleu", "cosine")
 @click.option("--candidates", default=1, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(
-    old: str, new: str, texts: str, precision: str, tokens: str, limit: int, steps: int, candidates: int, seed: int
+    old: str,
+    new: Sequence[str],
+    texts: str,
+    settings: Sequence[str],
+    precision: str,
+    tokens: str,
+    limit: int,
+    steps: int,
+    candidates: int,
+    seed: int,
 ) -> None:
+    others = [(name, name, {}) for name in new] + [(setting, old, parsed(setting)) for setting in settings]
+    if not others:
+        raise InputError("nothing to compare: name a second inverter, or a setting (--set)")
     cut = int(tokens) if tokens.isdigit() else tokens
     passages = list(read_texts(texts))
-    found: list[dict[str, Scores]] = []
-    for model in (old, new):
+
+    def scores(model: str, setting: Mapping[str, Any]) -> dict[str, Scores]:
         inverter = Inverter.from_pretrained(model, precision=precision)
         truth = truths(passages, inverter.tokenizer, cut, inverter.length, limit)
         embeddings = inverter.encode(truth.texts)
-        inversions = inverter.invert(
-            embeddings, steps, candidates=candidates, seed=seed, measure_cosine=False, show_progress_bar=True
-        )
-        found.append(compare(read_back(inverter, inversions), (truth.texts, truth.ids, embeddings)))
-    click.echo(f"{len(truth.texts)} texts\n\n| | {old} | {new} | difference |\n| --- | ---: | ---: | ---: |")
-    for name in FIGURES:
-        before, after = (scores[name] for scores in found)
-        columns = before, after, metrics.difference(after, before)
-        cells = [figure(name, one.value, one.interval(seed=seed)) for one in columns]
-        click.echo(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+        options = {"steps": steps, "candidates": candidates, "seed": seed}
+        options |= {name: value for name, value in setting.items() if name in OPTIONS}
+        with constants({name: value for name, value in setting.items() if name not in OPTIONS}):
+            inversions = inverter.invert(embeddings, measure_cosine=False, show_progress_bar=True, **options)
+        return compare(read_back(inverter, inversions), (truth.texts, truth.ids, embeddings))
+
+    before = scores(old, {})
+    click.echo(f"{len(before['cosine'].rows)} texts")
+    for name, model, setting in others:
+        after = scores(model, setting)
+        click.echo(f"\n| | {old} | {name} | difference |\n| --- | ---: | ---: | ---: |")
+        for score in FIGURES:
+            columns = before[score], after[score], metrics.difference(after[score], before[score])
+            cells = [figure(score, one.value, one.interval(seed=seed)) for one in columns]
+            click.echo(f"| {score.replace('_', ' ')} | {' | '.join(cells)} |")
+
+
+def parsed(setting: str) -> dict[str, Any]:
+    """NAME=VALUE, the value as YAML. Raises InputError where nothing has that name."""
+    name, equals, value = setting.partition("=")
+    module, dot, constant = name.rpartition(".")
+    known = name in OPTIONS
+    if dot:
+        try:
+            known = hasattr(importlib.import_module(module), constant)
+        except ImportError:
+            known = False
+    if not equals or not known:
+        raise InputError(f"--set {setting}: expected NAME=VALUE, NAME an option of Inverter.invert or MODULE.CONSTANT")
+    return {name: yaml.safe_load(value)}
+
+
+@contextmanager
+def constants(values: Mapping[str, Any]) -> Iterator[None]:
+    """Constants of modules, by their full names, changed for a while."""
+    kept = {}
+    for name, value in values.items():
+        module, _, constant = name.rpartition(".")
+        found = importlib.import_module(module)
+        kept[name] = found, constant, getattr(found, constant)
+        setattr(found, constant, value)
+    try:
+        yield
+    finally:
+        for found, constant, value in kept.values():
+            setattr(found, constant, value)
 
 
 if __name__ == "__main__":

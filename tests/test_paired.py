@@ -1,20 +1,25 @@
 """What `runs/paired.py` says of two inverters on the same texts."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from fakes import fake_encoder, tiny_config, tiny_texts
+from unembed.errors import InputError
 
 TEXTS = tiny_texts(40, seed=2)
 
 
+EVERY = 2
+
+
 class Forgetful:
-    """Finds the text of an embedding among those it knows; forgets the last word of every other one."""
+    """Finds the text of an embedding among those it knows; forgets the last word of one in so many."""
 
     def __init__(self, forgets: bool) -> None:
         self.encoder, self.forgets = fake_encoder(), forgets
@@ -22,10 +27,12 @@ class Forgetful:
         self.length = tiny_config().model.max_tokens
         self.known = self.encode(TEXTS)
 
-    def invert(self, e: np.ndarray, steps: int, **_: object) -> list[SimpleNamespace]:
+    def invert(self, e: np.ndarray, steps: int, balance: float = 1.0, **_: object) -> list[SimpleNamespace]:
         found = []
         for row in (e @ self.known.T).argmax(1):
-            kept = self.tokenizer.encode(TEXTS[row])[: -1 if self.forgets and row % 2 else None]
+            kept = self.tokenizer.encode(TEXTS[row])[
+                : -1 if self.forgets and row % round(EVERY * balance) == 1 else None
+            ]
             found.append(
                 SimpleNamespace(
                     text=self.tokenizer.decode(kept), ids=self.tokenizer.canvas(kept, self.length), steps=steps
@@ -34,20 +41,51 @@ class Forgetful:
         return found
 
 
-def test_the_script_says_by_how_much_the_second_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The script with these arguments, "old" and "new" being inverters of which only the first forgets."""
     script = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "runs" / "paired.py")))
     given = SimpleNamespace(from_pretrained=lambda name, **_: Forgetful(name == "old"))
     monkeypatch.setitem(script.main.callback.__globals__, "Inverter", given)
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    options = ["old", "new", "--texts", str(tmp_path / "texts.txt"), "--tokens", "natural", "--limit", "40"]
-    result = CliRunner().invoke(script.main, options)
+    options = ["--texts", str(tmp_path / "texts.txt"), "--tokens", "natural", "--limit", "40"]
+    return lambda *arguments: CliRunner().invoke(script.main, [*arguments, *options])
+
+
+def rows(table: str) -> dict[str, list[float]]:
+    """The three numbers of each row of a table."""
+    cells = [line.split("|") for line in table.splitlines()[2:]]
+    return {cell[1].strip(): [float(number.split("[")[0]) for number in cell[2:5]] for cell in cells}
+
+
+def test_the_script_says_by_how_much_the_second_is_better(told: Callable[..., Result]) -> None:
+    result = told("old", "new")
     assert result.exit_code == 0, result.output
-    rows = {
-        cells[1].strip(): [float(cell.split("[")[0]) for cell in cells[2:5]]
-        for cells in (line.split("|") for line in result.stdout.splitlines()[4:])
-    }
-    assert rows["exact match"] == [0.5, 1.0, 0.5]
+    head, table = result.stdout.split("\n\n")
+    assert head == "40 texts"
+    found = rows(table)
+    assert found["exact match"] == [0.5, 1.0, 0.5]
     lengths = [len(fake_encoder().tokenizer.encode(text)) for text in TEXTS]
     missing = len(TEXTS) / 2 / sum(lengths)
-    assert rows["token accuracy"] == pytest.approx([1 - missing, 1.0, missing], abs=1e-3)
-    assert rows["cosine"][2] == pytest.approx(rows["cosine"][1] - rows["cosine"][0], abs=2e-3)
+    assert found["token accuracy"] == pytest.approx([1 - missing, 1.0, missing], abs=1e-3)
+    assert found["cosine"][2] == pytest.approx(found["cosine"][1] - found["cosine"][0], abs=2e-3)
+
+
+def test_settings_are_compared_with_the_inverter_as_it_is(told: Callable[..., Result]) -> None:
+    result = told("old", "--set", "balance=2.5", "--set", f"{__name__}.EVERY=4", "new")
+    assert result.exit_code == 0, result.output
+    _, *tables = result.stdout.split("\n\n")
+    assert [table.split("|")[3].strip() for table in tables] == ["new", "balance=2.5", f"{__name__}.EVERY=4"]
+    assert [rows(table)["exact match"] for table in tables] == [[0.5, 1.0, 0.5], [0.5, 0.8, 0.3], [0.5, 0.75, 0.25]]
+    assert EVERY == 2
+
+
+@pytest.mark.parametrize("setting", ["balance", "colour=1", "unembed.balance.COLOUR=1", "nowhere.COLOUR=1", "self=1"])
+def test_what_cannot_be_set_is_refused(told: Callable[..., Result], setting: str) -> None:
+    result = told("old", "--set", setting)
+    assert isinstance(result.exception, InputError)
+    assert setting in str(result.exception)
+
+
+def test_a_second_inverter_or_a_setting_is_needed(told: Callable[..., Result]) -> None:
+    assert isinstance(told("old").exception, InputError)
