@@ -19,13 +19,13 @@ from scripts import run
 
 from unembed.calibration import Calibration, fit
 from unembed.errors import UnembedError
-from unembed.evaluate import NATURAL, truths
 from unembed.files import atomic_file
 from unembed.inverter import Inverter
 from unembed.metrics import auroc, expected_calibration_error, reliability
 from unembed.predictor import Predictor, stream
 from unembed.sources import read_texts
 from unembed.strategies import Options
+from unembed.truths import NATURAL, parse_tokens, truths
 
 
 class Recovered:
@@ -104,7 +104,7 @@ def table(fitted: Calibration, test: Recovered) -> tuple[str, dict[str, float]]:
 @click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
-@click.option("--tokens", default=NATURAL, show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--tokens", default=NATURAL, show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=1000, show_default=True, help="texts used at most, both halves together")
 @click.option("--steps", default=8, show_default=True)
 @click.option("--strategy", default="confidence", show_default=True)
@@ -132,9 +132,7 @@ def main(
         inverter = Inverter.from_pretrained(model, device, precision=precision)
         passages = list(read_texts(texts))
         random.Random(seed).shuffle(passages)  # a file may be in order of its sources
-        truth = truths(
-            passages, inverter.tokenizer, tokens if tokens == NATURAL else int(tokens), inverter.length, limit
-        )
+        truth = truths(passages, inverter.tokenizer, parse_tokens(tokens), inverter.length, limit)
         options = Options(steps, strategy, temperature, seed=seed)
         options.check(inverter.length)
         found = recover(inverter, inverter.encode(truth.texts), truth.ids, options, batch_size)

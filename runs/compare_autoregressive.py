@@ -25,10 +25,11 @@ from unembed.autoregressive import generate
 from unembed.checkpoint import load_inverter
 from unembed.encoder import Encoder, load_encoder
 from unembed.errors import RecipeError
-from unembed.evaluate import Truths, compare, truths
+from unembed.evaluate import compare
 from unembed.files import atomic_file
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
+from unembed.truths import Truths, parse_tokens, truths
 
 METRICS = {"token_accuracy": 3, "exact_match": 3, "token_f1": 3, "bleu": 1, "cosine": 3}
 
@@ -79,7 +80,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 @click.option("--texts", required=True, help="file of held-out texts, one a line")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
-@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=1000, show_default=True, help="texts measured at most")
 @click.option("--steps", "all_steps", multiple=True, type=int, default=[8, 32], show_default=True)
 @click.option("--strategy", default="confidence", show_default=True)
@@ -104,7 +105,7 @@ def main(
     parts.denoiser.to(device).precision = getattr(torch, precision)
     encoder = load_encoder(parts.config.encoder, device)
     length = parts.config.model.max_tokens
-    truth = truths(read_texts(texts), encoder.tokenizer, int(tokens) if tokens.isdigit() else tokens, length, limit)
+    truth = truths(read_texts(texts), encoder.tokenizer, parse_tokens(tokens), length, limit)
     embeddings = encoder.encode(truth.texts)
     rows = []
     if denoiser is not None:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scripts import run
 
-from unembed.evaluate import compare, read_back, truths
+from unembed.evaluate import compare, read_back
 from unembed.inverter import Inverter
 from unembed.search import BLACK_BOX, BLIND
 from unembed.sources import read_texts
 from unembed.tables import figure
+from unembed.truths import parse_tokens, truths
 
 Floats = NDArray[np.float32]
 Defence = Callable[[Floats, np.random.Generator], Floats]
@@ -95,7 +96,7 @@ def overlap(one: NDArray[np.intp], other: NDArray[np.intp]) -> float:
 @click.option("--texts", required=True, help="file of held-out texts, one a line")
 @click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
-@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=500, show_default=True, help="texts inverted at most", type=click.IntRange(min=2))
 @click.option("--pool", default=5000, show_default=True, help="texts in the store at most")
 @click.option("--defence", "defences", multiple=True, type=click.Choice(list(DEFENCES)), help="default: all")
@@ -106,7 +107,7 @@ def main(
     rounds: int, seed: int,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
-    cut = int(tokens) if tokens.isdigit() else tokens
+    cut = parse_tokens(tokens)
     stored = truths(read_texts(texts), inverter.tokenizer, cut, inverter.length, max(pool, limit))
     n = min(limit, len(stored.texts))
     e_BD = inverter.encode(stored.texts)

@@ -18,11 +18,12 @@ from plots import Point, draw_curves
 from scripts import run
 
 from unembed.errors import DataError
-from unembed.evaluate import NATURAL, RANDOM_VECTORS, Report, describe_machine, describe_model, evaluate, truths
+from unembed.evaluate import RANDOM_VECTORS, Report, describe_machine, describe_model, evaluate
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
 from unembed.strategies import BALANCE, STEERING, STRATEGIES, default_temperature
 from unembed.tables import baseline_rows, length_rows, rows
+from unembed.truths import NATURAL, parse_tokens, truths
 
 
 def read_reports(path: Path) -> list[Report]:
@@ -53,7 +54,7 @@ def write_reports(path: Path, reports: list[Report]) -> None:
 @click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
-@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=500, show_default=True, help="texts measured at most")
 @click.option("--steps", "all_steps", multiple=True, type=int, default=[8, 32], show_default=True)
 @click.option("--strategy", "strategies", multiple=True, type=click.Choice(sorted(STRATEGIES)), help="default: all")
@@ -87,7 +88,7 @@ def main(
     plot: Path | None,
     output: Path,
 ) -> None:
-    cut = int(tokens) if tokens.isdigit() else tokens
+    cut = parse_tokens(tokens)
     options: dict[str, Any] = {"candidates": candidates, "rounds": rounds, "batch_size": batch_size}
     options |= {"guidance": guidance, "balance": balance, "steering": steering}
     options["temperature"] = default_temperature(candidates) if temperature is None else temperature

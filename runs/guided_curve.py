@@ -13,7 +13,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from unembed import metrics
 from unembed.edits import CONSIDERED, Choices
-from unembed.evaluate import compare, describe_machine, describe_model, truths
+from unembed.evaluate import compare, describe_machine, describe_model
 from unembed.files import atomic_file
 from unembed.guidance import Guide
 from unembed.inverter import Inverter
@@ -34,6 +34,7 @@ from unembed.refill import Judged, Text
 from unembed.search import BLACK_BOX, WHITE_BOX, Row, Search
 from unembed.sources import read_texts
 from unembed.tables import figure
+from unembed.truths import parse_tokens, truths
 
 BUDGETS = (0, 4, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10_000)
 FIGURES = ("token_accuracy", "exact_match", "bleu", "token_f1", "cosine")
@@ -76,10 +77,7 @@ class Curve:
 @click.option("--texts", required=True, help="file of held-out texts, one a line")
 @click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
-@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
-@click.option(
-    "--between", nargs=2, type=int, default=None, help="only passages of so many tokens, at least and at most"
-)
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=100, show_default=True, help="texts measured at most")
 @click.option("--calls", default=400, show_default=True, help="encoder calls per text at most")
 @click.option("--proposals", default=Search.proposals, show_default=True, help="texts asked about per round, at most")
@@ -89,17 +87,13 @@ class Curve:
 @click.option("--plot", default=None, type=click.Path(path_type=Path), help="SVG to draw")
 @click.option("-o", "--output", default="guided_curve.jsonl", show_default=True, type=click.Path(path_type=Path))
 def main(
-    texts: str, model: str | None, precision: str, tokens: str, between: tuple[int, int] | None, limit: int, calls: int,
+    texts: str, model: str | None, precision: str, tokens: str, limit: int, calls: int,
     proposals: int, attackers: tuple[str, ...], seed: int, batch_size: int, plot: Path | None,
     output: Path,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
-    cut = int(tokens) if tokens.isdigit() else tokens
-    passages: Iterable[str] = read_texts(texts)
-    if between is not None:
-        low, high = between
-        passages = (text for text in passages if low <= len(inverter.tokenizer.encode_batch([text])[0]) <= high)
-    truth = truths(passages, inverter.tokenizer, cut, inverter.length, limit)
+    cut = parse_tokens(tokens)
+    truth = truths(read_texts(texts), inverter.tokenizer, cut, inverter.length, limit)
     embeddings = inverter.encode(truth.texts)
     options = {"max_calls": calls, "proposals": proposals, "seed": seed}
     about = {

@@ -23,11 +23,12 @@ from scripts import run
 
 from unembed import metrics
 from unembed.errors import InputError
-from unembed.evaluate import compare, read_back, truths
+from unembed.evaluate import compare, read_back
 from unembed.inverter import Inverter
 from unembed.metrics import Scores
 from unembed.sources import read_texts
 from unembed.tables import figure
+from unembed.truths import parse_tokens, truths
 
 FIGURES = ("token_accuracy", "exact_match", "token_f1", "bleu", "cosine")
 OPTIONS = set(inspect.signature(Inverter.invert).parameters) - {"self", "embeddings"}
@@ -39,7 +40,7 @@ OPTIONS = set(inspect.signature(Inverter.invert).parameters) - {"self", "embeddi
 @click.option("--texts", required=True, help="file of held-out texts, one a line")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="OLD with this option or constant")
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
-@click.option("--tokens", default="32", show_default=True, help="content tokens per text, or 'natural'")
+@click.option("--tokens", default="32", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=300, show_default=True, help="texts measured at most")
 @click.option("--steps", default=8, show_default=True, help="passes")
 @click.option("--candidates", default=1, show_default=True)
@@ -59,7 +60,7 @@ def main(
     others = [(name, name, {}) for name in new] + [(setting, old, parsed(setting)) for setting in settings]
     if not others:
         raise InputError("nothing to compare: name a second inverter, or a setting (--set)")
-    cut = int(tokens) if tokens.isdigit() else tokens
+    cut = parse_tokens(tokens)
     passages = list(read_texts(texts))
 
     def scores(model: str, setting: Mapping[str, Any]) -> dict[str, Scores]:

@@ -416,8 +416,9 @@ def test_bad_evaluations(model):
         file.write("the cat\n")
     call = ["evaluate", "--model", model, "--texts"]
     assert refused(*call, "none.txt") == "none.txt: no such file or folder"
-    assert refused(*call, "t.txt", "--tokens", "all") == "tokens is 'all', expected a number or 'natural'"
-    assert refused(*call, "t.txt", "--tokens", 0).startswith("tokens is 0, expected 'natural' or a number from 1 to 16")
+    assert refused(*call, "t.txt", "--tokens", "all").startswith("tokens is 'all', expected a number, a range of them")
+    assert refused(*call, "t.txt", "--tokens", 0).startswith("tokens is 0, expected 'natural', or a number from 1")
+    assert refused(*call, "t.txt", "--tokens", "4-17").startswith("tokens is '4-17', expected 'natural', or a number")
     assert refused(*call, "t.txt", "--tokens", 16) == (
         "no text with at least 16 content tokens among 1, expected at least 1"
     )

@@ -14,12 +14,13 @@ from torch import nn
 from fakes import fake_encoder, tiny_config, tiny_parts, tiny_surrogate, tiny_texts, tiny_tokenizer
 from unembed.balance import Balance
 from unembed.errors import InputError
-from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint, truths
+from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint
 from unembed.inverter import Inverter
 from unembed.model import Modulation
 from unembed.steering import EARLY, Steering
 from unembed.surrogate import Fitted, Surrogate
 from unembed.tables import baseline_rows, length_rows, rows
+from unembed.truths import truths
 
 L = 16
 METRICS = ("token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l", "cosine", "cloze_accuracy_10")
@@ -90,63 +91,9 @@ def measured(change: Callable[[list[int]], list[int]] = lambda ids: ids, **optio
     return evaluate(FakeInverter(TEXTS, change), TEXTS, **{"tokens": "natural", **options})
 
 
-def test_truths_of_a_number_of_tokens_are_cut_and_shorter_passages_skipped():
-    tokenizer = tiny_tokenizer()
-    passages = ["the cat watched a dog today", "the cat", "", "\x00 \n", "one old king."]
-    truth = truths(passages, tokenizer, tokens=4, length=L)
-    assert truth.texts == ["the cat watched", "one old king."]
-    assert truth.ids == tokenizer.encode_batch(truth.texts)
-    assert [len(ids) for ids in truth.ids] == [4, 4]
-    assert truth.skipped == 3
-
-
-def test_natural_truths_are_whole_up_to_the_models_length():
-    tokenizer = tiny_tokenizer()
-    long = "the old cat " * 3000
-    truth = truths(["A  Cat .", long, ""], tokenizer, tokens="natural", length=L)
-    assert truth.texts[0] == "a cat."  # as the tokenizer writes it: no inverter could know case or spaces
-    assert len(truth.ids[1]) == L
-    assert long.startswith(truth.texts[1])
-    assert truth.skipped == 1
-
-
-def test_truths_never_hold_special_tokens():
-    tokenizer = tiny_tokenizer()
-    truth = truths(
-        ["[MASK] the cat [SEP] 猫 \U0001f600 a dog [PAD]", "猫 猫 猫"], tokenizer, tokens="natural", length=L
-    )
-    assert truth.skipped == 1  # nothing that the vocabulary knows
-    assert {tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id}.isdisjoint(truth.ids[0])
-    assert truth.ids[0] == tokenizer.encode(truth.texts[0])
-
-
-def test_truths_are_read_no_further_than_needed():
-    read = []
-
-    def passages():
-        for text in tiny_texts(2000):
-            read.append(text)
-            yield text
-
-    truth = truths(passages(), tiny_tokenizer(), "natural", L, limit=10)
-    assert len(truth.texts) == len(truth.ids) == 10
-    assert truth.texts == read[:10]
-    assert len(read) < 1000
-
-
-@pytest.mark.parametrize("tokens", [0, -1, L + 1, "32", "whole"])
-def test_impossible_tokens_are_refused(tokens):
-    with pytest.raises(InputError, match=f"tokens is {tokens!r}, expected 'natural' or a number from 1 to 16"):
-        truths(TEXTS, tiny_tokenizer(), tokens, L)
-
-
 def test_no_texts_are_refused():
     with pytest.raises(InputError, match="no text with at least 1 content tokens among 0"):
         evaluate(FakeInverter([]), [], tokens="natural")
-    with pytest.raises(InputError, match="no text with at least 16 content tokens among 2"):
-        truths(["the cat", "a dog"], tiny_tokenizer(), L, L)
-    with pytest.raises(InputError, match="limit is 0"):
-        truths(TEXTS, tiny_tokenizer(), "natural", L, limit=0)
     with pytest.raises(InputError, match="seed is -1"):
         measured(seed=-1)
 

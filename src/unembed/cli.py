@@ -272,7 +272,7 @@ def train(
 
 @main.command()
 @_option("--texts", None, f"Held-out texts: {TEXT_FILES}.", metavar="FILE", required=True)
-@_option("--tokens", "32", "Content tokens that texts are cut to; natural: whole texts.", metavar="N|natural")
+@_option("--tokens", "32", "Tokens that texts are cut to, or whole texts: all, or of so many.", metavar="N|natural|N-M")
 @_option("--limit", None, "Texts measured at most.  [default: all]", type=click.IntRange(min=1))
 @_decoding
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -284,11 +284,11 @@ def evaluate(
 
     Each text is embedded by the inverter's own encoder and recovered from all masks, its length not given.
     """
-    if tokens != "natural" and not tokens.isdecimal():
-        raise InputError(f"tokens is {tokens!r}, expected a number or 'natural'")
     from unembed.sources import find_sources, read_texts
     from unembed.terminal import console, show_report, working
+    from unembed.truths import parse_tokens
 
+    wanted = parse_tokens(tokens)
     find_sources([texts])
     with working("loading"):
         from unembed.evaluate import evaluate as measure
@@ -296,8 +296,8 @@ def evaluate(
         inverter = _inverter(model, device, encoder_url)
     _check_options(inverter, options)
     report = measure(
-        inverter, read_texts(texts), tokens=int(tokens) if tokens.isdecimal() else tokens, limit=limit,
-        batch_size=batch_size, show_progress_bar=sys.stderr.isatty(), **options,
+        inverter, read_texts(texts), tokens=wanted, limit=limit, batch_size=batch_size,
+        show_progress_bar=sys.stderr.isatty(), **options,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_dict()))

@@ -1,9 +1,8 @@
 """An honest measurement of an inverter: real texts, all masks at the start, length not given, chance beside it.
 
-The metrics are those of `metrics`; this module decides what they compare. What is unusual here:
+The metrics are those of `metrics`, the texts those of `truths`; this module decides what they compare. What is unusual
+here:
 
-- The truth is a string that the encoder can really have seen, the first 32 content tokens of a passage decoded, and
-  its token ids are that string tokenised again.
 - Encoder calls are the inversion's own. Embedding the truths and measuring the cosine of what came back cost none.
 - Two baselines tell what a score is worth: `random_vector`, what the inverter says when the vector means nothing, and
   `shuffled_pairs`, how alike any two of these texts are. What a vector leaks is what lies above them.
@@ -12,7 +11,6 @@ The metrics are those of `metrics`; this module decides what they compare. What 
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import platform
 import time
@@ -34,13 +32,12 @@ from unembed.predictor import stream
 from unembed.search import BLIND, STARTS, Search
 from unembed.strategies import BALANCE, STEERING, Options, default_temperature
 from unembed.surrogate import Surrogate
-from unembed.tokenizer import Tokenizer
+from unembed.truths import Truths, truths
 
 if TYPE_CHECKING:
     from unembed.inversion import Inversion
     from unembed.inverter import Inverter
 
-NATURAL = "natural"
 CLOZE_SHARE = 0.1
 RANDOM_VECTORS = 100  # a level of chance needs no more, and each costs a whole inversion
 BASELINE_METRICS = ("token_accuracy", "token_f1", "bleu", "cosine")
@@ -49,32 +46,12 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Truths:
-    """What is embedded and should come back.
-
-    Attributes:
-        texts: the strings to embed.
-        ids: content tokens of each string; may pass the model's length, whose excess counts as missed.
-        skipped: texts that were read but too short.
-    """
-
-    texts: list[str]
-    ids: list[list[int]]
-    skipped: int
-
-    @property
-    def sha256(self) -> str:
-        """Says whether two measurements used the same texts."""
-        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
 class Report:
     """One inverter measured with one strategy on one set of texts. Every field is JSON-ready.
 
     Attributes:
-        n, skipped: texts measured, and texts passed over because they were too short.
-        tokens: 32 (or another number of content tokens per text), or "natural".
+        n, skipped: texts measured, and texts passed over because they were of another length.
+        tokens: 32 (or another number of content tokens per text), "natural", or a range such as "6-16".
         token_accuracy, exact_match, token_f1, rouge_l, cosine, cloze_accuracy_10: rates, 0..1.
         bleu: corpus BLEU, 0..100.
         intervals: metric name -> [low, high], 95 % bootstrap over texts.
@@ -123,49 +100,6 @@ class Report:
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         return cls(**tree)
-
-
-def truths(
-    texts: Iterable[str],
-    tokenizer: Tokenizer,
-    tokens: int | str = 32,
-    length: int = 32,
-    limit: int | None = None,
-) -> Truths:
-    """Cut texts to evaluation length; stop after `limit` of them.
-
-    Args:
-        texts: passages, read only as far as needed.
-        tokenizer: the encoder's.
-        tokens: the number of content tokens that each truth is cut to, shorter passages being skipped; or "natural":
-            the whole passage, cut to `length` where it is longer.
-        length: the model's L.
-        limit: how many truths at most.
-
-    Raises:
-        InputError: an impossible `tokens` or `limit`, or no text long enough.
-    """
-    if tokens != NATURAL and not (isinstance(tokens, int) and 1 <= tokens <= length):
-        raise InputError(f"tokens is {tokens!r}, expected {NATURAL!r} or a number from 1 to {length}")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, expected at least 1")
-    least, most = (1, length) if isinstance(tokens, str) else (tokens, tokens)
-    found = Truths([], [], 0)
-    skipped = 0
-    rest = iter(texts)
-    while len(found.texts) != limit and (batch := list(itertools.islice(rest, 256))):
-        cut = [tokenizer.decode(ids[:most]) if len(ids) >= least else "" for ids in tokenizer.encode_batch(batch)]
-        for text, ids in zip(cut, tokenizer.encode_batch(cut), strict=True):
-            if len(found.texts) == limit:
-                break
-            if ids:
-                found.texts.append(text)
-                found.ids.append(ids)
-            else:
-                skipped += 1
-    if not found.texts:
-        raise InputError(f"no text with at least {least} content tokens among {skipped}, expected at least 1")
-    return dataclasses.replace(found, skipped=skipped)
 
 
 def evaluate(
