@@ -15,6 +15,7 @@ from unembed.config import Config, Recipe
 from unembed.corpus_licences import CORPUS_LICENCES
 from unembed.quantised import scale_names
 from unembed.recipes import RECIPES
+from unembed.truths import NATURAL
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TAGS = ("embedding-inversion", "masked-diffusion", "text-generation", "privacy", "security")
@@ -180,7 +181,7 @@ def _evaluation(results: dict[str, Any]) -> str:
         digits = 1 if name == "bleu" else 3
         value, interval = f"{found[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
         rows.append((name.replace("_", " "), value, interval, f"{chance[name]:.{digits}f}" if name in chance else ""))
-    texts = "whole texts" if found["tokens"] == "natural" else f"texts of {found['tokens']} tokens"
+    texts = "whole texts" if found["tokens"] == NATURAL else f"texts of {found['tokens']} tokens"
     return (
         f"## Evaluation\n\n{found['n']:,} held-out {texts}, from all masks, the length not given, "
         f"`{found['strategy']}` in {found['steps']} passes, {found['encoder_calls']:.0f} encoder calls, "

@@ -22,6 +22,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from unembed.truths import NATURAL
+
 if TYPE_CHECKING:
     from unembed.data import Manifest
     from unembed.evaluate import Report
@@ -211,7 +213,7 @@ def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: 
 
 def show_report(out: Console, report: "Report") -> None:
     """An evaluation: every metric with its interval, and what chance gives."""
-    texts = f"{report.n} whole texts" if report.tokens == "natural" else f"{report.n} texts of {report.tokens} tokens"
+    texts = f"{report.n} whole texts" if report.tokens == NATURAL else f"{report.n} texts of {report.tokens} tokens"
     out.print(Text(f"{texts}, {report.strategy}, {report.steps} steps", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric")
@@ -232,7 +234,8 @@ def show_report(out: Console, report: "Report") -> None:
     out.print(
         f"{costs}; {report.seconds_per_text:.3f} s a text on {report.machine['cpu']} ({report.machine['device']})"
     )
-    out.print(f"from all masks, the length not given; {report.skipped} texts were too short and left out")
+    why = "too short" if report.tokens == NATURAL or isinstance(report.tokens, int) else "of another length"
+    out.print(f"from all masks, the length not given; {report.skipped} texts were {why} and left out")
 
 
 def show_manifest(out: Console, manifest: "Manifest") -> None:

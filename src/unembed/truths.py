@@ -10,9 +10,12 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from unembed.errors import InputError
-from unembed.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from unembed.tokenizer import Tokenizer
 
 NATURAL = "natural"
 
@@ -24,7 +27,7 @@ class Truths:
     Attributes:
         texts: the strings to embed.
         ids: content tokens of each string; may pass the model's length, whose excess counts as missed.
-        skipped: texts that were read but are too short, or longer than was asked for.
+        skipped: texts that were read but are too short, or for a range too long.
     """
 
     texts: list[str]
@@ -48,7 +51,7 @@ def parse_tokens(tokens: str) -> int | str:
 
 def truths(
     texts: Iterable[str],
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
     tokens: int | str = 32,
     length: int = 32,
     limit: int | None = None,
