@@ -4,8 +4,9 @@ differences with their intervals.
     python runs/paired.py OLD NEW --texts validation.txt --limit 300
     python runs/paired.py OLD --texts validation.txt --set balance=0.5 --set unembed.balance.SHARPNESS=1
 
-`--set` takes an option of `Inverter.invert`, or a constant of a module. Several inverters and settings may be named:
-each is compared with OLD as it is.
+`--set` takes an option of `Inverter.invert`, or a constant of the module that reads it (one that is the default of an
+option is not read there: set the option). Several inverters and settings may be named: each is compared with OLD as it
+is.
 
 Intervals are 95 % bootstrap intervals over texts, both inversions of a text drawn together: narrower than those of the
 two figures, which differ between texts more than between inverters.
@@ -102,17 +103,17 @@ def parsed(setting: str) -> dict[str, Any]:
 @contextmanager
 def constants(values: Mapping[str, Any]) -> Iterator[None]:
     """Constants of modules, by their full names, changed for a while."""
-    kept = {}
+    kept = []
     for name, value in values.items():
-        module, _, constant = name.rpartition(".")
-        found = importlib.import_module(module)
-        kept[name] = found, constant, getattr(found, constant)
-        setattr(found, constant, value)
+        path, _, constant = name.rpartition(".")
+        module = importlib.import_module(path)
+        kept.append((module, constant, getattr(module, constant)))
+        setattr(module, constant, value)
     try:
         yield
     finally:
-        for found, constant, value in kept.values():
-            setattr(found, constant, value)
+        for module, constant, value in reversed(kept):
+            setattr(module, constant, value)
 
 
 if __name__ == "__main__":
