@@ -41,6 +41,7 @@ from unembed.commands import Commands  # noqa: E402
 from unembed.config import config_to_dict, load_config, overridden  # noqa: E402
 from unembed.errors import CheckpointError, InputError  # noqa: E402
 from unembed.files import atomic_folder  # noqa: E402
+from unembed.truths import parse_tokens  # noqa: E402
 
 SOURCE = ("src", "runs", "configs")
 ENCODER_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -174,7 +175,7 @@ main.add_command(click.Command("join", params=unpack.params, callback=unpack.cal
 @click.option("--choose-by", default="token_accuracy", show_default=True, help="A validation figure, or loss.")
 @click.option("--texts", default="test.txt", show_default=True, help="Held-out texts of the evaluation, in the shards.")
 @click.option("--limit", default=1000, show_default=True, help="Texts measured; 0: the evaluation is left out.")
-@click.option("--tokens", default=None, help="Content tokens of each, or 'natural'.  [default: model.max_tokens]")
+@click.option("--tokens", default=None, help="Tokens of each: 32, natural, or 6-16.  [default: model.max_tokens]")
 @click.option("--steps", multiple=True, type=int, default=[8, 32], show_default=True, help="Passes of the evaluation.")
 def start(
     work: Path,
@@ -218,7 +219,7 @@ def start(
         choose_by=more["choose_by"],
         texts=str(shards / more["texts"]),
         limit=more["limit"],
-        tokens=more["tokens"] or str(settings["model"]["max_tokens"]),
+        tokens=str(parse_tokens(more["tokens"] or str(settings["model"]["max_tokens"]))),  # not refused after training
         steps=list(more["steps"]),
     )
     if (run / "job.json").exists():

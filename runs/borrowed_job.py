@@ -45,7 +45,7 @@ class Job:
     choose_by: str  # a validation figure, or "loss"
     texts: str  # held-out texts, one a line
     limit: int
-    tokens: str  # content tokens of each, or "natural"
+    tokens: str  # of `unembed evaluate`
     steps: list[int]
 
     @classmethod

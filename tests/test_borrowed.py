@@ -183,6 +183,10 @@ def test_a_training_survives_its_machine(here: Path, tmp_path: Path, monkeypatch
     assert contents(work / "shards") == contents(here / "shards")
     assert (work / "site" / "train" / "texts.tokens.bin").exists()
     assert not any("weights" in path.parts for path in there.rglob("*"))
+    assert "tokens is 'whole'" in borrowed(
+        "start", work, "--minutes", "5", "--tokens", "whole", code=there, exit_code=2
+    )
+    assert not run.exists()  # it costs no time of the machine
     command = ["start", work, "--tokens", "natural", "--limit", "10", "--steps", "2", "--minutes"]
 
     said = borrowed(*command, "5", code=there)

@@ -272,7 +272,7 @@ def train(
 
 @main.command()
 @_option("--texts", None, f"Held-out texts: {TEXT_FILES}.", metavar="FILE", required=True)
-@_option("--tokens", "32", "Tokens that texts are cut to, or whole texts: all, or of so many.", metavar="N|natural|N-M")
+@_option("--tokens", "32", "Tokens to cut texts to; natural: whole texts; N-M: of so many.", metavar="N|natural|N-M")
 @_option("--limit", None, "Texts measured at most.  [default: all]", type=click.IntRange(min=1))
 @_decoding
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
