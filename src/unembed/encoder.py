@@ -84,7 +84,7 @@ class TransformerEncoder:
         self.tokenizer = tokenizer
         self.calls = 0
         self.network: Any = network.eval().requires_grad_(False).to(_DTYPES[recipe.precision])
-        self._layers = (layers or nn.Identity()).eval().requires_grad_(False)
+        self.layers = (layers or nn.Identity()).eval().requires_grad_(False)
         self._prefix = torch.tensor(tokenizer.prefix_ids, dtype=torch.int64)
         self._suffix = torch.tensor(tokenizer.suffix_ids, dtype=torch.int64)
         self._room = recipe.max_length - len(self._prefix) - len(self._suffix)
@@ -99,7 +99,7 @@ class TransformerEncoder:
     def to(self, device: str | torch.device) -> Self:
         """Move to `device`."""
         self.network.to(device)
-        self._layers.to(device)
+        self.layers.to(device)
         self._prefix = self._prefix.to(device)
         self._suffix = self._suffix.to(device)
         return self
@@ -173,7 +173,7 @@ class TransformerEncoder:
             whole, mask = self._frame(ids, lengths)
             vectors = self.network.get_input_embeddings()(whole).detach().requires_grad_()
             hidden = self.network(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
-            found = self._layers(pool(hidden.float(), mask, self.recipe.pooling))
+            found = self.layers(pool(hidden.float(), mask, self.recipe.pooling))
             cosine = F.cosine_similarity(found, e.to(self.device), dim=-1)
             (gradient,) = torch.autograd.grad(cosine.sum(), vectors)
         before = len(self._prefix)
@@ -187,7 +187,7 @@ class TransformerEncoder:
         with torch.autocast(ids.device.type, enabled=False):
             whole, mask = self._frame(ids, lengths)
             hidden = self.network(input_ids=whole, attention_mask=mask).last_hidden_state  # (B, S, h)
-            e: Tensor = self._layers(pool(hidden.float(), mask, self.recipe.pooling))  # (B, d)
+            e: Tensor = self.layers(pool(hidden.float(), mask, self.recipe.pooling))  # (B, d)
             return F.normalize(e, dim=-1) if self.recipe.normalize else e
 
     def _frame(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

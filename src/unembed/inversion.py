@@ -22,10 +22,11 @@ class Inversion:
     tokens: list[str]  # content tokens as display pieces
     confidence: list[float]  # of each token: its probability when committed; calibrated where the inverter can
     ids: list[int]  # the whole canvas, L token ids
-    score: float  # what candidates are ranked by (`Inverter.ranked`, `guidance`); of one alone its mean log confidence
+    score: float  # what candidates are ranked by (`Inverter.ranked`; in a search the cosine); of one alone its mean log confidence
     passes: int  # spent on this embedding, over all candidates
     encoder_calls: int  # spent on recovering it: none when blind
     cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand
+    seconds: float | None = None  # that a search for it took; None where there was none
     candidates: list["Inversion"] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,12 +4,13 @@
     inverter.invert(inverter.encode(["The cat sat on the mat."]))[0].text
 
 Blind inversion does not ask the encoder while a text is being recovered: it is loaded only when something needs it,
-`encode` or the cosine that is reported beside a finished text. Guided inversion (`rounds` > 0, see `guidance`) asks it.
+`encode` or the cosine that is reported beside a finished text. Guided inversion (`seconds` or `max_calls`, see `search`)
+asks it.
 """
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,25 +21,29 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from unembed.attack import attack, count_starts, plan
 from unembed.calibration import Calibration
 from unembed.checkpoint import Parts, load_inverter, save_inverter
 from unembed.config import Config, Recipe
 from unembed.consensus import agreement
 from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
 from unembed.errors import EmbeddingError, EncoderError, InputError
+from unembed.fast_encoder import FastEncoder
 from unembed.inversion import Inversion, with_cosines
 from unembed.model import Denoiser
 from unembed.packaged import DEFAULT, locate
 from unembed.precision import granted
 from unembed.predictor import check, stream
 from unembed.recipes import RECIPES
-from unembed.search import BLIND, Answering, Differentiable, Search
+from unembed.search.asking import Asking, fast_lane
+from unembed.search.journal import load_search, save_search
+from unembed.search.loop import Hypothesis, Searcher
+from unembed.search.options import Search
 from unembed.steering import Steering
-from unembed.strategies import BALANCE, STEERING, Frame, Options, default_temperature
-from unembed.surrogate import Imitation, Surrogate
+from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Frame, Options, default_temperature
+from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
+BEGIN_AGAIN = 7919  # added to the seed each time that a search begins again
 CONSENSUS = 0.2  # what a candidate's agreement with the others counts beside the cosine that is foreseen
 
 
@@ -55,6 +60,7 @@ class Inverter:
         if encoder is not None:
             check_recipe(encoder.recipe, self.recipe)
         self._encoder = encoder
+        self._fast: FastEncoder | None = None
 
     @classmethod
     def from_pretrained(
@@ -146,21 +152,19 @@ class Inverter:
         steps: int = 8,
         strategy: str = "confidence",
         candidates: int = 1,
-        rounds: int = 0,
         *,
+        seconds: float | None = None,
+        max_calls: int | None = None,
         guidance: float = 0.0,
         balance: float = BALANCE,
         steering: float = STEERING,
         temperature: float | None = None,
-        attacker: str | None = None,
-        max_calls: int | None = None,
-        proposals: int = Search.proposals,
         seed: int = 0,
         batch_size: int = 64,
         recipe: Recipe | str | None = None,
         measure_cosine: bool = True,
         first_row: int = 0,
-        rounds_folder: str | Path | None = None,
+        journal_folder: str | Path | None = None,
         show_progress_bar: bool = False,
     ) -> list[Inversion]:
         """Recover a text from each embedding, from all masks, its length not given.
@@ -168,26 +172,22 @@ class Inverter:
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, ranked by the cosine that the surrogate foresees and by how many words they
-                share with the others (`ranked`), or by the attacker's cosine.
-            rounds: most rounds of a search, which asks the encoder, or where the attacker is blind the surrogate; 0 is
-                blind, or best of `candidates` for an attacker who is not.
+            candidates: texts per embedding, best first: ranked by the cosine that the surrogate foresees and by how many
+                words they share with the others (`ranked`), or where there is a search by their cosine.
+            seconds: guided inversion: search for each embedding's text so long, asking the encoder, until it is exact.
+            max_calls: guided inversion with a priced encoder: most encoder calls per embedding. With both, whichever is
+                spent first ends the search.
             balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
             steering: how strongly tokens are drawn towards those whose bag has the embedding, by the surrogate, where
                 its tokens have contributions of their own; 0: not at all, so that the embedding enters through AdaLN
-                alone. In a search what the denoiser fills in, too.
+                alone.
             temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
-            attacker: "blind", "black-box" or "white-box"; by default blind without rounds, and with them a white box
-                where the encoder gives gradients, else a black box.
-            max_calls: most encoder calls per embedding; by default as many as the rounds take, about 18 each.
-            proposals: texts asked about per round and embedding. More than 28 cost calls and next to no passes: for an
-                encoder at hand, of which a call takes little time.
             seed: decides everything that is random; a row's result does not depend on `batch_size`.
             recipe: what the embeddings were made by, where known; checked against the inverter's.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
             first_row: number of the first embedding in a larger file, so that its parts invert as the whole would.
-            rounds_folder: where a guided inversion keeps its last rounds, so that the same call after a kill goes on
-                from them. They are the caller's to delete.
+            journal_folder: where a guided inversion keeps how far it has come, so that the same call after a kill goes on
+                from there. It is the caller's to delete.
 
         Raises:
             EmbeddingError: wrong dimension or rank, not finite, zero or not normalised.
@@ -195,25 +195,25 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        wanted = Search(rounds, max_calls=max_calls, proposals=proposals, steering=steering, seed=seed)
-        search = plan(wanted, attacker, candidates, self.surrogate, self._gives_gradients)
-        starts = count_starts(search, candidates)
-        options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
+        search = Search(seconds, max_calls, seed)
+        options = self._options(steps, strategy, candidates, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
-        at_once = max(1, batch_size // starts)
+        bar = tqdm(total=len(e_BD), desc="invert", disable=not show_progress_bar)
         found: list[Inversion] = []
-        for start in tqdm(range(0, len(e_BD), at_once), desc="invert", unit="batch", disable=not show_progress_bar):
-            chunk_BD = e_BD[start : start + at_once]
-            blind = self._invert_batch(chunk_BD, starts, options, first_row + start)
-            if search is None:
-                found += blind
-            else:
-                kept = Path(rounds_folder) / f"{first_row + start}.npz" if rounds_folder is not None else None
-                for reached in self._attack(chunk_BD, blind, search, candidates, first_row + start, kept):
-                    last = reached
-                found += last
-        blind_search = search is None or search.attacker == BLIND
-        return self._with_cosines(found, e_BD) if measure_cosine and blind_search and found else found
+        with bar:
+            if search.guided:
+                self._check_search()
+                for row, e_1D in enumerate(e_BD.split(1), first_row):
+                    journal = None if journal_folder is None else Path(journal_folder) / f"{row}.npz"
+                    *_, last = self._search(e_1D, options, search, candidates, row, journal)
+                    found.append(last)
+                    bar.update(1)
+                return found
+            at_once = max(1, batch_size // candidates)
+            for start in range(0, len(e_BD), at_once):
+                found += self._invert_batch(e_BD[start : start + at_once], candidates, options, first_row + start)
+                bar.update(len(found) - bar.n)
+        return self._with_cosines(found, e_BD) if measure_cosine and found else found
 
     def stream(
         self,
@@ -243,43 +243,34 @@ class Inverter:
     def search(
         self,
         embedding: ArrayLike | Tensor,
-        rounds: int = 20,
+        seconds: float | None = 30.0,
         candidates: int = 1,
         steps: int = 8,
         strategy: str = "confidence",
         *,
+        max_calls: int | None = None,
         guidance: float = 0.0,
         balance: float = BALANCE,
         steering: float = STEERING,
         temperature: float | None = None,
-        attacker: str | None = None,
-        max_calls: int | None = None,
-        proposals: int = Search.proposals,
         seed: int = 0,
         recipe: Recipe | str | None = None,
         first_row: int = 0,
     ) -> Iterator[Inversion]:
         """Recover the text of one embedding (d,) by guided inversion, yielding the best so far after each round.
 
-        The first is the best of the texts that it begins with. Arguments and errors as for `invert`, whose result for
-        the embedding is the last one; options are checked before the first is asked for.
+        The first is the best of the blind candidates that it begins with. Arguments and errors as for `invert`, whose
+        result for the embedding is the last one; options are checked before the first is asked for.
         """
-        wanted = Search(rounds, max_calls=max_calls, proposals=proposals, steering=steering, seed=seed)
-        search = plan(wanted, attacker, candidates, self.surrogate, self._gives_gradients)
-        if search is None:
-            raise InputError(f"rounds is {rounds}, expected at least 1 for a guided inversion")
-        starts = count_starts(search, candidates)
-        options = self._options(steps, strategy, starts, guidance, balance, steering, temperature, seed)
+        search = Search(seconds, max_calls, seed)
+        if not search.guided:
+            raise InputError("seconds and max_calls are both None, expected one of them for a search")
+        self._check_search()
+        options = self._options(steps, strategy, candidates, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"search takes one embedding, found {len(e_BD)}")
-
-        def rounds_of_one() -> Iterator[Inversion]:
-            blind = self._invert_batch(e_BD, starts, options, first_row)
-            for found in self._attack(e_BD, blind, search, candidates, first_row):
-                yield self._with_cosines(found, e_BD)[0] if search.attacker == BLIND else found[0]
-
-        return rounds_of_one()
+        return self._search(e_BD, options, search, candidates, first_row)
 
     def inversion(self, frame: Frame, row: int = 0) -> Inversion:
         """A frame's canvas as text; masks that are left are shown as nothing."""
@@ -323,24 +314,70 @@ class Inverter:
             found.append(replace(several[0], passes=passes, candidates=several if candidates > 1 else []))
         return found
 
-    def _attack(
+    def _search(
         self,
-        e_BD: Tensor,
-        blind: Sequence[Inversion],
+        e_1D: Tensor,
+        options: Options,
         search: Search,
         candidates: int,
-        first_row: int,
-        kept: Path | None = None,
-    ) -> Iterator[list[Inversion]]:
-        """See `attack`; a blind attacker's texts have no cosines yet."""
-        if search.attacker == BLIND and self.surrogate is not None:
-            encoder: Answering = Imitation(self.surrogate, self.tokenizer)
-        else:
-            encoder = self.encoder
-        return attack(
-            self.denoiser, self.tokenizer, self.surrogate, encoder, e_BD.cpu().numpy(), blind, search, candidates,
-            first_row, kept,
+        row: int,
+        journal: Path | None = None,
+    ) -> Iterator[Inversion]:
+        """The best so far of a guided inversion, after its blind candidates and after each round."""
+        assert self.surrogate is not None
+        asking = Asking(self.encoder, self._fast_lane(search), self.tokenizer, search, self.recipe.dimension)
+        begin = self._blind_candidates(e_1D, options, search, row)
+        e_D = e_1D[0].cpu().numpy()
+        searcher = Searcher(
+            self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, search, candidates, row
         )  # fmt: skip
+        if journal is not None:
+            load_search(journal, searcher)
+        for state in searcher.run():
+            if journal is not None:
+                save_search(journal, searcher)
+            several = [self._reached(searcher, hypothesis) for hypothesis in state.found[:candidates]]
+            yield replace(several[0], candidates=several if candidates > 1 else [])
+
+    def _reached(self, searcher: Searcher, found: Hypothesis) -> Inversion:
+        """A hypothesis as what an inversion gives."""
+        confidence = searcher.confidence(found)
+        return Inversion(
+            text=self.tokenizer.decode(found.ids),
+            tokens=[self.tokenizer.token(i) for i in found.ids],
+            confidence=confidence,
+            ids=self.tokenizer.canvas(found.ids, self.length),
+            score=found.cosine,
+            passes=searcher.passes,
+            encoder_calls=searcher.asking.calls,
+            cosine=found.cosine,
+            seconds=searcher.asking.seconds,
+        )
+
+    def _blind_candidates(
+        self, e_1D: Tensor, options: Options, search: Search, row: int
+    ) -> Callable[[int, int], list[tuple[int, ...]]]:
+        """Tokens of blind candidates for one embedding, others each time that a search begins."""
+        steps, temperature = min(options.steps, search.tuning.start_steps), options.temperature or CANDIDATE_TEMPERATURE
+
+        def begin(times: int, count: int) -> list[tuple[int, ...]]:
+            seed = options.seed + BEGIN_AGAIN * times
+            sampled = replace(options, steps=steps, temperature=temperature, seed=seed)
+            (best,) = self._invert_batch(e_1D, count, sampled, row)
+            return [tuple(self.tokenizer.content(one.ids)) for one in best.candidates or [best]]
+
+        return begin
+
+    def _check_search(self) -> None:
+        """Raise InputError where there can be no search."""
+        if self.surrogate is None:
+            raise InputError("this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one")
+
+    def _fast_lane(self, search: Search) -> FastEncoder | None:
+        """The encoder's, made once."""
+        if self._fast is None and not search.frugal:
+            self._fast = fast_lane(self.encoder)
+        return None if search.frugal else self._fast
 
     def steering(self, e_BD: Tensor, candidates: int = 1) -> Steering | None:
         """What steers passes for embeddings (B, D), each as often as there are candidates.
@@ -377,9 +414,6 @@ class Inverter:
         options = Options(steps, strategy, temperature, guidance, seed, balance, steering)
         check(self.denoiser, options)
         return options
-
-    def _gives_gradients(self) -> bool:
-        return isinstance(self.encoder, Differentiable)
 
     def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
         """The same inversions with the cosine of each text, candidates included; without an encoder as they are."""

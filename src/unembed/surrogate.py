@@ -19,11 +19,11 @@ the encoder, e_hat, and asks only where an exchange of token s for t moves it, a
 
 which is enough to find, among thousands of changes, most of those that help.
 
-How wrong that is for the text at hand, and all that a bag cannot know, `forecast` learns from the encoder's answers.
+How wrong that is for the text at hand, and all that a bag cannot know, `search.forecast` learns from the encoder's
+answers.
 
 A surrogate may have a student as well (`student`), which knows more than a bag and answers for one text after the
-other, a tenth as dear as the encoder. Where there is no encoder to ask, or before it is asked, a search is judged by
-what both say together: `embed`, `Imitation`.
+other, a tenth as dear as the encoder. Blind candidates are ranked by what both say together: `embed`.
 
 Shape suffixes as in model.py; T: tokens of a text; N, P: texts.
 """
@@ -44,7 +44,6 @@ from unembed.errors import CheckpointError
 from unembed.quantised import in_8_bits, large, restored
 from unembed.student import Student
 from unembed.tensors import load_tensors, save_tensors
-from unembed.tokenizer import Tokenizer
 
 FILE = "surrogate.safetensors"  # beside config.json
 STUDENT = "student."  # before the names of its tensors
@@ -155,6 +154,12 @@ class Surrogate:
         found: Floats = x_VD.numpy()
         return found
 
+    @cached_property
+    def squares(self) -> Floats:
+        """The squared length of what each token contributes, (V,)."""
+        found: Floats = (self.x_VD**2).sum(1)
+        return found
+
     def bag(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """`x_VD` and b (D,) as tensors on a device, where they are kept."""
         if device not in self._bags:
@@ -197,20 +202,3 @@ class Surrogate:
         size = np.linalg.norm(self.x_VD[list(ids)].mean(0) + self.fitted.bias.numpy())
         scaled: Floats = (size / np.linalg.norm(e_hat) * e_hat).astype(np.float32)
         return scaled
-
-    def lacking(self, ids: Sequence[int], e_hat: Floats) -> Floats:
-        """What the bag of a text of the tokens `ids` lacks of its embedding e_hat before normalisation, (D,)."""
-        found: Floats = self.unnormalised(ids, e_hat) - self.x_VD[list(ids)].mean(0) - self.fitted.bias.numpy()
-        return found
-
-
-class Imitation:
-    """A surrogate in the encoder's place: it answers for texts, and costs no encoder call."""
-
-    def __init__(self, surrogate: Surrogate, tokenizer: Tokenizer) -> None:
-        self.surrogate = surrogate
-        self.tokenizer = tokenizer
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """Embeddings (n, D) of texts, each of one token at least."""
-        return self.surrogate.embed(self.tokenizer.encode_batch(list(texts)))

@@ -44,6 +44,7 @@ class Tokenizer:
             has no padding token.
         prefix_ids, suffix_ids: ids that the encoder puts before and after content ids.
         prompt: text that the encoder puts before every text; its ids end `prefix_ids`.
+        special_ids: ids that are no content of a text.
         starts_word: bool array (vocab_size,), whether a window of text may start at the token.
         fingerprint: SHA-256 (hex) of the backend's JSON; equal fingerprints mean the same tokens.
     """
@@ -65,6 +66,7 @@ class Tokenizer:
         self._specials = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self._reserved = {self.mask_id, self.eos_id, self.pad_id}
         self._specials |= self._reserved
+        self.special_ids = sorted(i for i in self._specials if i < self.vocab_size)
         self._prompt_ids: list[int] = []
         if prompt:
             bare = prompt.rstrip(" ")  # in most vocabularies a space belongs to the word behind it

@@ -25,16 +25,13 @@ since what is uncertain leads away from e more often than towards it: the less a
 are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; CAUTION is less than 1, since
 the kernel overstates what is uncertain.
 
-A surrogate's student knows more than a bag, for some 25 times the price. Where it has been asked about the answers,
-too, `judged` puts what it says in the bag's place, to choose among those that the bag has chosen.
-
-Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, or tokens
-considered at a position, T tokens of a hypothesis, H hypotheses, D dimension of an embedding, V vocabulary, U tokens,
-F features of the texts answered about and of the hypotheses, and one more for all others.
+Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, T tokens of a
+text, H hypotheses, D dimension of an embedding, F features of the texts answered about and of the hypotheses, and one
+more for all others.
 """
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -48,18 +45,12 @@ WINDOW = 3
 PLACES = 4
 SOFTNESS = 0.2  # standard deviation of a place, as a share of the text
 NOISE = 0.8  # variance of an answer beside what the kernel explains, times T^2
-FAR, CLOSE = 0.85, 0.95  # cosines of hypotheses between which a search changes its ways: words come before places
 CAUTION = 0.5  # share of what is uncertain that counts against a text
 MEMORY = 500  # latest answers that count
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
-
-
-def nearness(cosine: float) -> float:
-    """0 where a hypothesis is FAR from the embedding or farther, 1 where it is CLOSE or closer."""
-    return float(np.interp(cosine, (FAR, CLOSE), (0.0, 1.0)))
 
 
 @lru_cache(maxsize=512)
@@ -129,15 +120,10 @@ class Answers:
     def __init__(self) -> None:
         self.texts: list[tuple[int, ...]] = []
         self.e_ND: Floats = np.zeros((0, 0), np.float32)  # their embeddings
-        self.told_ND: Floats | None = None  # and what the student says of them
         self.gram_NN: Doubles = np.zeros((0, 0))  # the kernel of all pairs
 
-    def take(self, texts: Sequence[tuple[int, ...]], e_ND: Floats, told_ND: Floats | None = None) -> None:
-        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest MEMORY count.
-
-        Args:
-            told_ND: what the surrogate says of them, always or never.
-        """
+    def take(self, texts: Sequence[tuple[int, ...]], e_ND: Floats) -> None:
+        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest MEMORY count."""
         old = len(self.texts)
         self.texts += texts
         gram_NN = np.zeros((len(self.texts), len(self.texts)))
@@ -149,8 +135,6 @@ class Answers:
             gram_NN[new] = np.round(_look_up(features.weights(numbers[new], values[new]), (numbers, values)), 10)
             gram_NN[:, new] = gram_NN[new]
         self.e_ND = np.concatenate([self.e_ND, e_ND])[-MEMORY:] if old else e_ND[-MEMORY:].copy()
-        if told_ND is not None:
-            self.told_ND = np.concatenate([*([] if self.told_ND is None else [self.told_ND]), told_ND])[-MEMORY:]
         del self.texts[:-MEMORY]
         self.gram_NN = gram_NN[-MEMORY:, -MEMORY:]
 
@@ -195,97 +179,32 @@ class Forecast:
         noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2
         lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
         self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
-        self.alpha_ND, self.scale = self._learned(self._bags(answers.texts))
+        self.alpha_ND, self.scale = self._learned()
         shared_HX = self._shared(self.features.of(texts))
         self.shared_HN, self.own_H = shared_HX[:, : self.answered], shared_HX[:, self.answered :].diagonal()
 
     def cosines(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
         """(P,) to expect of texts (one token at least each) that were made of a hypothesis."""
-        changed_PD = self._bags(texts) - self.bags_HD[self.number[hypothesis]]
-        return self._expected(texts, hypothesis, changed_PD, self.alpha_ND, self.scale)
-
-    def judged(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
-        """As `cosines`, by the student, where it was asked about the answers."""
-        if self.answers.told_ND is None:
-            return self.cosines(texts, hypothesis)
-        alpha_ND, scale = self._taught
-        told_PD = self._told([*texts, hypothesis], self.surrogate.embed([*texts, hypothesis]))
-        return self._expected(texts, hypothesis, told_PD[:-1] - told_PD[-1], alpha_ND, scale)
-
-    def _expected(
-        self,
-        texts: Sequence[Sequence[int]],
-        hypothesis: tuple[int, ...],
-        changed_PD: Floats,
-        alpha_ND: Floats,
-        scale: float,
-    ) -> Doubles:
-        """The cosines (P,) where a surrogate says how far texts are from a hypothesis, and what it has to learn."""
         number = self.number[hypothesis]
+        changed_PD = self._bags(texts) - self.bags_HD[number]
         features = self.features.of(texts)
         shared_PX = self._shared(features)
         difference_PN = shared_PX[:, : self.answered] - self.shared_HN[number]
-        y_PD = self.starts_HD[number] + changed_PD + difference_PN @ alpha_ND
+        y_PD = self.starts_HD[number] + changed_PD + difference_PN @ self.alpha_ND
         apart_P = _self(self.features, features) + self.own_H[number] - 2 * shared_PX[:, self.answered + number]
         v_P = (apart_P - ((difference_PN @ self.inverse_NN.T) ** 2).sum(1)).clip(min=0)
-        spread_P = CAUTION * len(self.e_D) * scale * v_P
-        return _cosine(y_PD @ self.e_D, (y_PD**2).sum(1) + spread_P)
+        spread_P = CAUTION * len(self.e_D) * self.scale * v_P
+        cosine_P: Doubles = y_PD @ self.e_D / np.sqrt(((y_PD**2).sum(1) + spread_P).clip(min=1e-6))
+        return cosine_P
 
-    def _learned(self, told_ND: Floats) -> tuple[Floats, float]:
-        """What the answers add to what a surrogate says of their texts: weights of the answers (N, D), and s^2."""
+    def _learned(self) -> tuple[Floats, float]:
+        """What the answers add to what the surrogate says of their texts: weights of the answers (N, D), and s^2."""
         several = zip(self.answers.texts, self.answers.e_ND, strict=True)
-        d_ND = np.stack([self.surrogate.unnormalised(*answer) for answer in several]) - told_ND
+        d_ND = np.stack([self.surrogate.unnormalised(*answer) for answer in several])
+        d_ND -= self._bags(self.answers.texts)
         d_ND -= d_ND.mean(0)
         white_ND = self.inverse_NN @ d_ND
         return self.inverse_NN.T @ white_ND, float((white_ND**2).mean())
-
-    @cached_property
-    def _taught(self) -> tuple[Floats, float]:
-        assert self.answers.told_ND is not None
-        return self._learned(self._told(self.answers.texts, self.answers.told_ND))
-
-    def _told(self, texts: Sequence[Sequence[int]], e_PD: Floats) -> Floats:
-        """Embeddings (P, D) of length 1 as long as those of the texts' bags."""
-        sizes_P = np.linalg.norm(self._bags(texts) + self.surrogate.fitted.bias.numpy(), axis=1)
-        told_PD: Floats = e_PD * sizes_P[:, None]
-        return told_PD
-
-    def replacing(self, hypothesis: tuple[int, ...], tokens_TK: Ids) -> Doubles:
-        """(T, K) roughly to expect where one token of a hypothesis of T gives way to another, its neighbours apart."""
-        number, count = self.number[hypothesis], len(hypothesis)
-        unique_U, where_TK = np.unique(tokens_TK, return_inverse=True)
-        told_U2, told_T2 = self._contributions(unique_U, number), self._contributions(np.array(hypothesis), number)
-        return self._first_order(number, (told_U2[where_TK.reshape(tokens_TK.shape)] - told_T2[:, None]) / count)
-
-    def adding(self, hypothesis: tuple[int, ...], tokens_K: Ids) -> Doubles:
-        """(K,) roughly to expect where a hypothesis gains one token, wherever."""
-        number = self.number[hypothesis]
-        bag_2 = self.bags_HD[number] @ self._axes(number)
-        return self._first_order(number, (self._contributions(tokens_K, number) - bag_2) / (len(hypothesis) + 1))
-
-    def _first_order(self, number: int, moved_X2: Doubles) -> Doubles:
-        """Cosines where a hypothesis moves along its axes.
-
-        How far it moves across them is left out: what else a token brings, others can mend, and these are only
-        candidates. With it the same number of calls brings less (experiments/LOG.md, 2026-11-27).
-        """
-        start_D = self.starts_HD[number]
-        return _cosine(start_D @ self.e_D + moved_X2[..., 0], start_D @ start_D + 2 * moved_X2[..., 1])
-
-    def _axes(self, number: int) -> Floats:
-        """Towards e, and along where a hypothesis is, (D, 2)."""
-        return np.stack([self.e_D, self.starts_HD[number]], 1)
-
-    def _contributions(self, tokens_U: Ids, number: int) -> Doubles:
-        """What each token adds along the axes of a hypothesis, times the length of the text: (U, 2)."""
-        axes_D2 = self._axes(number)
-        contributed_U2: Doubles = (self.surrogate.x_VD[tokens_U] @ axes_D2).astype(np.float64)
-        known = np.isin(tokens_U, self.features.tokens)
-        columns = self.column[np.searchsorted(self.features.tokens, tokens_U[known])]
-        # A token's feature is one for each time that it stands in a text, over the length of the text.
-        learned_U2 = self.phi_FX[columns, : self.answered].numpy() @ (self.alpha_ND @ axes_D2)
-        contributed_U2[known] += TOKEN * learned_U2
-        return contributed_U2
 
     def _shared(self, features: tuple[Ids, Doubles]) -> Floats:
         """The kernel of some texts with those answered about and the hypotheses, (P, N + H)."""
@@ -304,11 +223,6 @@ class Forecast:
         counts = np.bincount(cell, minlength=len(texts) * len(tokens)).reshape(len(texts), -1)
         bags_PD: Floats = (counts / lengths[:, None]).astype(np.float32) @ self.surrogate.x_VD[tokens]
         return bags_PD
-
-
-def _cosine(product: Doubles, squared: Doubles) -> Doubles:
-    cosine: Doubles = product / np.sqrt(squared.clip(min=1e-6))
-    return cosine
 
 
 def _look_up(weights: Doubles | Floats, features: tuple[Ids, Doubles]) -> Doubles:

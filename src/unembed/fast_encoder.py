@@ -1,0 +1,66 @@
+"""The fast lane of a local encoder: token ids in, nearly exact embeddings out, as many a second as the machine gives.
+
+Rows of a length share a batch, so that there is no padding and no attention mask. Products are in bfloat16 where the
+processor multiplies it faster than float32 (`precision`): eight times as many texts a second with AMX, at a cosine of
+.99995 to the recipe's own. Elsewhere they are float32, and the lane is exact.
+
+Measured on two cores with AVX2 alone, which has no fast bfloat16 (texts of 14 tokens): float32 310 texts/s; int8 by
+torch's dynamic quantisation 450, at a cosine of .92 to float32, which is farther than the texts of a search are from each
+other.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from unembed.encoder import TransformerEncoder, pool
+from unembed.precision import slowdown
+
+ROWS = 128  # in one batch
+BFLOAT16_ERROR = 1e-3  # cosine by which an answer in bfloat16 may be wrong, at most, where texts are near
+
+Floats = NDArray[np.float32]
+
+
+class FastEncoder:
+    """An encoder's transformer in the fastest precision of this machine.
+
+    Attributes:
+        error: cosine by which answers may differ from the encoder's own; 0 where they are float32.
+    """
+
+    def __init__(self, encoder: TransformerEncoder) -> None:
+        self.encoder = encoder
+        self.error = 0.0
+        self._network = encoder.network
+        faster = encoder.device.type != "cpu" or slowdown() < 1
+        if encoder.recipe.precision == "float32" and faster:
+            self._network = copy.deepcopy(encoder.network).to(torch.bfloat16)
+            self.error = BFLOAT16_ERROR
+
+    @torch.inference_mode()
+    def embed(self, rows: Sequence[Sequence[int]]) -> Floats:
+        """Embeddings (n, d) of rows of content ids, normalised as the recipe says."""
+        encoder = self.encoder
+        tokenizer, recipe = encoder.tokenizer, encoder.recipe
+        found = np.empty((len(rows), recipe.dimension), np.float32)
+        encoder.calls += len(rows)
+        for numbers in _alike([len(ids) for ids in rows]):
+            framed = [[*tokenizer.prefix_ids, *rows[i], *tokenizer.suffix_ids] for i in numbers]
+            ids_BS = torch.tensor(framed, device=encoder.device)
+            hidden = self._network(input_ids=ids_BS).last_hidden_state.float()
+            e = encoder.layers(pool(hidden, torch.ones_like(ids_BS), recipe.pooling))
+            found[numbers] = (F.normalize(e, dim=-1) if recipe.normalize else e).float().cpu().numpy()
+        return found
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of rows in batches of one length."""
+    by_length: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(number)
+    return [each[at : at + ROWS] for each in by_length.values() for at in range(0, len(each), ROWS)]

@@ -1,0 +1,125 @@
+"""Composition: several changes of one hypothesis at once, chosen by what each was measured to do alone.
+
+A round embeds a hypothesis h with many single changes. They act nearly independently of each other, so that of changes
+i, j, ... together
+
+    e(h + i + j) ~ e(h) + d_i + d_j,      d_i = e(h + i) - e(h),
+
+is to be expected, normalised. So which few of the measured d add up to what h lacks is a sparse approximation problem
+(matching pursuit, Mallat & Zhang 1993, doi 10.1109/78.258082), solved here by a beam: all pairs, then the best pairs with
+every third change, and so on. It finds changes that help only together, which no search by single steps accepts.
+
+Shape suffixes: N changes, D dimension of an embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+BEAM = 24  # joined changes that are tried with every further one
+MOST = 4  # changes joined at most
+KEPT = 12  # joined changes of more than two that may be asked, of each number
+NEXT = 4  # further changes kept for each of the beam
+ORDER = 62  # bit of a change's places that says that it changes the order
+
+Ids = tuple[int, ...]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to a hypothesis of T tokens.
+
+    Attributes:
+        replaced: place in the hypothesis -> tokens that stand for the one at that place; none deletes it.
+        order: the places in another order; None: as they are.
+    """
+
+    replaced: Mapping[int, Ids] = field(default_factory=dict)
+    order: Ids | None = None
+
+    def of(self, ids: Ids) -> Ids:
+        """The text that it makes of the hypothesis' tokens."""
+        places = self.order if self.order is not None else range(len(ids))
+        return tuple(token for place in places for token in self.replaced.get(place, ids[place : place + 1]))
+
+    @property
+    def places(self) -> int:
+        """The places as bits; a change of order has a bit of its own, so that there is at most one."""
+        return sum(1 << place for place in self.replaced) | (self.order is not None) << ORDER
+
+    def __and__(self, other: "Change") -> "Change":
+        """Both, where they have no place in common."""
+        return Change({**self.replaced, **other.replaced}, other.order if self.order is None else self.order)
+
+
+def rewritten(before: Ids, after: Ids) -> Change:
+    """The change that makes `after` of `before` (a token at least): one run of tokens is replaced, as few as possible."""
+    shorter = min(len(before), len(after))
+    start = 0
+    while start < shorter and before[start] == after[start]:
+        start += 1
+    same = 0
+    while same < shorter - start and before[-1 - same] == after[-1 - same]:
+        same += 1
+    stop, tokens = len(before) - same, after[start : len(after) - same]
+    if start == stop:  # something is inserted beside a token that stays
+        at = min(start, len(before) - 1)
+        return Change({at: (*tokens, before[at]) if at == start else (before[at], *tokens)})
+    return Change({start: tokens} | {place: () for place in range(start + 1, stop)})
+
+
+def compose(
+    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int
+) -> list[Change]:
+    """The `count` most promising joined changes, of two to four each, best first.
+
+    Args:
+        e_hat: the hypothesis' embedding (D,), of length 1.
+        changes: of the hypothesis, each with the embedding (D,) that it led to, of length 1.
+        e_D: the embedding that is searched for, of length 1.
+    """
+    if len(changes) < 2:
+        return []
+    places_N = np.array([change.places for change, _ in changes], np.int64)
+    apart_NN = (places_N[:, None] & places_N) == 0
+    d_ND = np.stack([e for _, e in changes]) - e_hat
+    along_N, gram_NN = d_ND @ e_D, d_ND @ d_ND.T
+    square_N = 2 * d_ND @ e_hat + gram_NN.diagonal()
+
+    def promised(along: Floats, square: Floats, possible: NDArray[np.bool_]) -> Floats:
+        """The cosine to e after moves of h."""
+        cosine: Floats = (e_hat @ e_D + along) / np.sqrt(np.maximum(1 + square, 1e-6))
+        return np.where(possible, cosine, -np.inf)
+
+    pairs_NN = promised(along_N[:, None] + along_N, square_N[:, None] + square_N + 2 * gram_NN, np.triu(apart_NN, 1))
+    most = min(pairs_NN.size, max(BEAM, 3 * count))
+    best = np.argpartition(-pairs_NN, most - 1, axis=None)[:most]
+    rows, columns = np.unravel_index(best[np.argsort(-pairs_NN.flat[best], kind="stable")], pairs_NN.shape)
+    found: dict[tuple[int, ...], float] = {
+        (i, j): float(pairs_NN[i, j])
+        for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
+        if pairs_NN[i, j] > -np.inf
+    }
+    level = list(found)[:BEAM]
+    for _ in range(MOST - 2):
+        wider: dict[tuple[int, ...], float] = {}
+        for group in map(list, level):
+            square = square_N[group].sum() + 2 * np.triu(gram_NN[np.ix_(group, group)], 1).sum()
+            cosine_N = promised(
+                along_N[group].sum() + along_N, square + square_N + 2 * gram_NN[group].sum(0), apart_NN[group].all(0)
+            )
+            for other in np.argsort(-cosine_N, kind="stable")[:NEXT].tolist():
+                if cosine_N[other] > -np.inf:
+                    wider[tuple(sorted((*group, other)))] = float(cosine_N[other])
+        level = sorted(wider, key=lambda group: -wider[group])[:BEAM]
+        found |= {group: wider[group] for group in level[:KEPT]}
+    joined = []
+    for group in sorted(found, key=lambda group: -found[group])[:count]:
+        whole = Change()
+        for number in group:
+            whole &= changes[number][0]
+        joined.append(whole)
+    return joined

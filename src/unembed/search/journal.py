@@ -1,0 +1,94 @@
+"""A search on disk, so that a killed one goes on after the last round that it finished.
+
+One file holds what is known of one embedding's search. Where calls are counted, a search that goes on equals one that
+was never stopped; where time is, it has the time that was left. Only numbers are stored, no pickles.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from unembed.errors import InputError
+from unembed.files import atomic_file
+from unembed.search.forecast import Answers
+from unembed.search.loop import Hypothesis, Searcher
+
+FORMAT = 7
+
+
+def save_search(path: Path, searcher: Searcher) -> None:
+    """Write how far a search has come, whole or not at all. Raises OutputError."""
+    state = searcher.state
+    tree = {
+        "format": FORMAT, "search": _key(searcher), "noise": state.noise.bit_generator.state,
+        "pool": [_told(h) for h in state.pool], "found": [_told(h) for h in state.found],
+        "rounds": state.rounds, "idle": state.idle, "begun": state.begun,
+        "calls": searcher.asking.calls, "seconds": searcher.asking.seconds, "passes": searcher.denoiser.passes,
+        "answers": state.answers.texts,
+    }  # fmt: skip
+    arrays = {
+        "tree": np.frombuffer(json.dumps(tree).encode(), np.uint8),
+        "pool": np.array([h.e_hat for h in state.pool]),
+        "found": np.array([h.e_hat for h in state.found]),
+        "answers": state.answers.e_ND,
+        "seen": np.fromiter(state.seen, np.int64, len(state.seen)),
+    }
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_search(path: Path, searcher: Searcher) -> None:
+    """Put a search where the file says it was; without one, or with that of another search or version, it starts anew.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # a damaged one would stay open
+            arrays = dict(file)
+        tree = json.loads(arrays["tree"].tobytes())
+        if (tree["format"], tree["search"]) != (FORMAT, _key(searcher)):
+            return
+        pool, found = (
+            [_hypothesis(told, e) for told, e in zip(tree[name], arrays[name], strict=True)]
+            for name in ("pool", "found")
+        )
+        answers = Answers()
+        answers.take([tuple(ids) for ids in tree["answers"]], arrays["answers"])
+        values = {name: int(tree[name]) for name in ("rounds", "idle", "begun")}
+        calls, passes, seconds = int(tree["calls"]), int(tree["passes"]), float(tree["seconds"])
+        seen = set(arrays["seen"].tolist())
+        searcher.state.noise.bit_generator.state = tree["noise"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as a search; delete it to search anew") from error
+    state = searcher.state
+    state.pool, state.answers, state.seen = pool, answers, seen
+    known = {h.ids: h for h in pool}
+    state.found = [known.get(h.ids, h) for h in found]
+    for name, value in values.items():
+        setattr(state, name, value)
+    searcher.denoiser.passes = passes
+    searcher.asking.calls, searcher.asking.seconds = calls, seconds
+
+
+def _told(hypothesis: Hypothesis) -> list[Any]:
+    return [hypothesis.ids, hypothesis.cosine, hypothesis.confirmed, hypothesis.changed]
+
+
+def _hypothesis(told: list[Any], e_hat: Any) -> Hypothesis:
+    ids, cosine, confirmed, changed = told
+    return Hypothesis(tuple(ids), e_hat, float(cosine), bool(confirmed), bool(changed))
+
+
+def _key(searcher: Searcher) -> str:
+    """Says whether two searches are the same: embedding, options, and where the random numbers began."""
+    digest = hashlib.sha256(repr((searcher.search, searcher.row, searcher.candidates)).encode())
+    digest.update(searcher.surrogate.fitted.weight.numpy().tobytes())
+    digest.update(searcher.e_D.tobytes())
+    return digest.hexdigest()
