@@ -31,7 +31,7 @@ SENTENCES := "Her blood pressure was high, so the doctor changed the dose." \
 
 demo-terminal: $(STAMP)
 	$(BIN)/unembed invert $(SENTENCES)
-	$(BIN)/unembed invert --rounds 20 $(SENTENCES)
+	$(BIN)/unembed invert --seconds 60 $(SENTENCES)
 
 # Two processes, each with whole files, so that what a file's tests share is made once. The page's tests look at how
 # things move and have the machine to themselves.

@@ -17,7 +17,6 @@ from scripts import run
 
 from unembed.evaluate import compare, read_back
 from unembed.inverter import Inverter
-from unembed.search import BLACK_BOX, BLIND
 from unembed.sources import read_texts
 from unembed.tables import figure
 from unembed.truths import parse_tokens, truths
@@ -100,11 +99,12 @@ def overlap(one: NDArray[np.intp], other: NDArray[np.intp]) -> float:
 @click.option("--limit", default=500, show_default=True, help="texts inverted at most", type=click.IntRange(min=2))
 @click.option("--pool", default=5000, show_default=True, help="texts in the store at most")
 @click.option("--defence", "defences", multiple=True, type=click.Choice(list(DEFENCES)), help="default: all")
-@click.option("--rounds", default=0, show_default=True, help="of guided inversion, by a black box")
+@click.option("--seconds", default=None, type=float, help="guided inversion: of each search, at most")
+@click.option("--max-calls", default=None, type=int, help="guided inversion: encoder calls of each search, at most")
 @click.option("--seed", default=0, show_default=True)
 def main(
     texts: str, model: str | None, precision: str, tokens: str, limit: int, pool: int, defences: tuple[str, ...],
-    rounds: int, seed: int,
+    seconds: float | None, max_calls: int | None, seed: int,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
     cut = parse_tokens(tokens)
@@ -119,7 +119,7 @@ def main(
     click.echo("| --- | ---: | ---: " + "| ---: " * len(names) + "|")
     for name in defences or DEFENCES:
         kept_BD = protect(e_BD, name, seed)
-        inversions = inverter.invert(kept_BD[:n], rounds=rounds, attacker=BLACK_BOX if rounds else BLIND, seed=seed)
+        inversions = inverter.invert(kept_BD[:n], seconds=seconds, max_calls=max_calls, seed=seed)
         scores = compare(read_back(inverter, inversions), truth)
         cells = [f"{float((e_BD * kept_BD).sum(1).mean()):.3f}", f"{overlap(nearest, neighbours(e_BD, kept_BD)):.2f}"]
         cells += [figure(each, scores[each].value, scores[each].interval(seed=seed)) for each in FIGURES]

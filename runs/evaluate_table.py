@@ -18,10 +18,10 @@ from plots import Point, draw_curves
 from scripts import run
 
 from unembed.errors import DataError
-from unembed.evaluate import RANDOM_VECTORS, Report, describe_machine, describe_model, evaluate
+from unembed.evaluate import Report, describe_machine, describe_model, evaluate
 from unembed.inverter import Inverter
 from unembed.sources import read_texts
-from unembed.strategies import BALANCE, STEERING, STRATEGIES, default_temperature
+from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, STRATEGIES, default_temperature
 from unembed.tables import baseline_rows, length_rows, rows
 from unembed.truths import NATURAL, parse_tokens, truths
 
@@ -59,7 +59,8 @@ def write_reports(path: Path, reports: list[Report]) -> None:
 @click.option("--steps", "all_steps", multiple=True, type=int, default=[8, 32], show_default=True)
 @click.option("--strategy", "strategies", multiple=True, type=click.Choice(sorted(STRATEGIES)), help="default: all")
 @click.option("--candidates", default=1, show_default=True)
-@click.option("--rounds", default=0, show_default=True)
+@click.option("--seconds", default=None, type=float, help="guided inversion: of each search, at most")
+@click.option("--max-calls", default=None, type=int, help="guided inversion: encoder calls of each search, at most")
 @click.option("--guidance", default=0.0, show_default=True)
 @click.option("--balance", default=BALANCE, show_default=True)
 @click.option("--steering", default=STEERING, show_default=True)
@@ -78,7 +79,8 @@ def main(
     all_steps: tuple[int, ...],
     strategies: tuple[str, ...],
     candidates: int,
-    rounds: int,
+    seconds: float | None,
+    max_calls: int | None,
     guidance: float,
     balance: float,
     steering: float,
@@ -89,9 +91,12 @@ def main(
     output: Path,
 ) -> None:
     cut = parse_tokens(tokens)
-    options: dict[str, Any] = {"candidates": candidates, "rounds": rounds, "batch_size": batch_size}
-    options |= {"guidance": guidance, "balance": balance, "steering": steering}
-    options["temperature"] = default_temperature(candidates) if temperature is None else temperature
+    options: dict[str, Any] = {"candidates": candidates, "seconds": seconds, "max_calls": max_calls}
+    options |= {"guidance": guidance, "balance": balance, "steering": steering, "batch_size": batch_size}
+    if temperature is None:
+        guided = seconds is not None or max_calls is not None
+        temperature = CANDIDATE_TEMPERATURE if guided else default_temperature(candidates)
+    options["temperature"] = temperature
     inverter = Inverter.from_pretrained(model, device=device, precision=precision)
     passages = list(read_texts(texts))
     truth = truths(passages, inverter.tokenizer, cut, inverter.config.model.max_tokens, limit)
@@ -113,7 +118,7 @@ def main(
             if report is None:
                 report = evaluate(
                     inverter, passages, tokens=cut, limit=limit, steps=steps, strategy=strategy, seed=seed,
-                    random_vectors=RANDOM_VECTORS if steps <= 8 else 0,  # chance hardly depends on the passes
+                    random_vectors=None if steps <= 8 else 0,  # chance hardly depends on the passes
                     **options,
                 )  # fmt: skip
                 reports.append(report)

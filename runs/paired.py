@@ -3,9 +3,11 @@ differences with their intervals.
 
     python runs/paired.py OLD NEW --texts validation.txt --limit 300
     python runs/paired.py OLD --texts validation.txt --set balance=0.5 --set unembed.balance.SHARPNESS=1
+    python runs/paired.py OLD --texts validation.txt --tokens 6-16 --max-calls 500 --set search.refills=8
 
-`--set` takes an option of `Inverter.invert`, or a constant of the module that reads it (one that is the default of an
-option is not read there: set the option). Several inverters and settings may be named: each is compared with OLD as it
+`--set` takes an option of `Inverter.invert`, search.FIELD, a field of `search.options.Tuning`, where --seconds or
+--max-calls make inversions guided, or a constant of the module that reads it (one that is the default of an option is
+not read there: set the option). Several inverters and settings may be named: each is compared with OLD as it
 is.
 
 Intervals are 95 % bootstrap intervals over texts, both inversions of a text drawn together: narrower than those of the
@@ -16,6 +18,7 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -27,10 +30,13 @@ from unembed.errors import InputError
 from unembed.evaluate import compare, read_back
 from unembed.inverter import Inverter
 from unembed.metrics import Scores
+from unembed.search.options import Tuning
 from unembed.sources import read_texts
 from unembed.tables import figure
 from unembed.truths import parse_tokens, truths
 
+SEARCH = "search."  # before a field of Tuning
+TUNED = {field.name for field in fields(Tuning)}
 FIGURES = ("token_accuracy", "exact_match", "token_f1", "bleu", "cosine")
 OPTIONS = set(inspect.signature(Inverter.invert).parameters) - {"self", "embeddings"}
 
@@ -45,6 +51,8 @@ OPTIONS = set(inspect.signature(Inverter.invert).parameters) - {"self", "embeddi
 @click.option("--limit", default=300, show_default=True, help="texts measured at most")
 @click.option("--steps", default=8, show_default=True, help="passes")
 @click.option("--candidates", default=1, show_default=True)
+@click.option("--seconds", default=None, type=float, help="guided inversion: of each search, at most")
+@click.option("--max-calls", default=None, type=int, help="guided inversion: encoder calls of each search, at most")
 @click.option("--seed", default=0, show_default=True)
 def main(
     old: str,
@@ -56,11 +64,16 @@ def main(
     limit: int,
     steps: int,
     candidates: int,
+    seconds: float | None,
+    max_calls: int | None,
     seed: int,
 ) -> None:
     others = [(name, name, {}) for name in new] + [(setting, old, parsed(setting)) for setting in settings]
     if not others:
         raise InputError("nothing to compare: name a second inverter, or a setting (--set)")
+    guided = {name: n for name, n in (("seconds", seconds), ("max_calls", max_calls)) if n is not None}
+    if not guided and (search := next((s for s in settings if s.startswith(SEARCH)), None)):
+        raise InputError(f"--set {search}: these inversions are blind, expected --seconds or --max-calls beside it")
     cut = parse_tokens(tokens)
     passages = list(read_texts(texts))
 
@@ -68,7 +81,7 @@ def main(
         inverter = Inverter.from_pretrained(model, precision=precision)
         truth = truths(passages, inverter.tokenizer, cut, inverter.length, limit)
         embeddings = inverter.encode(truth.texts)
-        options = {"steps": steps, "candidates": candidates, "seed": seed}
+        options = {"steps": steps, "candidates": candidates, "seed": seed} | guided
         options |= {name: value for name, value in setting.items() if name in OPTIONS}
         with constants({name: value for name, value in setting.items() if name not in OPTIONS}):
             inversions = inverter.invert(embeddings, measure_cosine=False, show_progress_bar=True, **options)
@@ -88,6 +101,8 @@ def main(
 def parsed(setting: str) -> dict[str, Any]:
     """NAME=VALUE, the value as YAML. Raises InputError where nothing has that name."""
     name, equals, value = setting.partition("=")
+    if equals and name.startswith(SEARCH) and (field := name.removeprefix(SEARCH)) in TUNED:
+        return {"tuning": Tuning(**{field: yaml.safe_load(value)})}
     module, dot, constant = name.rpartition(".")
     known = name in OPTIONS
     if dot:
@@ -96,7 +111,9 @@ def parsed(setting: str) -> dict[str, Any]:
         except ImportError:
             known = False
     if not equals or not known:
-        raise InputError(f"--set {setting}: expected NAME=VALUE, NAME an option of Inverter.invert or MODULE.CONSTANT")
+        raise InputError(
+            f"--set {setting}: expected NAME=VALUE, NAME an option of Inverter.invert, search.FIELD or MODULE.CONSTANT"
+        )
     return {name: yaml.safe_load(value)}
 
 

@@ -5,6 +5,7 @@ Also denoisers and inverters of random weights, which nothing was learned by, bu
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +32,7 @@ VERBS = ["watch", "follow", "paint", "open", "visit", "remember", "guard", "cros
 TAILS = ["today", "again", "at", "night", "in", "winter", "with", "care", "and", "then", "never", "alone"]
 LETTERS = ["x", "y", "z", "i", "you", "we", "it"]
 DIMENSION = 16
+FIRST = 4.0  # what [CLS] counts more in `LocalEncoder`
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -63,13 +65,13 @@ class _Network(nn.Module):
 class FakeEncoder:
     """Sum of token vectors, each scaled by place, through tanh, to unit length: order matters, and it takes no time."""
 
-    def __init__(self) -> None:
-        self.recipe = Recipe(encoder="fake", dimension=DIMENSION, max_length=64)
+    def __init__(self, dimension: int = DIMENSION) -> None:
+        self.recipe = Recipe(encoder="fake", dimension=dimension, max_length=64)
         self.tokenizer = tiny_tokenizer()
         self.calls = 0
         generator = torch.Generator().manual_seed(7)
-        self.network = _Network(torch.randn(self.tokenizer.vocab_size, DIMENSION, generator=generator))
-        self._places = torch.randn(self.recipe.max_length, DIMENSION, generator=generator)
+        self.network = _Network(torch.randn(self.tokenizer.vocab_size, dimension, generator=generator))
+        self._places = torch.randn(self.recipe.max_length, dimension, generator=generator)
 
     def to(self, device: str | torch.device) -> Self:
         """Move to `device`."""
@@ -81,7 +83,7 @@ class FakeEncoder:
         """Embeddings (n, 16) float32 of `texts`."""
         rows = [ids[: self.recipe.max_length - 2] for ids in self.tokenizer.encode_batch(texts)]
         if not rows:
-            return np.zeros((0, DIMENSION), dtype=np.float32)
+            return np.zeros((0, self.recipe.dimension), dtype=np.float32)
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
         for i, row in enumerate(rows):
@@ -100,6 +102,31 @@ class FakeEncoder:
             vectors = self.network.table(framed) * (1.0 + self._places[: framed.shape[1]])
             total = (vectors * known.unsqueeze(-1)).sum(1)
             return torch.nn.functional.normalize(torch.tanh(total / 3.0), dim=-1)
+
+
+class LocalEncoder(FakeEncoder):
+    """Token vectors and what neighbours make of each other: as in a real one, a small change does little.
+
+    The first one, of [CLS], counts more than others, so that lengths differ.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(64)
+        generator = torch.Generator().manual_seed(8)
+        self._left, self._right = (torch.randn(64, 64, generator=generator) / 8 for _ in range(2))
+
+    def encode_tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings (B, 64) float32 of content ids (B, T)."""
+        self.calls += len(ids)
+        ids, ends = ids[:, : self.recipe.max_length - 2], (len(ids), 1)
+        framed = torch.cat([torch.full(ends, self.tokenizer.prefix_ids[0]), ids, torch.zeros(ends).long()], dim=1)
+        framed[torch.arange(len(ids)), lengths + 1] = self.tokenizer.suffix_ids[0]
+        inside = torch.arange(framed.shape[1] - 1) <= lengths[:, None]
+        with torch.no_grad():
+            x = self.network.table(framed)
+            pairs = torch.tanh(x[:, :-1] @ self._left + x[:, 1:] @ self._right)
+            total = FIRST * x[:, 0] + ((x[:, :-1] + pairs) * inside.unsqueeze(-1)).sum(1)
+            return torch.nn.functional.normalize(total, dim=-1)
 
 
 def fake_encoder() -> FakeEncoder:
@@ -202,6 +229,20 @@ def tiny_parts() -> Parts:
     denoiser = tiny_denoiser(0.2).eval().requires_grad_(False)
     denoiser.output_bias[list(denoiser.end_ids)] = -4.0
     return Parts(denoiser, tiny_tokenizer(), tiny_config(), {"steps": 1})
+
+
+def local_parts() -> Parts:
+    """An untrained inverter of `LocalEncoder`, with a surrogate that knows what its tokens contribute."""
+    encoder, texts = LocalEncoder(), tiny_texts(300, seed=9)
+    config = replace(tiny_config(), encoder=encoder.recipe)
+    torch.manual_seed(0)
+    denoiser = perturbed(build_denoiser(config, tiny_tokenizer()), 0.02).eval().requires_grad_(False)
+    fitted = fit(
+        denoiser.table.weight, encoder.tokenizer.encode_batch(texts), torch.from_numpy(encoder.encode(texts))
+    )
+    table_VD = encoder.network.table.weight.detach()
+    own = Own(torch.zeros(len(table_VD)), table_VD, torch.eye(64))
+    return Parts(denoiser, encoder.tokenizer, config, {"steps": 1}, surrogate=fitted._replace(own=own))
 
 
 def save_tiny_inverter(folder: Path) -> Path:

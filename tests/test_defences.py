@@ -85,10 +85,10 @@ class Lookup:
         self.tokenizer, self.encode = self.encoder.tokenizer, self.encoder.encode
         self.length = tiny_config().model.max_tokens
         self.known = self.encode(TEXTS)
-        self.attackers: list[str] = []
+        self.asked: list[dict[str, Any]] = []
 
-    def invert(self, e: np.ndarray, *, attacker: str, **_: Any) -> list[SimpleNamespace]:
-        self.attackers.append(attacker)
+    def invert(self, e: np.ndarray, **options: Any) -> list[SimpleNamespace]:
+        self.asked.append(options)
         found = [TEXTS[row] for row in (e @ self.known.T).argmax(1)]
         return [
             SimpleNamespace(text=text, ids=self.tokenizer.canvas(self.tokenizer.encode(text), self.length))
@@ -122,4 +122,6 @@ def test_the_script_compares_with_the_embeddings_as_they_were(
     assert none[2:] == ["1.000 [1.000, 1.000]", "1.000 [1.000, 1.000]", "100.0 [100.0, 100.0]", "1.000 [1.000, 1.000]"]
     assert 0.8 < float(noisy[0]) < 0.99
     assert float(noisy[1]) < 1
-    assert inverter.attackers == ["blind", "blind"]
+    assert inverter.asked == [{"seconds": None, "max_calls": None, "seed": 0}] * 2
+    CliRunner().invoke(defences.main, [*options, "--max-calls", "30", "--seconds", "2"], catch_exceptions=False)
+    assert inverter.asked[2:] == [{"seconds": 2.0, "max_calls": 30, "seed": 0}] * 2

@@ -14,7 +14,7 @@ from torch import nn
 from fakes import fake_encoder, tiny_config, tiny_parts, tiny_surrogate, tiny_texts, tiny_tokenizer
 from unembed.balance import Balance
 from unembed.errors import InputError
-from unembed.evaluate import Report, cloze_accuracy, evaluate, fingerprint
+from unembed.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate, fingerprint
 from unembed.inverter import Inverter
 from unembed.model import Modulation
 from unembed.steering import EARLY, Steering
@@ -83,7 +83,13 @@ class FakeInverter:
         found = []
         for embedding in embeddings:
             ids = self.tokenizer.canvas(self.answer(embedding), L)
-            found.append(SimpleNamespace(text=self.tokenizer.decode(ids), ids=ids, passes=8, encoder_calls=3))
+            cosine = float(self.encode([self.tokenizer.decode(ids)])[0] @ embedding)
+            found.append(
+                SimpleNamespace(
+                    text=self.tokenizer.decode(ids), ids=ids, passes=8, encoder_calls=3, cosine=cosine,
+                    seconds=None if options["seconds"] is None else 0.5 + len(found),
+                )
+            )  # fmt: skip
         return found
 
 
@@ -158,22 +164,28 @@ def test_the_inverter_gets_the_embeddings_and_the_options_and_nothing_else():
         "steps": 4,
         "strategy": "euler",
         "candidates": 2,
-        "rounds": 1,
         "seed": 3,
         "guidance": 0.5,
         "balance": 0.6,
         "steering": 50.0,
     }
-    options |= {"attacker": "black-box", "max_calls": 40, "proposals": 20}
-    options |= {"temperature": 0.7, "batch_size": 8, "show_progress_bar": False}
+    options |= {"seconds": 9.5, "max_calls": 40, "temperature": 0.7, "batch_size": 8, "show_progress_bar": False}
     report = evaluate(inverter, TEXTS, tokens="natural", limit=9, **options)
-    assert inverter.asked == [{"n": 9, **options}] * 2  # the texts and as many random vectors
+    # The texts, and random vectors: few, since no search for them ends before its budget.
+    assert inverter.asked == [{"n": n, **options} for n in (9, GUIDED_RANDOM_VECTORS)]
     assert (report.strategy, report.steps, report.seed, report.n) == ("euler", 4, 3, 9)
     assert report.options == {
         name: value for name, value in options.items() if name not in ("steps", "strategy", "seed", "show_progress_bar")
     }
     assert (report.passes, report.encoder_calls) == (8.0, 3.0)
     assert report.seconds_per_text == report.seconds / 9
+    assert report.calls_per_second == pytest.approx(27 / report.seconds)
+    assert report.seconds_to_exact == 4.5  # the median of .5 to 8.5
+    wrong = evaluate(FakeInverter(TEXTS, lambda ids: ids[:-1]), TEXTS, tokens="natural", limit=9, seconds=2.0)
+    assert wrong.seconds_to_exact is None
+    assert wrong.baselines["random_vector"]["n"] == GUIDED_RANDOM_VECTORS
+    blind = evaluate(inverter, TEXTS, tokens="natural", limit=9)
+    assert (blind.calls_per_second, blind.seconds_to_exact) == (None, None)
 
 
 def test_baselines_show_what_chance_gives():
@@ -283,6 +295,12 @@ def test_report_survives_json_and_says_where_it_was_measured():
     report = measured(limit=5)
     tree = json.loads(json.dumps(report.to_dict()))
     assert Report.from_dict(tree).to_dict() == tree
+    guided = json.loads(json.dumps(measured(limit=5, seconds=1.0).to_dict()))
+    assert guided["calls_per_second"] > 0
+    assert Report.from_dict(guided).to_dict() == guided
+    del tree["calls_per_second"], tree["seconds_to_exact"]  # as earlier versions wrote it
+    assert Report.from_dict(tree).n == 5
+    tree = measured(limit=5).to_dict()
     assert set(METRICS) <= set(tree)
     assert set(tree["intervals"]) == set(METRICS)
     assert tree["model"]["encoder"] == "fake"
@@ -330,10 +348,16 @@ def test_tables_are_aligned_markdown():
     assert "100.0 [100.0, 100.0]" in lines[2]
     assert lines[3].startswith("| two-stage, candidates 4, temperature 0.5 |    32 |  40 | 0.")
     chosen = measured(limit=2, balance=0.5, steering=0.0)
-    earlier = measured(limit=2)  # before there was either
-    del earlier.options["balance"], earlier.options["steering"]
-    named = [line.split("|")[1].strip() for line in rows([chosen, earlier]).splitlines()[2:]]
-    assert named == ["confidence, balance 0.5, steering 0", "confidence, balance 0, steering 0"]
+    earlier = measured(limit=2)  # before there were these
+    for name in ("balance", "steering", "seconds", "max_calls"):
+        del earlier.options[name]
+    guided = measured(limit=2, seconds=60.0, max_calls=500, temperature=0.0)
+    named = [line.split("|")[1].strip() for line in rows([chosen, earlier, guided]).splitlines()[2:]]
+    assert named == [
+        "confidence, balance 0.5, steering 0",
+        "confidence, balance 0, steering 0",
+        "confidence, seconds 60, max calls 500",
+    ]
     chance = baseline_rows(reports).splitlines()
     assert len(chance) == 2 + 4
     assert "random vector" in chance[2]

@@ -16,12 +16,10 @@ from unembed.config import Config, DiffusionConfig
 from unembed.diffusion import corrupt, sample_times, training_loss
 from unembed.errors import ConfigError
 from unembed.feedback import make_hypotheses
-from unembed.guidance import Guide
 from unembed.inverter import Inverter
 from unembed.model import Denoiser
 from unembed.prepare import prepare
-from unembed.refill import STEP
-from unembed.search import BLACK_BOX, Row, Search
+from unembed.search.denoising import Conditioned
 from unembed.train import train
 
 TOKENIZER = tiny_tokenizer()
@@ -259,36 +257,23 @@ def test_what_a_guess_lacks_is_learned_from(data: Path, tmp_path: Path) -> None:
 # --- searching
 
 
-def searched(rows: slice = slice(None)) -> list[Row]:
-    texts = tiny_texts(4, seed=5)
-    e_BD, starts = fake_encoder().encode(texts), [["the cat", "a dog watches a river"]] * 4
-    search = Search(rounds=8, attacker=BLACK_BOX)
-    guide = Guide(denoiser_with(), TOKENIZER, fake_encoder(), e_BD[rows], starts[rows], search, rows.start or 0)
-    *_, found = guide.run()
-    return found
-
-
-def test_a_search_knows_what_its_hypotheses_embed_to() -> None:
-    rows = searched()
-    assert all(row.beam[0].cosine > 0.3 for row in rows)
-    for row in rows:
-        for hypothesis in row.beam:
-            (vector,) = fake_encoder().encode([hypothesis.text])
-            np.testing.assert_allclose(hypothesis.e_hat, vector, atol=1e-6)
-            width = min(LENGTH, -(-(len(hypothesis.ids) + 2) // STEP) * STEP)  # no more padding than that
-            ids = torch.tensor([TOKENIZER.canvas(hypothesis.ids, width)])
-            e, e_hat = torch.from_numpy(row.e)[None], torch.from_numpy(vector)[None]
-            denoiser = denoiser_with()
-            logits = denoiser.logits(denoiser.hidden(ids, denoiser.condition(e, hypothesis_BD=e_hat)))[0]
-            doubts = 1 - logits.softmax(-1).gather(1, ids[0][:, None]).squeeze(1)
-            np.testing.assert_allclose(hypothesis.doubts, doubts[: len(hypothesis.ids)], atol=1e-4)
-
-
-def test_with_feedback_too_a_rows_result_depends_on_itself_alone() -> None:
-    together, alone = searched(), searched(slice(2, 3))
-    assert [(h.text, h.score) for h in alone[0].beam] == [
-        (h.text, pytest.approx(h.score, abs=1e-5)) for h in together[2].beam
-    ]
+def test_a_search_shows_the_denoiser_what_its_hypotheses_embed_to() -> None:
+    """One pass over a text with nothing masked, the embedding of the hypothesis beside that searched for."""
+    denoiser, texts = denoiser_with(), tiny_texts(2, seed=5)
+    (e, other), e_hat = fake_encoder().encode(texts), fake_encoder().encode(["the cat"])[0]
+    ids = tuple(TOKENIZER.encode("a dog watches a river"))
+    conditioned = Conditioned(denoiser, TOKENIZER, e)
+    (gains, nats), (same, _), (misled, _) = conditioned.likelihoods([ids] * 3, [e_hat, e_hat, other])
+    canvas = torch.tensor([TOKENIZER.canvas(ids, len(ids) + 2)])
+    told = denoiser.condition(torch.from_numpy(e)[None], hypothesis_BD=torch.from_numpy(e_hat)[None])
+    logits = denoiser.logits(denoiser.hidden(canvas, told))[0, : len(ids)].log_softmax(-1).detach()
+    standing = logits.gather(1, torch.tensor(ids)[:, None])
+    np.testing.assert_allclose(nats, standing[:, 0], atol=1e-4)
+    known = np.isfinite(gains)
+    np.testing.assert_allclose(gains[known], (logits - standing).numpy()[known], atol=1e-4)
+    assert set(np.flatnonzero(~known.all(0))) == set(TOKENIZER.special_ids)
+    np.testing.assert_allclose(same[known], gains[known], atol=1e-5)
+    assert np.abs(misled[known] - gains[known]).max() > 1e-3
 
 
 # --- refused

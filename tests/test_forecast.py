@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import taught
 from test_surrogate import LINEAR, TABLE, TEXTS, D, V, linear, unit
-from unembed import forecast as module
-from unembed.forecast import (
+from unembed.search import forecast as module
+from unembed.search.forecast import (
     CAUTION,
     MEMORY,
     NEAR,
@@ -206,59 +204,6 @@ def test_what_mends_the_same_does_not_help_twice() -> None:
     scalar = 2 * (one - forecast.cosines([BASE], BASE)[0])  # what cosines alone would foresee of both
     both = forecast.cosines([(8, 3, 9, 31, 20, 8)], BASE)[0] - forecast.cosines([BASE], BASE)[0]
     assert both < 0.9 * scalar
-
-
-def test_it_judges_by_the_student_where_that_was_asked() -> None:
-    """As a forecast would whose bag were the student; without its word on the answers, by the bag."""
-    fitted = taught(LINEAR)
-    surrogate = Surrogate(TABLE, fitted)
-    answered, asked = [BASE, *around(5, 30)], around(6, 8)
-    e_ND = otherwise(4, len(answered))
-
-    def forecast(told: bool) -> Forecast:
-        answers = Answers()
-        for part in (slice(0, 7), slice(7, None)):
-            ids = answered[part]
-            answers.take(ids, e_ND[part], surrogate.embed(ids) if told else None)
-        return Forecast(surrogate, answers, E, [(BASE, embedded(BASE)), (answered[1], embedded(answered[1]))])
-
-    found = forecast(True)
-    np.testing.assert_allclose(forecast(False).judged(asked, BASE), found.cosines(asked, BASE), atol=1e-5)
-
-    class Instead(Forecast):
-        def _bags(self, texts: Sequence[Ids]) -> np.ndarray:
-            sizes = np.linalg.norm(super()._bags(texts) + LINEAR.bias.numpy(), axis=1)
-            return surrogate.embed(texts) * sizes[:, None]
-
-    answers = Answers()
-    answers.take(answered, e_ND)
-    expected = Instead(surrogate, answers, E, [(BASE, embedded(BASE))]).cosines(asked, BASE)
-    np.testing.assert_allclose(found.judged(asked, BASE), expected, atol=1e-4)
-    assert np.abs(expected - found.cosines(asked, BASE)).max() > 0.01
-    assert found.judged([BASE], BASE)[0] == pytest.approx(float(embedded(BASE) @ E), abs=1e-5)
-
-
-def test_tokens_are_ranked_as_the_surrogate_does_with_what_was_learned() -> None:
-    lead = {5: 0.4, 6: -0.4}  # tokens that turned out otherwise than foreseen
-    answered, e_ND = [BASE], [embedded(BASE)]
-    for place in range(len(BASE)):
-        for token, more in lead.items():
-            ids = (*BASE[:place], token, *BASE[place + 1 :])
-            answered.append(ids)
-            e_ND.append(unit(embedded(ids) + more * E))
-    known = np.stack(e_ND).astype(np.float32)
-    none, forecast = made(answered[:1], known[:1], [BASE]), made(answered, known, [BASE])
-    tokens = np.tile(np.arange(V), (len(BASE), 1))
-    before, after = none.replacing(BASE, tokens), forecast.replacing(BASE, tokens)
-    start = SURROGATE.unnormalised(BASE, embedded(BASE))
-    moved = (SURROGATE.x_VD[17] - SURROGATE.x_VD[BASE[2]]) / len(BASE)
-    assert before[2, 17] == pytest.approx((start + moved) @ E / math.sqrt(start @ start + 2 * start @ moved), abs=1e-4)
-    same = none.replacing(BASE, np.array([[BASE[2]]] * len(BASE)))[2, 0]
-    assert same == pytest.approx(float(embedded(BASE) @ E), abs=1e-4)
-    change = (after - before).mean(0)
-    assert change[5] > change[17] > change[6]
-    added, added_before = forecast.adding(BASE, np.arange(V)), none.adding(BASE, np.arange(V))
-    assert (added - added_before)[5] > (added - added_before)[17] > (added - added_before)[6]
 
 
 def test_only_the_latest_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:

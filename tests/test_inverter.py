@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 import unembed
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
-from unembed.attack import attack
 from unembed.checkpoint import save_pt
 from unembed.config import Recipe
 from unembed.consensus import agreement
@@ -22,7 +20,7 @@ from unembed.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import CONSENSUS, Inversion, Inverter
 from unembed.predictor import decode
-from unembed.search import STARTS
+from unembed.search.options import Tuning
 from unembed.server.sentences import EASY
 from unembed.strategies import STEERING, STRATEGIES, Options
 
@@ -252,24 +250,25 @@ def test_a_stream_is_steered_as_an_inversion_is(fake: FakeEncoder, embeddings: n
     assert seen[0].ids != seen[1].ids
 
 
-def test_a_search_begins_with_steered_texts(
-    fake: FakeEncoder, embeddings: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steered, begun = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake), []
+def test_a_search_begins_with_steered_texts(embeddings: np.ndarray) -> None:
+    asked: list[list[str]] = []
 
-    def seen(*arguments: Any) -> Iterator[list[Inversion] | None]:
-        begun.append(arguments[5])
-        return attack(*arguments)
+    class Asked(FakeEncoder):
+        def encode(self, texts: Any, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+            asked.append(list(texts))
+            return super().encode(texts)
 
-    monkeypatch.setattr("unembed.inverter.attack", seen)
+    steered = Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), Asked())
     for steering in (0.0, 40.0):
-        options: dict[str, Any] = {"attacker": "black-box", "steering": steering}
-        *_, last = steered.search(embeddings[0], 2, **options)
-        assert close([last], steered.invert(embeddings[0], rounds=2, **options))
-        expected = steered.invert(embeddings[0], candidates=STARTS, steering=steering, measure_cosine=False)
-        assert all(close(blind, expected) for blind in begun[-2:])
-    assert len(begun) == 4
-    assert not close(begun[0], begun[2])
+        first = next(steered.search(embeddings[0], steering=steering))
+        (expected,) = steered.invert(
+            embeddings[0], Tuning().start_steps, candidates=Tuning().starts, steering=steering, measure_cosine=False
+        )
+        assert {one.text for one in expected.candidates} == set(asked[-1])
+        assert first.text in asked[-1]
+        assert first.encoder_calls == len(asked[-1])
+    assert len(asked) == 2
+    assert asked[0] != asked[1]
 
 
 def test_without_a_surrogate_steering_changes_nothing(inverter: Inverter, embeddings: np.ndarray) -> None:
@@ -402,7 +401,9 @@ def test_streaming_takes_one_embedding(inverter: Inverter, embeddings: np.ndarra
         ({"steps": 10_000}, "steps is 10000, expected 1 to 16"),
         ({"strategy": "best"}, "strategy is 'best', expected one of confidence, sequential, euler, remask, two-stage"),
         ({"candidates": 0}, "candidates is 0, expected at least 1"),
-        ({"rounds": -1}, "rounds is -1"),
+        ({"seconds": 0.0}, "seconds is 0.0, expected more than 0"),
+        ({"max_calls": 0}, "max_calls is 0, expected at least 1"),
+        ({"seconds": 1.0}, "this inverter has no surrogate, which a guided inversion needs"),
         ({"guidance": -2.0}, "guidance is -2.0, expected -1 or more"),
         ({"temperature": -1.0}, "temperature is -1.0, expected 0 or more"),
         ({"balance": -0.5}, "balance is -0.5, expected 0 or more"),

@@ -1,7 +1,6 @@
-"""Moves: what each may change, and that it says truly where tokens came from."""
+"""Moves: what each may change."""
 
 from collections import Counter
-from itertools import groupby
 
 import numpy as np
 import pytest
@@ -34,36 +33,13 @@ def words(ids: list[int]) -> Counter[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", MOVES)
 @given(ids=TEXTS, seed=st.integers(0, 999))
 @settings(deadline=None, max_examples=60)
-def test_tokens_that_stay_are_those_of_their_origin(kind: Move, ids: list[int], seed: int) -> None:
+def test_tokens_that_stay_are_those_of_the_text(kind: Move, ids: list[int], seed: int) -> None:
     draft = made(kind, ids, seed)
-    assert len(draft.ids) == len(draft.origin)
-    assert draft.ids
-    for token, origin in zip(draft.ids, draft.origin, strict=True):
-        assert -1 <= origin < len(ids)
-        assert token == MASK or token == ids[origin]
-
-
-@given(ids=TEXTS, seed=st.integers(0, 999))
-@settings(deadline=None, max_examples=100)
-def test_what_is_not_written_anew_stays_where_it_was(ids: list[int], seed: int) -> None:
-    noise = np.random.default_rng(seed)
-    draft = moves.rewrite(ids, noise.random(len(ids)), noise)
-    assert draft.origin == list(range(len(ids)))
-    assert all(token in (MASK, old) for token, old in zip(draft.ids, ids, strict=True))
-    assert max(1, round(0.15 * len(ids))) <= draft.ids.count(MASK) <= max(1, round(0.75 * len(ids)))
-
-
-def test_parts_of_all_sizes_are_written_anew_neighbours_half_of_the_time_and_else_what_is_doubted() -> None:
-    ids, doubts, noise = list(range(20, 52)), np.zeros(32), np.random.default_rng(0)
-    doubts[5] = 1.0
-    masked = [[token == MASK for token in moves.rewrite(ids, doubts, noise).ids] for _ in range(4000)]
-    counts = Counter(map(sum, masked))
-    assert set(counts) == set(range(5, 25))
-    assert np.mean([sum(each) for each in masked]) == pytest.approx(0.45 * 32, rel=0.03)
-    together = [sum(masks for masks, _ in groupby(each)) == 1 for each in masked]
-    assert np.mean(together) == pytest.approx(0.5, abs=0.03)
-    scattered = np.mean([each for each, apart in zip(masked, together, strict=True) if not apart], axis=0)
-    assert scattered[5] > 0.9 > 1.5 * max(np.delete(scattered, 5))
+    assert draft
+    assert not Counter(token for token in draft if token != MASK) - Counter(ids)
+    if kind not in (moves.move, moves.swap):  # the others leave the order as it was
+        rest = iter(ids)
+        assert all(token in rest for token in draft if token != MASK)
 
 
 @given(ids=TEXTS, seed=st.integers(0, 999))
@@ -71,22 +47,22 @@ def test_parts_of_all_sizes_are_written_anew_neighbours_half_of_the_time_and_els
 def test_words_are_moved_whole(ids: list[int], seed: int) -> None:
     for kind in (moves.move, moves.swap):
         draft = made(kind, ids, seed)
-        if MASK not in draft.ids:
-            assert Counter(draft.ids) == Counter(ids)
-            assert not words(ids[1:] if not STARTS[ids[0]] else ids) - words(draft.ids) or not STARTS[ids[0]]
+        if MASK not in draft:
+            assert Counter(draft) == Counter(ids)
+            assert not words(ids[1:] if not STARTS[ids[0]] else ids) - words(draft) or not STARTS[ids[0]]
 
 
 @given(ids=TEXTS, seed=st.integers(0, 999))
 @settings(deadline=None, max_examples=100)
 def test_how_many_tokens_there_are_afterwards(ids: list[int], seed: int) -> None:
     n = len(ids)
-    lengths = {kind.__name__: len(made(kind, ids, seed).ids) for kind in MOVES}
+    lengths = {kind.__name__: len(made(kind, ids, seed)) for kind in MOVES}
     assert lengths["refill"] == lengths["move"] == lengths["swap"] == n
     assert lengths["insert"] == n + 1
     assert lengths["delete"] == max(1, n - 1)
     assert n - 1 <= lengths["span"] <= n + 1
-    assert MASK in made(moves.refill, ids, seed).ids
-    assert made(moves.insert, ids, seed).ids.count(MASK) == 1
+    assert MASK in made(moves.refill, ids, seed)
+    assert made(moves.insert, ids, seed).count(MASK) == 1
 
 
 def test_doubtful_tokens_are_masked_more_often() -> None:
@@ -96,7 +72,7 @@ def test_doubtful_tokens_are_masked_more_often() -> None:
     masked: Counter[int] = Counter()
     for _ in range(2000):
         draft = moves.refill(ids, doubts, STARTS, noise)
-        masked.update(place for place, token in enumerate(draft.ids) if token == MASK)
+        masked.update(place for place, token in enumerate(draft) if token == MASK)
     others = [masked[place] for place in range(8) if place != 3]
     assert masked[3] > 2 * max(others)
     assert min(others) > 200  # a denoiser may be sure of what is wrong
@@ -105,7 +81,7 @@ def test_doubtful_tokens_are_masked_more_often() -> None:
 def test_the_more_is_doubted_the_more_is_masked() -> None:
     ids, noise = list(range(20, 52)), np.random.default_rng(0)
     for doubt, most in ((0.0, 3), (0.5, 12), (1.0, 23)):
-        counts = [moves.refill(ids, np.full(32, doubt), STARTS, noise).ids.count(MASK) for _ in range(1000)]
+        counts = [moves.refill(ids, np.full(32, doubt), STARTS, noise).count(MASK) for _ in range(1000)]
         assert (min(counts), max(counts)) == (1, most)
         assert np.mean(counts) == pytest.approx((1 + most) / 2, rel=0.1)
 
@@ -117,27 +93,4 @@ def test_moves_are_drawn_as_often_as_they_should() -> None:
     kinds = Counter(kind for kind, _ in drawn)
     for kind, share in MOVES.items():
         assert kinds[kind.__name__] == pytest.approx(4000 * share, abs=5 * (4000 * share) ** 0.5)
-    assert max(len(draft.ids) for _, draft in drawn) == LENGTH  # an insertion into a full canvas drops its last token
-
-
-@given(ids=TEXTS, seed=st.integers(0, 999))
-@settings(deadline=None, max_examples=200)
-def test_what_is_arranged_is_taken_up_whole(ids: list[int], seed: int) -> None:
-    draft, taken = moves.arrange(Draft(ids, list(range(len(ids)))), np.random.default_rng(seed), LENGTH)
-    room = draft.ids.count(MASK)
-    first = draft.ids.index(MASK)
-    assert draft.ids[first : first + room] == [MASK] * room
-    last = len(ids) - (len(draft.ids) - first - room)
-    assert draft.ids == [*ids[:first], *[MASK] * room, *ids[last:]]
-    assert list(taken) == ids[first:last]
-    assert draft.origin == [*range(first), *[-1] * room, *range(last, len(ids))]
-    assert abs(room - len(taken)) <= 1
-    assert 1 <= len(draft.ids) <= LENGTH
-
-
-def test_masks_are_not_taken_up() -> None:
-    draft = Draft([MASK, 20, MASK], [0, 1, 2])
-    for seed in range(20):
-        found, taken = moves.arrange(draft, np.random.default_rng(seed), LENGTH)
-        assert MASK not in taken
-        assert MASK in found.ids
+    assert max(len(draft) for _, draft in drawn) == LENGTH  # an insertion into a full canvas drops its last token

@@ -22,7 +22,7 @@ from unembed.errors import CheckpointError
 from unembed.inverter import Inverter
 from unembed.prepare import prepare
 from unembed.student import Student
-from unembed.surrogate import FILE, Fitted, Imitation, Surrogate
+from unembed.surrogate import FILE, Fitted, Surrogate
 
 RUNS = Path(__file__).parents[1] / "runs"
 PARTS = tiny_parts()
@@ -63,10 +63,6 @@ def test_it_knows_order_and_a_bag_does_not() -> None:
     for surrogate, apart in ((TAUGHT, True), (Surrogate(TABLE, LINEAR), False)):
         one, other = surrogate.embed([ids, ids[::-1]])
         assert (np.abs(one - other).max() > 1e-3) == apart
-
-
-def test_an_imitation_answers_for_texts() -> None:
-    np.testing.assert_array_equal(Imitation(TAUGHT, PARTS.tokenizer).encode(TEXTS), TAUGHT.embed(IDS))
 
 
 # --- files

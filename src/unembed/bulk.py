@@ -2,11 +2,14 @@
 
     OUTPUT.part         whole lines, one a row, in order; becomes OUTPUT when the last row is in it
     OUTPUT.state.json   what the lines were made from: the rows' hash, the inverter's, the options
-    OUTPUT.rounds       the last rounds of a guided inversion's unfinished batch
+    OUTPUT.journal      how far the guided inversions of the unfinished batch have come
 
 Unusual here: the lines are their own journal. A run that goes on counts them, cuts a torn one, and drops those of an
 unfinished batch, so that every row is inverted in the batch it would have been in: interrupted or not, the results
 are the same. Lines of another input, inverter or options are never continued.
+
+A guided inversion takes seconds or minutes a row and does not depend on the rows beside it. So its batches are small,
+none of its lines are dropped, and the row in work goes on after the last round that it finished.
 """
 
 import json
@@ -19,6 +22,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from unembed.config import config_to_dict
@@ -27,9 +31,11 @@ from unembed.evaluate import fingerprint
 from unembed.files import atomic_file, fsync, output_errors
 from unembed.inversion import Inversion
 from unembed.inverter import Inverter
+from unembed.search.options import EXACT
 from unembed.vectors import Scan, Vectors
 
 ENDING = ".jsonl"
+NEAR = 0.7  # cosine that a search reaches early for an embedding of the encoder, and hardly ever for another vector
 
 
 def record(inversion: Inversion, row: int) -> dict[str, Any]:
@@ -44,12 +50,25 @@ def record(inversion: Inversion, row: int) -> dict[str, Any]:
         "passes": inversion.passes,
         "encoder_calls": inversion.encoder_calls,
     }
+    if inversion.seconds is not None:
+        tree["seconds"] = round(inversion.seconds, 3)
+        tree |= {"exact": is_exact(inversion), "near": is_near(inversion)}
     if inversion.candidates:
         tree["candidates"] = [
             {"text": other.text, "cosine": _rounded(other.cosine), "score": round(other.score, 6)}
             for other in inversion.candidates
         ]
     return tree
+
+
+def is_exact(inversion: Inversion) -> bool:
+    """Whether a guided inversion found the very text."""
+    return inversion.cosine is not None and inversion.cosine >= EXACT
+
+
+def is_near(inversion: Inversion) -> bool:
+    """Whether a guided inversion found anything near; else its embedding may be none of this encoder."""
+    return inversion.cosine is not None and inversion.cosine >= NEAR
 
 
 def line(inversion: Inversion, row: int) -> bytes:
@@ -74,6 +93,7 @@ def invert_file(
         scan: of these vectors, by the inverter's recipe.
         output: a name ending in .jsonl.
         options: of `Inverter.invert`, those that decide the results. Batch size and device may change between calls.
+        batch_size: rows inverted at once, where they are inverted blind.
         overwrite: forget what an earlier call wrote.
 
     Returns:
@@ -84,7 +104,7 @@ def invert_file(
             another process is writing it.
         OutputError: it cannot be written. What is there can be continued.
     """
-    part, state_file, rounds = (output.with_name(output.name + end) for end in (".part", ".state.json", ".rounds"))
+    part, state_file, journal = (output.with_name(output.name + end) for end in (".part", ".state.json", ".journal"))
     state = {
         "format": 1,
         "input": {"rows": scan.rows, "sha256": scan.sha256},
@@ -106,13 +126,13 @@ def invert_file(
     started = time.perf_counter()
     with _locked(part, output) as file:
         if overwrite:
-            shutil.rmtree(rounds, ignore_errors=True)
+            shutil.rmtree(journal, ignore_errors=True)
         if overwrite or not begun:
             with output_errors(part):
                 file.truncate(0)  # before the new state is written, so that old lines never stand beside it
             with atomic_file(state_file) as temporary:
                 temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        done, size = _finished_rows(part, scan.rows, batch_size)
+        done, size = _finished_rows(part, scan.rows, 1 if _guided(options) else batch_size)
         with output_errors(part):
             file.truncate(size)
         with tqdm(
@@ -123,12 +143,14 @@ def invert_file(
             dynamic_ncols=True,
             disable=not show_progress_bar,
         ) as bar:
-            for start, batch in vectors.batches(batch_size, done):
-                found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start, rounds_folder=rounds)
+            for start, batch in vectors.batches(rows_at_once(options, batch_size), done):
+                found = inverter.invert(
+                    batch, **options, batch_size=batch_size, first_row=start, journal_folder=journal
+                )  # fmt: skip
                 lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
                 with output_errors(part):
                     _append(file, lines)
-                shutil.rmtree(rounds, ignore_errors=True)
+                shutil.rmtree(journal, ignore_errors=True)
                 bar.update(len(found))
         with output_errors(part):
             os.fsync(file.fileno())
@@ -137,6 +159,15 @@ def invert_file(
         fsync(output.parent)
     seconds = round(time.perf_counter() - started, 3)
     return {"output": str(output), "rows": scan.rows, "continued_from": done, "seconds": seconds}
+
+
+def rows_at_once(options: Mapping[str, Any], batch_size: int) -> int:
+    """Rows that are inverted between two looks at the results: as many as are searched side by side, where guided."""
+    return torch.get_num_threads() if _guided(options) else batch_size
+
+
+def _guided(options: Mapping[str, Any]) -> bool:
+    return options.get("seconds") is not None or options.get("max_calls") is not None
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]
         f"# unembed: texts from embeddings of {encoder}\n\n"
         f"A conditional masked diffusion language model that recovers text from embeddings of **{encoder}**. Given an "
         f"embedding it starts from a row of {config.model.max_tokens} masks and fills them in over a few passes. "
-        "Inversion is blind unless rounds are asked for: the encoder is not needed to recover a text.",
+        "Inversion is blind unless `seconds` or `max_calls` are given: the encoder is not needed to recover a text.",
         "## Recipe\n\nEmbeddings must have been made exactly so; others are refused, or invert to nonsense.\n\n"
         + _table(("", "value"), _recipe_rows(config.encoder)),
         _network(config, state),

@@ -28,8 +28,9 @@ ENCODER = "all-MiniLM-L6-v2"
 STRATEGIES = "confidence, sequential, euler, remask, two-stage or threshold"
 TEXT_FILES = ".txt (one a line), .jsonl or .parquet, also .zst or .gz; or a dataset id"
 SAMPLING = "0 takes the likeliest token, more samples.  [default: 0, or 0.5 for several candidates]"
-ATTACKER = "blind, black-box (embeds texts) or white-box (gradients too).  [default: blind, with rounds white-box]"
-REMOTE = "Ask the encoder behind this address, in the OpenAI shape, not a local one: a black box."
+SECONDS = "Guided inversion: search each embedding's text for up to N seconds, with the encoder's help."
+MAX_CALLS = "Guided inversion with a priced encoder: embed at most N texts per embedding."
+REMOTE = "Ask the encoder behind this address, in the OpenAI shape, not a local one."
 DEVICES = "cpu, cuda, cuda:N, mps, or auto: cuda where there is one."
 CHUNK = 1024  # texts embedded between two writes
 
@@ -54,15 +55,9 @@ def _decoding(command: Callable[..., None]) -> Callable[..., None]:
         _option("--steering", 75.0, "How strongly tokens are drawn towards the embedding, by the surrogate; 0: not."),
         _option("--balance", 0.7, "How strongly later passes keep to the token counts that the first one expects."),
         _option("--guidance", 0.0, "Strength of classifier-free guidance; doubles the passes."),
-        _option("--max-calls", None, "Most encoder calls per embedding of a guided inversion.", type=int),
-        _option("--proposals", 16, "Texts a search asks about per round; more than 28 cost little but calls."),
         _option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
-        _option("--attacker", None, ATTACKER, metavar="NAME"),
-        _option(
-            "--rounds",
-            0,
-            "Most rounds of a search, which asks the encoder, or with --attacker blind nobody; 0 is none.",
-        ),
+        _option("--max-calls", None, MAX_CALLS, type=int),
+        _option("--seconds", None, SECONDS, type=float),
         _option("--candidates", 1, "Texts recovered per embedding, best first."),
         _option("--strategy", "confidence", f"How masks become tokens: {STRATEGIES}.", metavar="NAME"),
         _option("--steps", 8, "Most passes per candidate, from 1 to the length of the inverter's canvas."),
@@ -168,8 +163,11 @@ def invert(
 ) -> None:  # fmt: skip
     """Recover text from embeddings.
 
-    With TEXT it is a round trip: the text is embedded, and recovered from its embedding alone. A terminal shows the
+    With TEXT it is a round trip: the text is embedded, and recovered from its embedding. A terminal shows the
     denoising pass by pass.
+
+    Blind inversion asks no encoder. Guided inversion (--seconds, --max-calls or both) searches until the text is exact
+    or what it may spend is spent; a terminal shows the best text so far whenever it changes.
 
     With --embeddings and -o a file of any size is inverted. The same command, given again, goes on where an
     interrupted one stopped, with the same results.
@@ -376,12 +374,12 @@ def _print_inversions(
     inverter: "Inverter", vectors: "Vectors", options: dict[str, Any], batch_size: int, as_json: bool
 ) -> None:
     """Every row to standard output: a table in a terminal, else one text a line, or one JSON object."""
-    from unembed.bulk import record
+    from unembed.bulk import record, rows_at_once
     from unembed.terminal import console, printable, show_inversions
 
     out = console()
     results: list[dict[str, Any]] = []
-    for start, batch in vectors.batches(batch_size):
+    for start, batch in vectors.batches(rows_at_once(options, batch_size)):
         found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start)
         if as_json:
             results += [record(inversion, row) for row, inversion in enumerate(found, start)]
@@ -400,7 +398,7 @@ def _round_trip(
     """Texts to embeddings and back, beside each other."""
     from unembed.bulk import line, record
     from unembed.files import atomic_file
-    from unembed.terminal import console, count_hits, plain_round_trip, show_denoising, show_round_trip, working
+    from unembed.terminal import console, count_hits, plain_round_trip, show_inverting, show_round_trip, working
 
     truths, room = _content(texts, inverter), _room(inverter)
     for number, truth in enumerate(truths, 1):
@@ -412,7 +410,7 @@ def _round_trip(
     out = console()
     if out.is_terminal and output is None and not as_json:
         for row, (text, truth) in enumerate(zip(texts, truths, strict=True)):
-            inversion, seconds = show_denoising(out, inverter, embeddings[row], options, row)
+            inversion, seconds = show_inverting(out, inverter, embeddings[row], options, row)
             show_round_trip(out, inverter.tokenizer, text, inversion, truth, seconds)
         return
     found = inverter.invert(embeddings, **options, batch_size=batch_size)

@@ -152,35 +152,6 @@ class TransformerEncoder:
             e[chosen] = self._embed(ids[chosen, : int(lengths[chosen[0]])], lengths[chosen])
         return e.to(device)
 
-    @property
-    def token_table(self) -> Tensor:
-        """Input vectors (V, h) of the vocabulary, what `cosine_gradient` is taken by."""
-        table: Tensor = self.network.get_input_embeddings().weight
-        return table
-
-    def cosine_gradient(self, ids: Tensor, lengths: Tensor, e: Tensor) -> Tensor:
-        """The gradient of cosine(embedding, e) by each token's input vector, (B, T, h) float32; 0 behind the text.
-
-        Args:
-            ids, lengths: as in `encode_tokens`.
-            e: (B, d), what each row is compared with.
-
-        Costs a forward and a backward call, and counts as one encoder call a row.
-        """
-        self.calls += len(ids)
-        ids, lengths = ids.to(self.device), lengths.to(self.device)
-        with torch.enable_grad(), torch.autocast(ids.device.type, enabled=False):
-            whole, mask = self._frame(ids, lengths)
-            vectors = self.network.get_input_embeddings()(whole).detach().requires_grad_()
-            hidden = self.network(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
-            found = self.layers(pool(hidden.float(), mask, self.recipe.pooling))
-            cosine = F.cosine_similarity(found, e.to(self.device), dim=-1)
-            (gradient,) = torch.autograd.grad(cosine.sum(), vectors)
-        before = len(self._prefix)
-        content = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        kept: Tensor = gradient[:, before : before + ids.shape[1]].float() * content[..., None]
-        return kept
-
     # no_grad, not inference_mode: the result is an input of the denoiser's training graph.
     @torch.no_grad()
     def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:

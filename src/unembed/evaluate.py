@@ -29,8 +29,8 @@ from unembed import __version__, metrics
 from unembed.errors import InputError
 from unembed.metrics import Scores
 from unembed.predictor import stream
-from unembed.search import BLIND, STARTS, Search
-from unembed.strategies import BALANCE, STEERING, Options, default_temperature
+from unembed.search.options import EXACT
+from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Options, default_temperature
 from unembed.surrogate import Surrogate
 from unembed.truths import Truths, truths
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CLOZE_SHARE = 0.1
 RANDOM_VECTORS = 100  # a level of chance needs no more, and each costs a whole inversion
+GUIDED_RANDOM_VECTORS = 2  # no text has them, so that each costs all that a search may spend
 BASELINE_METRICS = ("token_accuracy", "token_f1", "bleu", "cosine")
 
 Floats = NDArray[np.float32]
@@ -56,15 +57,17 @@ class Report:
         bleu: corpus BLEU, 0..100.
         intervals: metric name -> [low, high], 95 % bootstrap over texts.
         token_accuracy_by_length: tokens of the truth ("5-8") -> its n, token_accuracy and intervals.
-        passes, encoder_calls: mean per sequence.
+        passes, encoder_calls: mean per text.
         seconds, seconds_per_text: wall time of the inversion alone, embedding and measuring left out.
-        strategy, steps, options: how masks became tokens.
+        strategy, steps, options: how masks became tokens, and what a guided inversion might spend.
         seed: of the inversion, the cloze masks, the random vectors and the bootstrap.
         baselines: `random_vector` (None where left out) and `shuffled_pairs` (None for a single text): n, metrics and
             intervals of each.
         truths_sha256: which texts.
         model: encoder id, SHA-256 of the weights and of the surrogate, parameters (token table included), max_tokens.
         machine: cpu, cores, threads, device, and the versions of torch and unembed.
+        calls_per_second: texts that the encoder embedded in a second of `seconds`; None where blind.
+        seconds_to_exact: median time of the searches that ended at the very text; None where none did, or blind.
     """
 
     n: int
@@ -91,6 +94,8 @@ class Report:
     truths_sha256: str
     model: dict[str, Any]
     machine: dict[str, Any]
+    calls_per_second: float | None = None
+    seconds_to_exact: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `json.dumps` takes them."""
@@ -111,17 +116,15 @@ def evaluate(
     steps: int = 8,
     strategy: str = "confidence",
     candidates: int = 1,
-    rounds: int = 0,
-    attacker: str | None = None,
+    seconds: float | None = None,
     max_calls: int | None = None,
-    proposals: int = Search.proposals,
     seed: int = 0,
     guidance: float = 0.0,
     balance: float = BALANCE,
     steering: float = STEERING,
     temperature: float | None = None,
     batch_size: int = 64,
-    random_vectors: int = RANDOM_VECTORS,
+    random_vectors: int | None = None,
     show_progress_bar: bool = False,
 ) -> Report:
     """Embed texts, invert the embeddings, and compare.
@@ -130,23 +133,23 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
-        steps, strategy, candidates, rounds, attacker, max_calls, proposals, seed, guidance, balance, steering,
-            temperature, batch_size, show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random
-            vectors and resamples.
-        random_vectors: for the baseline of that name; 0 leaves it out.
+        steps, strategy, candidates, seconds, max_calls, seed, guidance, balance, steering, temperature, batch_size,
+            show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
+        random_vectors: how many, for the baseline of that name; 0 leaves it out. By default 100, or where inversion is
+            guided 2, since each of their searches spends all that it may.
 
     Raises:
         InputError: a negative seed; also as `truths` and `Inverter.invert` do.
     """
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
-    guided = bool(rounds) or attacker not in (None, BLIND)
+    guided = seconds is not None or max_calls is not None
     if temperature is None:
-        temperature = default_temperature(STARTS if guided and candidates == 1 else candidates)
-    options: dict[str, Any] = {"candidates": candidates, "rounds": rounds}
+        temperature = CANDIDATE_TEMPERATURE if guided else default_temperature(candidates)
+    if random_vectors is None:
+        random_vectors = GUIDED_RANDOM_VECTORS if guided else RANDOM_VECTORS
+    options: dict[str, Any] = {"candidates": candidates, "seconds": seconds, "max_calls": max_calls}
     options |= {"guidance": guidance, "balance": balance, "steering": steering, "temperature": temperature}
-    if guided:  # rows of blind inversions stay what they were
-        options |= {"attacker": attacker, "max_calls": max_calls, "proposals": proposals}
     length = inverter.config.model.max_tokens
     truth = truths(texts, inverter.tokenizer, tokens, length, limit)
     n = len(truth.texts)
@@ -165,7 +168,8 @@ def evaluate(
 
     start = time.perf_counter()
     inversions = invert(embeddings)
-    seconds = time.perf_counter() - start
+    took = time.perf_counter() - start
+    exact = [one.seconds for one in inversions if one.seconds is not None and (one.cosine or 0) >= EXACT]
     found = read_back(inverter, inversions)
 
     scores = compare(found, (truth.texts, truth.ids, embeddings))
@@ -201,8 +205,8 @@ def evaluate(
         },
         passes=float(np.mean([inversion.passes for inversion in inversions])),
         encoder_calls=float(np.mean([inversion.encoder_calls for inversion in inversions])),
-        seconds=seconds,
-        seconds_per_text=seconds / n,
+        seconds=took,
+        seconds_per_text=took / n,
         strategy=strategy,
         steps=steps,
         options=options | {"batch_size": batch_size},
@@ -211,6 +215,8 @@ def evaluate(
         truths_sha256=truth.sha256,
         model=describe_model(inverter),
         machine=describe_machine(inverter),
+        calls_per_second=sum(one.encoder_calls for one in inversions) / took if guided else None,
+        seconds_to_exact=float(np.median(exact)) if exact else None,
     )
 
 

@@ -5,8 +5,8 @@ processor multiplies it faster than float32 (`precision`): eight times as many t
 .99995 to the recipe's own. Elsewhere they are float32, and the lane is exact.
 
 Measured on two cores with AVX2 alone, which has no fast bfloat16 (texts of 14 tokens): float32 310 texts/s; int8 by
-torch's dynamic quantisation 450, at a cosine of .92 to float32, which is farther than the texts of a search are from each
-other.
+torch's dynamic quantisation 450, at a cosine of .92 to float32, which is farther than the texts of a search are from
+each other.
 """
 
 import copy

@@ -4,9 +4,9 @@ Guided inversion has of every hypothesis y also its embedding e_hat. A denoiser 
 predicts the true token of every position, whether it sees a token of y there or a mask. (Vec2Text's corrector, arXiv
 2310.06816, section 3.2, is a second network of that purpose; here it is the same one, blind where there is no e_hat.)
 
-Hypotheses are made as a search makes them: the true text, changed by some of its moves, some tokens masked, and the
-masks filled by the denoiser as it is at that step, in one pass. So they range from a guess out of the blue to a text
-that is right but for one word, and are always made by the weights that shall mend them.
+Hypotheses are the true text, changed by some moves (`moves`), some tokens masked, and the masks filled by
+the denoiser as it is at that step, in one pass. So they range from a guess out of the blue to a text that is right but
+for one word, and are always made by the weights that shall mend them.
 
 Shape suffixes as in model.py; F: rows that hypotheses are made for; M: positions filled; S: tokens considered.
 """
@@ -78,7 +78,7 @@ def _moved(tokenizer: Tokenizer, canvas_FL: Tensor, generator: torch.Generator) 
         tokens = tokenizer.content(ids)
         for _ in range(int(noise.geometric(STOP)) - 1):
             _, draft = draw(tokens, np.full(len(tokens), DOUBT), tokenizer.starts_word, noise, length)
-            tokens = [mask_id if token == MASK else token for token in draft.ids]
+            tokens = [mask_id if token == MASK else token for token in draft]
         rows.append(tokenizer.canvas(tokens, length))
     return torch.tensor(rows, device=canvas_FL.device)
 

@@ -4,15 +4,17 @@
     inverter.invert(inverter.encode(["The cat sat on the mat."]))[0].text
 
 Blind inversion does not ask the encoder while a text is being recovered: it is loaded only when something needs it,
-`encode` or the cosine that is reported beside a finished text. Guided inversion (`seconds` or `max_calls`, see `search`)
-asks it.
+`encode` or the cosine that is reported beside a finished text. Guided inversion (`seconds` or `max_calls`, see
+`search`) asks it.
 """
 
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any, Self
 
 import numpy as np
@@ -37,7 +39,7 @@ from unembed.recipes import RECIPES
 from unembed.search.asking import Asking, fast_lane
 from unembed.search.journal import load_search, save_search
 from unembed.search.loop import Hypothesis, Searcher
-from unembed.search.options import Search
+from unembed.search.options import Search, Tuning
 from unembed.steering import Steering
 from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Frame, Options, default_temperature
 from unembed.surrogate import Surrogate
@@ -165,6 +167,7 @@ class Inverter:
         measure_cosine: bool = True,
         first_row: int = 0,
         journal_folder: str | Path | None = None,
+        tuning: Tuning | None = None,
         show_progress_bar: bool = False,
     ) -> list[Inversion]:
         """Recover a text from each embedding, from all masks, its length not given.
@@ -172,8 +175,8 @@ class Inverter:
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
             steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, best first: ranked by the cosine that the surrogate foresees and by how many
-                words they share with the others (`ranked`), or where there is a search by their cosine.
+            candidates: texts per embedding, best first: ranked by the cosine that the surrogate foresees and by how
+                many words they share with the others (`ranked`), or where there is a search by their cosine.
             seconds: guided inversion: search for each embedding's text so long, asking the encoder, until it is exact.
             max_calls: guided inversion with a priced encoder: most encoder calls per embedding. With both, whichever is
                 spent first ends the search.
@@ -186,8 +189,9 @@ class Inverter:
             recipe: what the embeddings were made by, where known; checked against the inverter's.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
             first_row: number of the first embedding in a larger file, so that its parts invert as the whole would.
-            journal_folder: where a guided inversion keeps how far it has come, so that the same call after a kill goes on
-                from there. It is the caller's to delete.
+            tuning: other constants of the search than were chosen.
+            journal_folder: where a guided inversion keeps how far it has come, so that the same call after a kill
+                goes on from there. It is the caller's to delete.
 
         Raises:
             EmbeddingError: wrong dimension or rank, not finite, zero or not normalised.
@@ -195,7 +199,7 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = Search(seconds, max_calls, seed)
+        search = Search(seconds, max_calls, seed, tuning or Tuning())
         options = self._options(steps, strategy, candidates, guidance, balance, steering, temperature, seed)
         e_BD = self._checked(embeddings, recipe)
         bar = tqdm(total=len(e_BD), desc="invert", disable=not show_progress_bar)
@@ -203,7 +207,7 @@ class Inverter:
         with bar:
             if search.guided:
                 self._check_search()
-                for row, e_1D in enumerate(e_BD.split(1), first_row):
+                for row, e_1D in enumerate(e_BD[:, None], first_row):  # none of none, where split gives one
                     journal = None if journal_folder is None else Path(journal_folder) / f"{row}.npz"
                     *_, last = self._search(e_1D, options, search, candidates, row, journal)
                     found.append(last)
@@ -256,13 +260,14 @@ class Inverter:
         seed: int = 0,
         recipe: Recipe | str | None = None,
         first_row: int = 0,
+        tuning: Tuning | None = None,
     ) -> Iterator[Inversion]:
         """Recover the text of one embedding (d,) by guided inversion, yielding the best so far after each round.
 
         The first is the best of the blind candidates that it begins with. Arguments and errors as for `invert`, whose
         result for the embedding is the last one; options are checked before the first is asked for.
         """
-        search = Search(seconds, max_calls, seed)
+        search = Search(seconds, max_calls, seed, tuning or Tuning())
         if not search.guided:
             raise InputError("seconds and max_calls are both None, expected one of them for a search")
         self._check_search()
@@ -313,6 +318,45 @@ class Inverter:
             passes = sum(inversion.passes for inversion in several)
             found.append(replace(several[0], passes=passes, candidates=several if candidates > 1 else []))
         return found
+
+    def _searched(
+        self,
+        e_BD: Tensor,
+        options: Options,
+        search: Search,
+        candidates: int,
+        first_row: int,
+        folder: Path | None,
+    ) -> Iterator[Inversion]:
+        """What guided inversions of several embeddings end with, in their order.
+
+        With a local encoder on a CPU a search has one core, and as many run side by side as torch has threads: twice as
+        many texts a minute on two cores as one after the other on both (docs/results.md).
+        """
+        threads = torch.get_num_threads()
+        local = self._fast_lane(search) is not None and self.device.type == "cpu"
+        workers = min(threads, len(e_BD)) if local else 1
+        stopped = Event()
+
+        def one(row: int) -> Inversion:
+            journal = None if folder is None else folder / f"{row}.npz"
+            for reached in self._search(e_BD[row - first_row][None], options, search, candidates, row, journal):
+                last = reached
+                if stopped.is_set():
+                    break
+            return last
+
+        rows = range(first_row, first_row + len(e_BD))
+        if workers <= 1:
+            yield from map(one, rows)
+            return
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                yield from pool.map(one, rows)
+            finally:  # interrupted: the searches that run end after their rounds, the others do not begin
+                stopped.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                torch.set_num_threads(threads)
 
     def _search(
         self,
@@ -371,7 +415,9 @@ class Inverter:
     def _check_search(self) -> None:
         """Raise InputError where there can be no search."""
         if self.surrogate is None:
-            raise InputError("this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one")
+            raise InputError(
+                "this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one"
+            )
 
     def _fast_lane(self, search: Search) -> FastEncoder | None:
         """The encoder's, made once."""

@@ -46,10 +46,13 @@ def length_rows(reports: Sequence[Report]) -> str:
 
 
 def _strategy(report: Report) -> str:
-    defaults = {"candidates": 1, "rounds": 0, "guidance": 0.0, "balance": BALANCE, "steering": STEERING}
-    defaults |= {"temperature": 0.0}
-    options = {"balance": 0.0, "steering": 0.0} | report.options  # which rows of earlier versions do not name
-    changed = [f"{name} {options[name]:g}" for name, value in defaults.items() if options[name] != value]
+    defaults = {"candidates": 1, "seconds": None, "max_calls": None, "guidance": 0.0, "balance": BALANCE}
+    defaults |= {"steering": STEERING, "temperature": 0.0}
+    # Rows of earlier versions do not name all of them.
+    options = {"seconds": None, "max_calls": None, "balance": 0.0, "steering": 0.0} | report.options
+    changed = [
+        f"{name.replace('_', ' ')} {options[name]:g}" for name, value in defaults.items() if options[name] != value
+    ]
     return ", ".join([report.strategy, *changed])
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: the canvas pass by pass, the recovered text beside the original, tables of figures.
+"""What a person sees: passes and searches as they go on, the recovered text beside the original, tables of figures.
 
 Unusual here: recovered text is hostile input. Whatever is printed as text has its control characters made
 visible first, so that no embedding and no argument can move the cursor or set the terminal's title.
@@ -95,7 +95,7 @@ def canvas_text(out: Console, tokenizer: "Tokenizer", ids: Sequence[int], change
     return line
 
 
-def show_denoising(
+def show_inverting(
     out: Console,
     inverter: "Inverter",
     embedding: NDArray[np.float32],
@@ -105,7 +105,7 @@ def show_denoising(
     """Invert one embedding (d,), printing a line a pass as it comes.
 
     Several candidates are decoded side by side, so of them there is nothing to see but the result; of a guided
-    inversion, a line for each round that found something better.
+    inversion, a line for each text that is better than those before.
 
     Args:
         options: of `Inverter.invert`.
@@ -115,7 +115,7 @@ def show_denoising(
         What came back, and the seconds that recovering it took, without pauses for the eye.
     """
     started = time.perf_counter()
-    if options["rounds"] > 0:
+    if options["seconds"] is not None or options["max_calls"] is not None:
         inversion = show_search(out, inverter, embedding, options, row)
         return inversion, time.perf_counter() - started
     if options["candidates"] > 1:
@@ -149,20 +149,40 @@ def show_search(
     asked = {name: value for name, value in options.items() if name != "measure_cosine"}
     before: list[str] = []
     with Live(console=out, transient=True, auto_refresh=False) as live:
-        for number, inversion in enumerate(inverter.search(embedding, **asked, first_row=row)):
+        live.update(_row("", Text("searching", style="dim")), refresh=True)
+        for inversion in inverter.search(embedding, **asked, first_row=row):
             words = printable(inversion.text).split(" ")
             if words != before:
                 line = Text(f"{_cosine(inversion)}  ", style="dim")
-                fresh = {word: count - before.count(word) for word, count in Counter(words).items()}
+                fresh = Counter(words) - Counter(before)
                 for word in words:
                     line.append(word, style="bold green" if before and fresh[word] > 0 else "not dim")
                     line.append(" ")
                     fresh[word] -= 1
-                live.console.print(_row("blind" if number == 0 else f"round {number}", line))
+                live.console.print(_row(f"{inversion.seconds:.1f} s" if before else "blind", line))
                 before = words
-            calls = f"round {number} of {options['rounds']}, {inversion.encoder_calls} encoder calls"
-            live.update(_row("", Text(calls, style="dim")), refresh=True)
+            live.update(_row("", Text(_spent(inversion, options), style="dim")), refresh=True)
     return inversion
+
+
+def _spent(inversion: "Inversion", options: Mapping[str, Any]) -> str:
+    """How much of what a search may spend is spent."""
+    seconds, calls = options["seconds"], options["max_calls"]
+    time_limit = "" if seconds is None else f" of {seconds:g}"
+    call_limit = "" if calls is None else f" of {calls:,}"
+    return f"{inversion.seconds:.1f}{time_limit} s, {inversion.encoder_calls:,}{call_limit} encoder calls"
+
+
+def outcome(inversion: "Inversion") -> str:
+    """How a guided inversion ended, and what it cost."""
+    from unembed.bulk import is_exact, is_near
+
+    costs = f"after {inversion.seconds:.1f} s, {inversion.encoder_calls:,} encoder calls"
+    if is_exact(inversion):
+        return f"exact {costs}"
+    if is_near(inversion):
+        return f"not exact {costs}, which is all that it may spend"
+    return f"nothing near was found {costs}: this may be no embedding of this encoder"
 
 
 def show_round_trip(
@@ -174,14 +194,14 @@ def show_round_trip(
         truth: content tokens of the original.
         seconds: that the inversion took.
     """
+    guided = inversion.seconds is not None
     hits = count_hits(tokenizer, inversion, truth)
     out.print(_row("original", Text(beginning(original))))
     out.print(_row("recovered", _marked(tokenizer, inversion, truth)))
     figures = [f"{hits} of {len(truth)} tokens in place ({hits / len(truth):.0%})"]
     if inversion.cosine is not None:
         figures.insert(0, f"cosine {inversion.cosine:.3f}")
-    calls = f"{inversion.encoder_calls} encoder calls, " if inversion.encoder_calls else ""
-    figures.append(f"{calls}{inversion.passes} passes, {seconds:.2f} s")
+    figures.append(outcome(inversion) if guided else f"{inversion.passes} passes, {seconds:.2f} s")
     out.print(_row("", Text(" · ".join(figures), style="dim")))
     for other in inversion.candidates[1:]:
         out.print(_row(_cosine(other), Text(printable(other.text), style="dim")))
@@ -194,14 +214,15 @@ def count_hits(tokenizer: "Tokenizer", inversion: "Inversion", truth: Sequence[i
 
 
 def plain_round_trip(original: str, inversion: "Inversion", hits: int, tokens: int) -> str:
-    """The same as three plain lines."""
+    """The same as three plain lines, and a fourth where it was guided."""
     cosine = "" if inversion.cosine is None else f"cosine {inversion.cosine:.3f}, "
     lines = [f"original:  {beginning(original)}", f"recovered: {printable(inversion.text)}"]
-    return "\n".join([*lines, f"{cosine}{hits} of {tokens} tokens in place"])
+    lines.append(f"{cosine}{hits} of {tokens} tokens in place")
+    return "\n".join([*lines, outcome(inversion)] if inversion.seconds is not None else lines)
 
 
 def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: int) -> None:
-    """A line for each row: its number, cosine and text."""
+    """A line for each row: its number, cosine and text; another for how a search ended."""
     for row, inversion in enumerate(inversions, first_row):
         label = Text(_cosine(inversion), style="dim")
         for number, text in enumerate([inversion.text, *(other.text for other in inversion.candidates[1:])]):
@@ -209,6 +230,10 @@ def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: 
             line.add_row(str(row) if number == 0 else "", label, Text(printable(text), style="dim" if number else ""))
             out.print(line)
             label = Text()
+        if inversion.seconds is not None:
+            line = _grid(9, LABEL)
+            line.add_row("", "", Text(outcome(inversion), style="dim"))
+            out.print(line)
 
 
 def show_report(out: Console, report: "Report") -> None:
@@ -231,6 +256,10 @@ def show_report(out: Console, report: "Report") -> None:
         )
     out.print(table)
     costs = f"{report.passes:.1f} passes and {report.encoder_calls:.1f} encoder calls a text"
+    if report.calls_per_second is not None:
+        costs += f" ({report.calls_per_second:.0f} a second)"
+    if report.seconds_to_exact is not None:
+        costs += f", {report.seconds_to_exact:.1f} s to an exact text in the median"
     out.print(
         f"{costs}; {report.seconds_per_text:.3f} s a text on {report.machine['cpu']} ({report.machine['device']})"
     )

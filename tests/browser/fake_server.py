@@ -27,6 +27,7 @@ CSP = (
 )
 EASY = "The library opens at nine and closes when the last reader goes home."
 FILLER = ["the", "office", "and", "when", "it", "closed"]
+ROUNDS = 10  # of a search, until it has the text
 HARD = "Dr. Okafor moved Mrs. Lindqvist's biopsy to 14 March; her insurer, Helvetia, refused the second transfusion."
 MODEL = {
     "object": "model",
@@ -37,15 +38,14 @@ MODEL = {
     "normalize": True,
     "parameters": 24_300_000,
     "strategies": ["confidence", "sequential", "euler", "remask", "two-stage", "threshold"],
-    "attackers": ["blind", "black-box", "white-box"],
-    "blind_search": True,
-    "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1, "rounds": 0, "steering": 100.0},
+    "guided": True,
+    "defaults": {"steps": 8, "strategy": "confidence", "candidates": 1, "steering": 100.0},
     "limits": {
         "steps": 32,
         "candidates": 8,
         "embeddings": 64,
         "alternatives": 10,
-        "rounds": 50,
+        "seconds": 60,
         "text_characters": 10000,
     },
 }
@@ -56,11 +56,12 @@ RESULTS = {"evaluation": {"n": 1000, "tokens": 32, "token_accuracy": 0.412, "exa
 class Mood:
     """How the server behaves; tests change it."""
 
-    hold_at: int | None = None  # keep this frame or round and those behind it back until it is None
+    hold_at: int | None = None  # keep this frame and those behind it back until it is None
+    hold_round: int | None = None  # the same of rounds
     break_after: list[int] = field(default_factory=list)  # end the next streams behind that many of them
     busy: int = 0  # answer that many inversions with 503
     error: str = ""  # answer inversions with this message
-    fail_after: int | None = None  # end streams behind that step with an error
+    fail_after: int | None = None  # end searches behind that round with an error
     wrong_share: float | None = None  # of tokens; by the similarity to a known text where None
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies of inversions
 
@@ -94,12 +95,13 @@ class FakeServer(ThreadingHTTPServer):
         self.known[text] = vector = (vector / np.linalg.norm(vector)).astype(np.float32)
         return vector
 
-    def recover(self, vector: np.ndarray, seed: int) -> list[str]:
-        """Pieces of the nearest text, the more of them wrong the further away it is."""
+    def recover(self, vector: np.ndarray, seed: int, exact: bool = False) -> list[str]:
+        """Pieces of the nearest text, unless `exact` the more of them wrong the further away it is."""
         similar = {text: float(known @ vector) for text, known in self.known.items() if len(known) == len(vector)}
         text = max(similar, key=lambda key: similar[key], default="nothing is known yet")
         share = self.mood.wrong_share
         share = min(1.0, 0.12 + 1.1 * (1 - similar.get(text, 0.0))) if share is None else share
+        share = 0.0 if exact else share
         rng = random.Random(seed)
         found = [rng.choice(["system", "river", "later", "of"]) if rng.random() < share else p for p in pieces(text)]
         if share and len(found) > 5:
@@ -135,27 +137,22 @@ def frames(texts: list[list[str]], length: int, steps: int) -> Iterator[dict[str
         }  # fmt: skip
 
 
-def rounds(texts: list[list[str]], length: int, total: int, asking: bool) -> Iterator[dict[str, Any]]:
-    """Round 0 and one for each more, which puts right its share of the words; now and then one finds nothing."""
+def rounds(texts: list[list[str]], length: int, limit: float) -> Iterator[dict[str, Any]]:
+    """The blind candidates and some rounds, each of which puts right its share of the words; now and then none."""
     before = [texts[0][:0]] * len(texts)
-    for step in range(total + 1):
-        reached = [[p if i * total < len(text) * (step - step % 3) + 3 else FILLER[i % len(FILLER)]
+    for step in range(ROUNDS + 1):
+        reached = [[p if i * ROUNDS < len(text) * (step - step % 3) + 3 or step == ROUNDS else FILLER[i % len(FILLER)]
                     for i, p in enumerate(text)] for text in texts]  # fmt: skip
+        cosine = 1.0 if step == ROUNDS else round(0.97 - 0.45 * (1 - (step - step % 3) / ROUNDS) ** 2, 4)
         yield {
-            "type": "round", "step": step, "total": total, "progress": step / total, "done": False,
-            "passes": 72 + 28 * step, "encoder_calls": (8 + 17 * step) * asking,
+            "type": "round", "step": step, "total": None, "progress": (0.2 + 0.3 * step) / limit, "done": False,
+            "seconds": round(0.2 + 0.3 * step, 1), "passes": 72 + 28 * step, "encoder_calls": 8 + 170 * step, "cosine": cosine,
             "candidates": [
-                {"text": sentence(text), "cosine": cosine_after(step, total),
-                 "tokens": [judged(text, old, i) for i in range(length)]}
+                {"text": sentence(text), "cosine": cosine, "tokens": [judged(text, old, i) for i in range(length)]}
                 for text, old in zip(reached, before, strict=True)
             ],
         }  # fmt: skip
         before = reached
-
-
-def cosine_after(step: int, total: int) -> float:
-    """Climbs quickly at first."""
-    return round(0.97 - 0.45 * (1 - (step - step % 3) / total) ** 2, 4)
 
 
 def judged(text: list[str], before: list[str], i: int) -> dict[str, Any]:
@@ -240,31 +237,39 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         vector = np.array(body["embeddings"], np.float32)
         length = next(m["length"] for m in self.server.models if m["id"] == body["model"])
-        texts = [self.server.recover(vector, body["seed"] + i)[:length] for i in range(body["candidates"])]
+        seconds = body.get("seconds")
+        texts = [
+            self.server.recover(vector, body["seed"] + i, exact=seconds is not None)[:length]
+            for i in range(body["candidates"])
+        ]
         seen = int(self.headers.get("Last-Event-ID", -1))
-        total = body["rounds"] or body["steps"]
-        asking = body["attacker"] != "blind"
-        for frame in rounds(texts, length, total, asking) if body["rounds"] else frames(texts, length, total):
+        for frame in rounds(texts, length, seconds) if seconds else frames(texts, length, body["steps"]):
             if frame["step"] <= seen:
                 continue
             if left is not None and (left := left - 1) < 0:
                 return
-            while self.server.mood.hold_at is not None and frame["step"] >= self.server.mood.hold_at:
+            while self.held(frame):
                 time.sleep(0.02)
             if not self.event(frame, frame["step"]):
                 return
-            if frame["step"] == self.server.mood.fail_after:
+            if seconds and frame["step"] == self.server.mood.fail_after:
                 error = {"message": "the request took longer than 60 s", "type": "time_limit"}
                 self.event({"type": "error", "done": True, "error": error}, frame["step"])
                 return
         results = [self.result(text, vector) for text in texts]
-        if body["rounds"]:
-            spent = {"passes": frame["passes"], "encoder_calls": frame["encoder_calls"], "rounds": total}
-            results = [one | spent | {"cosine": frame["candidates"][0]["cosine"]} for one in results]
+        if seconds:
+            spent = {key: frame[key] for key in ("passes", "encoder_calls", "seconds", "cosine")}
+            results = [one | spent | {"rounds": ROUNDS} for one in results]
         ranked = sorted(results, key=lambda result: -result["score"])
         several = {"candidates": ranked if len(ranked) > 1 else []}
-        self.event({"type": "result", "step": total, "total": total, "progress": 1.0, "done": True,
-                    "model": body["model"], "result": {"index": 0} | ranked[0] | several}, total)  # fmt: skip
+        self.event({"type": "result", "step": frame["step"], "total": frame["total"], "progress": 1.0, "done": True,
+                    "model": body["model"], "result": {"index": 0} | ranked[0] | several}, frame["step"])  # fmt: skip
+
+    def held(self, frame: dict[str, Any]) -> bool:
+        """Whether the mood keeps the event back."""
+        mood = self.server.mood
+        at = mood.hold_round if frame["type"] == "round" else mood.hold_at
+        return at is not None and frame["step"] >= at
 
     def result(self, text: list[str], vector: np.ndarray) -> dict[str, Any]:
         """An inversion that is done."""
@@ -272,8 +277,8 @@ class Handler(BaseHTTPRequestHandler):
         cosine = max(float(known @ vector) for known in self.server.known.values() if len(known) == len(vector))
         cosine = min(cosine, 1.0) * (0.7 + 0.3 * len(set(text)) / max(1, len(text)))
         return {
-            "text": whole, "cosine": cosine, "score": cosine - 1, "passes": 8, "encoder_calls": 0, "tokens": text,
-            "ids": [number(t) for t in text], "confidence": [0.9] * len(text),
+            "text": whole, "cosine": cosine, "score": cosine - 1, "passes": 8, "encoder_calls": 0, "seconds": None,
+            "tokens": text, "ids": [number(t) for t in text], "confidence": [0.9] * len(text),
         }  # fmt: skip
 
     def event(self, tree: dict[str, Any], step: int) -> bool:

@@ -8,9 +8,9 @@ from visiting import FLAGS, chromium
 
 
 def shoot(url: str, path: str, text: str, width: str = "1280", scheme: Literal["light", "dark"] = "light") -> None:
-    """Embed and invert `text` on a running server, and save what is seen without scrolling; on a phone all of it.
+    """Recover `text` on a running server, and save what is seen without scrolling; on a phone all of it.
 
-    The address may carry settings, such as #attacker=white-box&rounds=20.
+    The address may carry settings, such as #encoder=without.
     """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
@@ -19,9 +19,8 @@ def shoot(url: str, path: str, text: str, width: str = "1280", scheme: Literal["
         page.goto(url)
         page.locator("html[data-ready]").wait_for()
         page.fill("#text", text)
-        page.click("#embed")
-        page.locator("#invert:enabled").click()
-        page.locator("trial-table tbody tr").wait_for()
+        page.click("#invert")
+        page.locator("trial-table tbody tr").first.wait_for()
         page.locator("label:has([name=colour][value=confidence])").click()
         page.locator(".cell").nth(1).click()
         page.evaluate("scrollTo(0, 0)")

@@ -1,13 +1,14 @@
 """What the page does when the server is slow, busy, broken or gone."""
 
+import re
+
 from fake_server import FakeServer
 from playwright.sync_api import Route, expect
 from visiting import Open
 
 
 def test_a_broken_stream_goes_on_where_it_broke(visit: Open, canned: FakeServer) -> None:
-    page = visit(canned.url)
-    page.embed()
+    page = visit(f"{canned.url}#encoder=without")
     canned.mood.break_after = [3, 2]
     page.invert()
     assert len(canned.mood.requests) == 3
@@ -19,7 +20,6 @@ def test_a_broken_stream_goes_on_where_it_broke(visit: Open, canned: FakeServer)
 def test_a_busy_server_is_asked_again(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.expected = ("503",)
-    page.embed()
     canned.mood.busy = 2
     page.invert()
     assert page.find("#invert-error").is_hidden()
@@ -28,11 +28,10 @@ def test_a_busy_server_is_asked_again(visit: Open, canned: FakeServer) -> None:
 def test_what_the_server_refuses_is_told_in_its_words(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.expected = ("422",)
-    page.embed()
     canned.mood.error = "steps is 99, expected 1 to 32"
     page.find("#invert").click()
     expect(page.find("#invert-error")).to_have_text("Steps is 99, expected 1 to 32.")
-    assert page.find("#invert").inner_text() == "Invert"
+    page.finished()
     canned.mood.error = ""
     page.invert()
     assert page.find("#invert-error").is_hidden()
@@ -40,27 +39,29 @@ def test_what_the_server_refuses_is_told_in_its_words(visit: Open, canned: FakeS
 
 def test_a_running_inversion_can_be_stopped(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
-    page.embed()
     canned.mood.hold_at = 3
-    page.find("#invert").click()
-    expect(page.find("pass-replay label")).to_have_text("Pass 2 of 8")
-    expect(page.find("#invert")).to_have_text("Stop")
-    page.find("#invert").click()
-    expect(page.find("#invert")).to_have_text("Invert")
+    for button in ("#invert", "#stop"):
+        expect(page.find("#stop")).to_be_disabled()
+        page.press()
+        expect(page.find("pass-replay label")).to_have_text("Pass 2 of 8")
+        page.find(button).click()
+        page.finished()
+        assert page.find("trial-table").is_hidden()
     canned.mood.hold_at = None
     page.invert()
 
 
 def test_nothing_moves_while_passes_arrive(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url, width=360)
-    page.embed()
     canned.mood.hold_at = 0
-    page.find("#invert").click()
-    expect(page.find("pass-replay label")).to_have_text("Before the first pass")
-    before = page.shifts()
-    for step in (3, 6, 9):
+    page.press()
+    expect(page.find("#vector-view, vector-view .bars").first).to_have_attribute("d", re.compile("M"))
+    before = page.settled()
+    for step in (1, 3, 6, 9):
         canned.mood.hold_at = step
-        expect(page.find("pass-replay label")).to_have_text(f"Pass {step - 1} of 8")
+        expect(page.find("pass-replay label")).to_have_text(
+            f"Pass {step - 1} of 8" if step > 1 else "Before the first pass"
+        )
     assert page.shifts() - before < 0.001
 
 
@@ -68,13 +69,13 @@ def test_an_unreachable_server_is_told_in_words(visit: Open, canned: FakeServer)
     page = visit(canned.url)
     page.expected = ("ERR_INTERNET_DISCONNECTED",)
     page.page.context.set_offline(True)
-    page.find("#embed").click()
+    page.find("#invert").click()
     expect(page.find("#text-error")).to_contain_text("cannot be reached")
 
 
 def test_what_is_no_embedding_is_told_in_words(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
-    page.find("summary").click()
+    page.find("embedding-input summary").click()
     for pasted, says in {
         "[1, 2, 3]": "It has 3 numbers; all-MiniLM-L6-v2 makes embeddings of 384.",
         "[1, null]": "Row 1 is not a list of finite numbers.",
@@ -85,34 +86,32 @@ def test_what_is_no_embedding_is_told_in_words(visit: Open, canned: FakeServer) 
     }.items():
         page.find("#paste").fill(pasted)
         expect(page.find("embedding-input .error")).to_contain_text(says)
-    assert page.find("#invert").is_disabled()
+    assert page.text("#embedding-note") == ""
 
 
 def test_an_empty_text_is_told_in_words(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.find("#text").fill("   ")
-    page.find("#embed").click()
+    page.find("#invert").click()
     expect(page.find("#text-error")).to_contain_text("There is no text yet")
 
 
 def test_hostile_text_stays_text(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     canned.mood.wrong_share = 0.0
-    page.embed("<img src=x onerror=alert(1)> & <b>bold</b>")
-    page.invert()
+    page.invert("<img src=x onerror=alert(1)> & <b>bold</b>")
     assert page.find("main img, main b:not(token-detail b)").count() == 0
-    assert page.text("text-comparison dd >> nth=1") == "100 %"
-    assert page.text("text-comparison dd >> nth=2") == "yes"
+    assert "0 moved, 0 wrong of" in page.text(".blind .facts")
+    assert page.text(".outcome").startswith("Without the encoder: all 9 words.")
 
 
 def test_moved_and_wrong_tokens_are_marked(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     canned.mood.wrong_share = 0.0001  # none wrong, two swapped
-    page.embed("the cat sat on the red mat")
-    page.invert()
-    assert page.text("text-comparison .summary") == "5 in place, 2 moved, 0 wrong of 7."
-    assert page.find("text-comparison .said >> nth=1 >> .moved").all_inner_texts() == ["the", "on"]
-    assert page.text("text-comparison dd >> nth=1") == "71 %"
+    page.invert("the cat sat on the red mat")
+    assert page.text(".blind .facts").startswith("5 in place, 2 moved, 0 wrong of 7 tokens, cosine 0.")
+    assert page.find(".blind .said .moved").all_inner_texts() == ["the", "on"]
+    assert page.text(".outcome").startswith("Without the encoder: all 7 words, in another order.")
 
 
 def test_what_is_typed_while_the_dice_roll_stays(visit: Open, canned: FakeServer) -> None:

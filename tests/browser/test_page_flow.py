@@ -19,7 +19,6 @@ window.seen = [];
 const label = document.querySelector("pass-replay label");
 new MutationObserver(() => seen.push(label.textContent)).observe(label, {childList: true});
 """
-NUMBER = re.compile(r"^\u2212?\d\.\d{3}$")
 
 
 def vector() -> list[float]:
@@ -31,21 +30,22 @@ def test_text_goes_to_an_embedding_and_back(visit: Open, real: str) -> None:
     page = visit(real)
     assert page.text("#model-facts").startswith("16 numbers \u2192 up to 16 tokens")
     assert "1.2 % of the tokens" in page.text("#accuracy")
-    page.embed(TEXT)
+    page.choose("encoder", "without")
+    page.invert(TEXT)
     facts = page.text("vector-view dl")
     assert re.search(r"Dimension 16 Min \u22120\.\d+ Max 0\.\d+ Norm 1\.000 Entropy \d\.\d+ bits", facts)
     assert page.find("vector-view .histogram .bars").get_attribute("d")
-    page.invert()
     assert page.text("pass-replay label") == "Pass 8 of 8"
     assert page.find(".cell").count() == 16
     assert page.find(".cell[data-state=m]").count() == 0
-    original, recovered = page.find("text-comparison .said").all()
-    assert original.inner_text() == TEXT
-    assert recovered.inner_text()
-    cosine, accuracy, match = page.find("text-comparison dd").all_inner_texts()
-    assert NUMBER.match(cosine)
-    assert re.match(r"\d+ %", accuracy)
-    assert match in ("yes", "no")
+    assert page.text(".original") == TEXT
+    assert page.text(".blind .said")
+    assert re.fullmatch(
+        r"\d+ in place, \d+ moved, \d+ wrong of \d+ tokens?, cosine \u2212?\d\.\d{3}", page.text(".blind .facts")
+    )
+    assert re.fullmatch(r"Without the encoder: (all \d+ words.*|\d+ of \d+ words)\.", page.text(".outcome"))
+    assert page.find(".guided").is_hidden()
+    assert page.find("cosine-curve").is_hidden()
     assert "Done. Recovered:" in page.text("#live")
 
 
@@ -63,9 +63,10 @@ def test_dice_give_easy_and_hard_texts(visit: Open, real: str) -> None:
 
 def test_every_pass_can_be_seen_again(visit: Open, real: str) -> None:
     page = visit(real)
+    page.more()
     page.find("#steps").fill("4")
-    page.embed(TEXT)
-    page.invert()
+    page.choose("encoder", "without")
+    page.invert(TEXT)
     masked = page.find(".cell[data-state=m]")
     for step, left in ((0, 16), (1, 12), (3, 4), (4, 0)):
         page.find("#pass").fill(str(step))
@@ -73,14 +74,13 @@ def test_every_pass_can_be_seen_again(visit: Open, real: str) -> None:
     page.page.evaluate(SEEN)
     page.find("pass-replay button").click()
     page.page.wait_for_timeout(5 * 420)
-    expect(page.find("pass-replay button")).to_have_accessible_name("Play the passes")
+    expect(page.find("pass-replay button")).to_have_accessible_name("Play it again")
     assert page.page.evaluate("seen") == ["Before the first pass", *(f"Pass {n} of 4" for n in range(1, 5))]
 
 
 def test_a_token_shows_what_else_it_could_have_been(visit: Open, real: str) -> None:
-    page = visit(real)
-    page.embed(TEXT)
-    page.invert()
+    page = visit(f"{real}#encoder=without")
+    page.invert(TEXT)
     page.find(".cell").nth(2).hover()
     assert page.text("token-detail").startswith("Position 3: ")
     assert page.find("token-detail li").count() == 5
@@ -91,8 +91,8 @@ def test_a_token_shows_what_else_it_could_have_been(visit: Open, real: str) -> N
 
 
 def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: str) -> None:
-    page = visit(real)
-    page.embed(TEXT)
+    page = visit(f"{real}#encoder=without")
+    page.invert(TEXT)
     e = np.array(vector())
     unprotected = page.find(".strip .bars").get_attribute("d")
     sent: list[Any] = []
@@ -103,7 +103,9 @@ def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: s
             page.strength(100)
             assert -0.5 < float(page.text("#defence-cost strong").replace("\u2212", "-")) < 0.95
         assert (page.find(".strip .bars").get_attribute("d") == unprotected) == (kind == "none")
-        page.invert()
+        with page.page.expect_request("**/v1/invert"):
+            page.find("#invert").click()
+        page.finished()
         given = np.array(sent[-1]["embeddings"])
         assert np.linalg.norm(given) == pytest.approx(1, abs=1e-5)
         kept = float(page.find("trial-table td.number").first.inner_text().replace("\u2212", "-"))
@@ -115,8 +117,8 @@ def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: s
 
 
 def test_an_embedding_of_unknown_text_is_inverted(visit: Open, real: str) -> None:
-    page = visit(real)
-    page.find("summary").click()
+    page = visit(f"{real}#encoder=without")
+    page.find("embedding-input summary").click()
     numbers = vector()
     npy = io.BytesIO()
     np.save(npy, np.array([numbers, numbers], np.float16))
@@ -130,10 +132,12 @@ def test_an_embedding_of_unknown_text_is_inverted(visit: Open, real: str) -> Non
     page.find("#paste").fill(json.dumps({"data": [{"embedding": numbers}]}))
     expect(page.find("#embedding-note")).to_have_text("(pasted)")
     page.invert()
-    cosine, accuracy, _ = page.find("text-comparison dd").all_inner_texts()
-    assert NUMBER.match(cosine)
-    assert accuracy == "\u2013"
-    assert "No original" in page.text("text-comparison .summary")
+    assert page.text(".original") == "Not known: pasted"
+    assert re.fullmatch(r"cosine \u2212?\d\.\d{3}", page.text(".blind .facts"))
+    assert page.text(".outcome") == f"Without the encoder: {page.text('.blind .facts')}."
+    page.find("#text").fill(TEXT)  # what is typed later counts instead
+    page.invert()
+    assert page.text(".original") == TEXT
 
 
 def test_a_dropped_file_is_taken(visit: Open, real: str) -> None:
@@ -145,25 +149,24 @@ def test_a_dropped_file_is_taken(visit: Open, real: str) -> None:
     }"""
     page.page.evaluate(drop, [vector()])
     expect(page.find("#embedding-note")).to_have_text("(dropped.json)")
-    expect(page.find("#invert")).to_be_enabled()
+    assert page.text(".original") == "Not known: dropped.json"
 
 
 def test_candidates_stand_side_by_side(visit: Open, real: str) -> None:
-    page = visit(real)
-    page.find("#candidates").fill("3")
-    page.embed(TEXT)
-    page.invert()
+    page = visit(f"{real}#encoder=without&candidates=3")
+    page.invert(TEXT)
     cards = page.find(".candidate")
     assert cards.count() == 3
     assert page.find(".candidate .facts", has_text="surest").count() == 1
     for i in range(3):
         cards.nth(i).click()
-        assert page.text("text-comparison .said >> nth=1") == page.text(f".candidate >> nth={i} >> .said")
+        assert page.text(".blind .said") == page.text(f".candidate >> nth={i} >> .said")
 
 
 def test_a_link_brings_text_and_settings_back(visit: Open, real: str) -> None:
     page = visit(real, permissions=["clipboard-read", "clipboard-write"])
     page.find("#text").fill("a cat & a <dog> #1")
+    page.more()
     page.find("#strategy").select_option("two-stage")
     page.find("#steps").fill("12")
     page.find("#seed").fill("7")
@@ -184,40 +187,39 @@ def test_a_link_brings_text_and_settings_back(visit: Open, real: str) -> None:
 
 def test_steering_is_asked_for_as_it_is_set(visit: Open, canned: FakeServer) -> None:
     canned.models[1] = canned.models[1] | {"defaults": canned.models[1]["defaults"] | {"steering": 0.0}}
-    page = visit(canned.url)
+    page = visit(f"{canned.url}#encoder=without")
+    page.more()
     assert "Steering draws it" in page.text("#strategy-note")
-    page.embed(TEXT)
-    page.invert()
+    page.invert(TEXT)
     page.find("#steering").fill("0")
     assert page.text("#steering-value") == "none"
     assert "Steering" not in page.text("#strategy-note")
     page.invert()
     page.find("#steering").fill("60")
     page.invert()
-    assert page.page.url.endswith("steering=60")
-    assert visit(page.page.url).text("#steering-value") == "60"
+    assert "&steering=60&" in page.page.url
+    assert visit(page.page.url).find("#steering").input_value() == "60"
     page.find("#model").select_option("other")  # which cannot be steered
     assert page.find("#steering").is_hidden()
-    page.embed(TEXT)
-    page.find("#invert").click()
-    expect(page.find("trial-table tbody tr")).to_have_count(1)  # of the new embedding
+    page.invert()
     page.find("#model").select_option("all-MiniLM-L6-v2")
     assert page.text("#steering-value") == "60"
     assert [request["steering"] for request in canned.mood.requests] == [100, 0, 60, 0]
 
 
 def test_another_model_forgets_the_embedding(visit: Open, real: str) -> None:
-    page = visit(real)
-    page.embed(TEXT)
+    page = visit(f"{real}#encoder=without")
+    page.invert(TEXT)
     page.find("#model").select_option("other")
-    assert page.find("#invert").is_disabled()
+    assert page.text(".original") == ""
     assert "no measured accuracy" in page.text("#accuracy")
-    page.embed()
-    page.invert()
+    with page.page.expect_request("**/v1/embeddings") as asked:
+        page.invert()
+    assert asked.value.post_data_json["model"] == "other"
 
 
 def test_the_keyboard_is_enough(visit: Open, real: str) -> None:
-    page = visit(real)
+    page = visit(f"{real}#encoder=without")
     press = page.page.keyboard.press
 
     def tab_to(selector: str) -> None:
@@ -232,16 +234,16 @@ def test_the_keyboard_is_enough(visit: Open, real: str) -> None:
     tab_to("#text")
     press("Control+a")
     page.page.keyboard.type(TEXT)
-    tab_to("#embed")
-    press("Enter")
-    expect(page.find("#invert")).to_be_enabled()
+    press("Control+Enter")
+    expect(page.find("trial-table tbody tr")).to_have_count(1)
     tab_to("[name=defence]")
     press("ArrowRight")
     tab_to("#strength")
     press("ArrowRight")
-    tab_to("#invert")
+    press("Shift+Tab")
+    page.find("#invert").focus()
     press("Enter")
-    expect(page.find("trial-table tbody tr")).to_have_count(1)
+    expect(page.find("trial-table tbody tr")).to_have_count(2)
     tab_to("#pass")
     press("Home")
     expect(page.find(".cell[data-state=m]")).to_have_count(16)

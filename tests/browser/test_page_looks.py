@@ -21,20 +21,24 @@ def violations(page: object) -> list[str]:
 def test_the_page_is_accessible_and_fits(visit: Open, canned: FakeServer, width: int, scheme: str) -> None:
     page = visit(canned.url, width=width, scheme=scheme, reduced_motion="reduce")
     assert violations(page.page) == []
+    page.more()
     page.find("#candidates").fill("3")
-    page.find("summary").click()
-    page.embed(LONG)
+    page.find("embedding-input summary").click()
     canned.mood.hold_at = 5
-    page.find("#invert").click()
+    page.press(LONG)
     expect(page.find("pass-replay label")).to_have_text("Pass 4 of 8")
     assert violations(page.page) == []
-    canned.mood.hold_at = None
-    expect(page.find("trial-table tbody tr")).to_have_count(1)
+    canned.mood.hold_at, canned.mood.hold_round = None, 5
+    expect(page.find("pass-replay label")).to_have_text("Round 4, 1.4 s")
+    assert violations(page.page) == []
+    canned.mood.hold_round = None
+    expect(page.find("trial-table tbody tr")).to_have_count(2)
     page.choose("defence", "dropping")
     page.choose("colour", "confidence")
     page.find(".cell").nth(1).click()
+    assert "with all others in sight" in page.text("token-detail")
     page.find("#text").fill("")
-    page.find("#embed").click()
+    page.find("#invert").click()
     assert violations(page.page) == []
     assert page.page.evaluate(OVERFLOW) == 0
 
@@ -42,6 +46,5 @@ def test_the_page_is_accessible_and_fits(visit: Open, canned: FakeServer, width:
 @pytest.mark.parametrize("width", [320, 768, 1024])
 def test_nothing_overflows(visit: Open, canned: FakeServer, width: int) -> None:
     page = visit(canned.url, width=width)
-    page.embed(LONG)
-    page.invert()
+    page.invert(LONG)
     assert page.page.evaluate(OVERFLOW) == 0

@@ -40,19 +40,28 @@ class Visit:
         """A locator."""
         return self.page.locator(selector, **options)
 
-    def embed(self, text: str | None = None) -> None:
-        """Embed a text, or what stands there; until it can be inverted."""
+    def press(self, text: str | None = None) -> None:
+        """Recover a text, or what stands there; until it runs."""
         if text is not None:
             self.find("#text").fill(text)
-        self.find("#embed").click()
-        expect(self.find("#invert")).to_be_enabled()
-
-    def invert(self) -> None:
-        """Invert, until it is done."""
-        trials = self.find("trial-table tbody tr").count()
         self.find("#invert").click()
-        expect(self.find("trial-table tbody tr")).to_have_count(trials + 1)
-        expect(self.find("#invert")).to_have_text("Invert")
+        expect(self.find("#invert")).to_have_text("Stop")
+
+    def invert(self, text: str | None = None) -> None:
+        """The same, until it is done."""
+        if text is not None:
+            self.find("#text").fill(text)
+        self.find("#invert").click()
+        expect(self.find("#live")).to_contain_text("Done. Recovered")
+        self.finished()
+
+    def finished(self) -> None:
+        """Wait until nothing runs."""
+        expect(self.find("#invert")).to_have_text("Recover the text")
+
+    def more(self) -> None:
+        """Open the further settings."""
+        self.find("#more summary").click()
 
     def choose(self, name: str, value: str) -> None:
         """A radio button, by what a person clicks."""

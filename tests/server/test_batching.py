@@ -14,9 +14,10 @@ from serving import Seen, working
 from fakes import tiny_texts
 from unembed.inverter import Inversion
 from unembed.predictor import Predictor, stream
-from unembed.server.batching import Batcher, Done, Failed, Ticket
+from unembed.server.batching import Batcher
 from unembed.server.faults import Fault
 from unembed.server.models import Models, Served
+from unembed.server.tickets import Done, Failed, Ticket
 from unembed.server.work import Embedded, Need, Pause, Recovered, Snapshot, embed, invert
 from unembed.strategies import STRATEGIES, Options
 

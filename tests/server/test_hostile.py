@@ -77,7 +77,7 @@ UNIT = [1.0] + [0.0] * 15
         ("/v1/invert", json.dumps({"embeddings": UNIT, "steering": -0.1}).encode(), 422),
         ("/v1/invert", json.dumps({"embeddings": UNIT, "steering": float("nan")}).encode(), 422),
         ("/v1/invert", json.dumps({"embeddings": UNIT, "steering": 10_001}).encode(), 422),
-        ("/v1/invert", json.dumps({"embeddings": UNIT, "rounds": 1, "steering": -0.1}).encode(), 422),
+        ("/v1/invert", json.dumps({"embeddings": UNIT, "seconds": 1, "steering": -0.1}).encode(), 422),
         ("/v1/invert", json.dumps({"embeddings": UNIT, "steps": 32}).encode(), 422),
         ("/v1/invert", json.dumps({"embeddings": UNIT, "model": "gpt"}).encode(), 404),
         ("/v1/embeddings", json.dumps({"input": []}).encode(), 422),

@@ -180,7 +180,7 @@ def test_models_tell_what_the_page_needs(client: Client) -> None:
     assert (first["dimension"], first["length"], first["normalize"], first["default"]) == (16, 16, True, True)
     assert first["encoder"] == "fake"
     assert first["limits"] == {
-        "steps": 16, "candidates": 8, "embeddings": 64, "alternatives": 10, "rounds": 50, "proposals": 128,
+        "steps": 16, "candidates": 8, "embeddings": 64, "alternatives": 10, "seconds": 60.0,
         "text_characters": 10_000,
     }  # fmt: skip
     assert first["results"] == {"test": {"token_accuracy": 0.0}}

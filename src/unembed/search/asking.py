@@ -1,4 +1,4 @@
-"""The encoder as a search sees it: rows of token ids in, embeddings out, calls and time counted, answers not trusted."""
+"""The encoder as a search sees it: token ids in, embeddings out, calls and time counted, answers not trusted."""
 
 import math
 import time
@@ -65,8 +65,11 @@ class Asking:
 
     @property
     def left(self) -> float:
-        """Calls that may still be made: none when the time is over, any number where they are not counted."""
-        if self.search.seconds is not None and self.seconds >= self.search.seconds:
+        """Calls that may still be made: none when the time is over, any number where they are not counted.
+
+        The first question is always asked, so that the shortest search has a cosine to report.
+        """
+        if self.calls and self.search.seconds is not None and self.seconds >= self.search.seconds:
             return 0
         return math.inf if self.search.max_calls is None else self.search.max_calls - self.calls
 
@@ -75,7 +78,7 @@ class Asking:
         found = [np.empty((0, self.dimension), np.float32)]
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
-            part = part[: min(len(part), self.left)] if self.left < len(part) else part
+            part = part[: int(min(len(part), self.left))]
             if not part:
                 break
             if self.fast is not None:

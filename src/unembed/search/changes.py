@@ -9,6 +9,7 @@ Shape suffixes: T tokens of the hypothesis, V vocabulary, D dimension of an embe
 
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,21 +125,21 @@ class Changes:
             return Change({place: (token, self.ids[place])})
         return Change({place - 1: (self.ids[place - 1], token)})
 
-    def _cosine(self, along: Floats, squared: Floats) -> Floats:
+    def _cosine(self, along: NDArray[Any], squared: NDArray[Any]) -> NDArray[Any]:
         """Cosine after a move of y whose product with e is `along`, and that adds `squared` to |y|^2."""
         y_D = self.y_D
-        found: Floats = (y_D @ self.e_D + along) / np.sqrt(np.maximum(y_D @ y_D + squared, 1e-6))
+        found: NDArray[Any] = (y_D @ self.e_D + along) / np.sqrt(np.maximum(y_D @ y_D + squared, 1e-6))
         return found
 
 
 @lru_cache(maxsize=64)
 def _cuts(count: int) -> NDArray[np.int64]:
-    """All (a, b, c, d): the blocks a to b and c to d of a text change places; where b = c one is moved past the other."""
+    """All (a, b, c, d): the blocks a to b and c to d change places; where b = c one is moved past the other."""
     moved = [(a, b, b, d) for a, b, d in combinations(range(count + 1), 3)]
     return np.array(moved + list(combinations(range(count + 1), 4)), np.int64).reshape(-1, 4)
 
 
-def _largest(values: NDArray[np.float32], count: int) -> list[int]:
+def _largest(values: NDArray[Any], count: int) -> list[int]:
     """Places of the largest values, largest first; -inf never."""
     count = min(count, len(values))
     some = np.argpartition(-values, count - 1)[:count] if count else np.zeros(0, np.int64)

@@ -6,14 +6,17 @@ i, j, ... together
     e(h + i + j) ~ e(h) + d_i + d_j,      d_i = e(h + i) - e(h),
 
 is to be expected, normalised. So which few of the measured d add up to what h lacks is a sparse approximation problem
-(matching pursuit, Mallat & Zhang 1993, doi 10.1109/78.258082), solved here by a beam: all pairs, then the best pairs with
-every third change, and so on. It finds changes that help only together, which no search by single steps accepts.
+(matching pursuit, Mallat & Zhang 1993, doi 10.1109/78.258082), solved here by a beam: all pairs, then the best pairs
+with every third change, and so on. It finds changes that help only together, which no search by single steps accepts.
 
 Shape suffixes: N changes, D dimension of an embedding.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,6 @@ BEAM = 24  # joined changes that are tried with every further one
 MOST = 4  # changes joined at most
 KEPT = 12  # joined changes of more than two that may be asked, of each number
 NEXT = 4  # further changes kept for each of the beam
-ORDER = 62  # bit of a change's places that says that it changes the order
 
 Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
@@ -45,18 +47,13 @@ class Change:
         places = self.order if self.order is not None else range(len(ids))
         return tuple(token for place in places for token in self.replaced.get(place, ids[place : place + 1]))
 
-    @property
-    def places(self) -> int:
-        """The places as bits; a change of order has a bit of its own, so that there is at most one."""
-        return sum(1 << place for place in self.replaced) | (self.order is not None) << ORDER
-
     def __and__(self, other: "Change") -> "Change":
         """Both, where they have no place in common."""
         return Change({**self.replaced, **other.replaced}, other.order if self.order is None else self.order)
 
 
 def rewritten(before: Ids, after: Ids) -> Change:
-    """The change that makes `after` of `before` (a token at least): one run of tokens is replaced, as few as possible."""
+    """The change of one run of tokens, as few as possible, that makes `after` of `before` (a token at least)."""
     shorter = min(len(before), len(after))
     start = 0
     while start < shorter and before[start] == after[start]:
@@ -68,12 +65,10 @@ def rewritten(before: Ids, after: Ids) -> Change:
     if start == stop:  # something is inserted beside a token that stays
         at = min(start, len(before) - 1)
         return Change({at: (*tokens, before[at]) if at == start else (before[at], *tokens)})
-    return Change({start: tokens} | {place: () for place in range(start + 1, stop)})
+    return Change({start: tokens} | dict.fromkeys(range(start + 1, stop), ()))
 
 
-def compose(
-    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int
-) -> list[Change]:
+def compose(e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int) -> list[Change]:
     """The `count` most promising joined changes, of two to four each, best first.
 
     Args:
@@ -83,15 +78,14 @@ def compose(
     """
     if len(changes) < 2:
         return []
-    places_N = np.array([change.places for change, _ in changes], np.int64)
-    apart_NN = (places_N[:, None] & places_N) == 0
+    apart_NN = _apart([change for change, _ in changes])
     d_ND = np.stack([e for _, e in changes]) - e_hat
     along_N, gram_NN = d_ND @ e_D, d_ND @ d_ND.T
     square_N = 2 * d_ND @ e_hat + gram_NN.diagonal()
 
-    def promised(along: Floats, square: Floats, possible: NDArray[np.bool_]) -> Floats:
+    def promised(along: NDArray[Any], square: NDArray[Any], possible: NDArray[Any]) -> NDArray[Any]:
         """The cosine to e after moves of h."""
-        cosine: Floats = (e_hat @ e_D + along) / np.sqrt(np.maximum(1 + square, 1e-6))
+        cosine = (e_hat @ e_D + along) / np.sqrt(np.maximum(1 + square, 1e-6))
         return np.where(possible, cosine, -np.inf)
 
     pairs_NN = promised(along_N[:, None] + along_N, square_N[:, None] + square_N + 2 * gram_NN, np.triu(apart_NN, 1))
@@ -106,20 +100,29 @@ def compose(
     level = list(found)[:BEAM]
     for _ in range(MOST - 2):
         wider: dict[tuple[int, ...], float] = {}
-        for group in map(list, level):
+        for joint in level:
+            group = list(joint)
             square = square_N[group].sum() + 2 * np.triu(gram_NN[np.ix_(group, group)], 1).sum()
             cosine_N = promised(
-                along_N[group].sum() + along_N, square + square_N + 2 * gram_NN[group].sum(0), apart_NN[group].all(0)
+                along_N[group].sum() + along_N,
+                square + square_N + 2 * gram_NN[group].sum(0),
+                np.logical_and.reduce(apart_NN[group]),
             )
             for other in np.argsort(-cosine_N, kind="stable")[:NEXT].tolist():
                 if cosine_N[other] > -np.inf:
                     wider[tuple(sorted((*group, other)))] = float(cosine_N[other])
         level = sorted(wider, key=lambda group: -wider[group])[:BEAM]
         found |= {group: wider[group] for group in level[:KEPT]}
-    joined = []
-    for group in sorted(found, key=lambda group: -found[group])[:count]:
-        whole = Change()
-        for number in group:
-            whole &= changes[number][0]
-        joined.append(whole)
-    return joined
+    ranked = sorted(found, key=lambda group: -found[group])[:count]
+    return [reduce(and_, (changes[number][0] for number in group)) for group in ranked]
+
+
+def _apart(changes: Sequence[Change]) -> NDArray[Any]:
+    """Which changes have no place in common and do not both change the order, (N, N)."""
+    longest = max((place for change in changes for place in change.replaced), default=0)
+    places_NP = np.zeros((len(changes), longest + 2), np.float32)
+    for row, change in enumerate(changes):
+        places_NP[row, list(change.replaced)] = 1
+        places_NP[row, -1] = change.order is not None
+    apart_NN: NDArray[Any] = places_NP @ places_NP.T == 0
+    return apart_NN

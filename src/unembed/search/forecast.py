@@ -25,9 +25,9 @@ since what is uncertain leads away from e more often than towards it: the less a
 are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; CAUTION is less than 1, since
 the kernel overstates what is uncertain.
 
-Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, T tokens of a
-text, H hypotheses, D dimension of an embedding, F features of the texts answered about and of the hypotheses, and one
-more for all others.
+Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, T tokens
+of a text, H hypotheses, D dimension of an embedding, F features of the texts answered about and of the hypotheses, and
+one more for all others.
 """
 
 from collections.abc import Sequence

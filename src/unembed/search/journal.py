@@ -78,12 +78,12 @@ def load_search(path: Path, searcher: Searcher) -> None:
 
 
 def _told(hypothesis: Hypothesis) -> list[Any]:
-    return [hypothesis.ids, hypothesis.cosine, hypothesis.confirmed, hypothesis.changed]
+    return [hypothesis.ids, hypothesis.cosine, hypothesis.confirmed, hypothesis.changed, hypothesis.confidence]
 
 
 def _hypothesis(told: list[Any], e_hat: Any) -> Hypothesis:
-    ids, cosine, confirmed, changed = told
-    return Hypothesis(tuple(ids), e_hat, float(cosine), bool(confirmed), bool(changed))
+    ids, cosine, confirmed, changed, confidence = told
+    return Hypothesis(tuple(ids), e_hat, float(cosine), bool(confirmed), bool(changed), confidence=confidence)
 
 
 def _key(searcher: Searcher) -> str:

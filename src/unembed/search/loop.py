@@ -13,6 +13,8 @@ the encoder's own float32 cosine of the decoded text: the nearest hypotheses are
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,13 @@ Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
 
 
+class Proposals(NamedTuple):
+    """Small changes of a hypothesis, by kind, and the log-likelihood of its tokens."""
+
+    nats: Floats  # (T,)
+    changes: dict[str, list[Change]]
+
+
 @dataclass
 class Hypothesis:
     """A text whose embedding is known."""
@@ -41,7 +50,9 @@ class Hypothesis:
     e_hat: Floats  # (D,) of length 1
     cosine: float
     confirmed: bool = False  # whether the cosine is the encoder's own, in float32
+    nats: float | None = None  # its log-likelihood by the denoiser, once it was asked for
     changed: bool = False  # whether its changes were proposed already
+    proposals: Proposals | None = None  # once they were listed
     confidence: list[float] | None = None  # of each token, once it was asked for
 
 
@@ -118,11 +129,10 @@ class Searcher:
             self._begin()
         yield state
         while not state.exact and self.asking.left > 0:
-            parents = [hypothesis for hypothesis in state.pool if not hypothesis.changed][: tuning.parents]
-            if not parents or state.idle >= tuning.patience:
-                self._begin()
+            if state.idle < tuning.patience and state.pool:
+                self._round(self._parents())
             else:
-                self._round(parents)
+                self._begin()
             state.rounds += 1
             yield state
 
@@ -144,40 +154,67 @@ class Searcher:
         self.state.idle = 0 if self.state.pool[0] is not best else self.state.idle + 1
         self._confirm()
 
+    def _parents(self) -> list[Hypothesis]:
+        """The hypotheses to change next: the best one, again and again, and the best that were not changed yet."""
+        tuning = self.search.tuning
+        ranked = self.state.pool
+        if tuning.judged:
+            ranked = ranked[: tuning.judged + sum(h.nats is not None for h in ranked)]
+            if new := [hypothesis for hypothesis in ranked if hypothesis.nats is None][: tuning.judged]:
+                for hypothesis, nats in zip(new, self.denoiser.pseudo_likelihood([h.ids for h in new]), strict=True):
+                    hypothesis.nats = nats
+            ranked = sorted(
+                (h for h in ranked if h.nats is not None), key=lambda h: -(h.cosine + tuning.nat * (h.nats or 0))
+            )
+        best, others = ranked[0], [hypothesis for hypothesis in ranked[1:] if not hypothesis.changed]
+        return [best, *others][: tuning.parents]
+
     def _begin(self) -> None:
         """Ask about blind candidates, instead of the pool so far."""
         state = self.state
         state.pool, state.idle = [], 0
         starts = min(self.search.tuning.starts, self.search.max_calls or self.search.tuning.starts)
-        self._ask(self.begin(state.begun, starts))
+        texts = [ids for ids in self.begin(state.begun, starts) if ids]
+        self._ask(texts or self._words(starts))
         state.begun += 1
         self._confirm()
 
+    def _words(self, count: int) -> list[Ids]:
+        """Texts of one token, the nearest by the surrogate: where no blind candidate has a token."""
+        y_VD = self.surrogate.x_VD + self.surrogate.fitted.bias.numpy()
+        promised_V = y_VD @ self.e_D / np.linalg.norm(y_VD, axis=1).clip(min=1e-6)
+        promised_V[self.tokenizer.special_ids] = -np.inf
+        return [(int(token),) for token in np.argsort(-promised_V, kind="stable")[:count]]
+
     def _propose(self, parents: Sequence[Hypothesis]) -> list[dict[str, list[Change]]]:
-        """Changes of each parent, by kind."""
+        """Changes of each parent, by kind: the small ones, listed once, and refills, drawn anew."""
         tuning, noise = self.search.tuning, self.state.noise
-        e_hats = [parent.e_hat for parent in parents]
-        judged = self.denoiser.likelihoods([parent.ids for parent in parents], e_hats)
-        count = tuning.refills // len(parents)
+        new = [parent for parent in parents if parent.proposals is None]
+        if new:
+            judged = self.denoiser.likelihoods([parent.ids for parent in new], [parent.e_hat for parent in new])
+            for parent, (gains_TV, nats_T) in zip(new, judged, strict=True):
+                changes = Changes(
+                    self.surrogate, parent.ids, parent.e_hat, self.e_D, gains_TV, nats_T, self.length, tuning.nat, noise
+                )
+                parent.proposals = Proposals(nats_T, {
+                    "exchanges": changes.exchanges(),
+                    "insertions": changes.insertions(),
+                    "deletions": changes.deletions(),
+                    "orders": changes.orders(),
+                })  # fmt: skip
+        count = max(1, tuning.drafts // len(parents))
         drafts = [
             draft
-            for parent, (_, nats_T) in zip(parents, judged, strict=True)
-            for draft in self.denoiser.drafts(parent.ids, nats_T, count, noise)
+            for parent in parents
+            if parent.proposals
+            for draft in self.denoiser.drafts(parent.ids, parent.proposals.nats, count, noise)
         ]
         e_hats = [parent.e_hat for parent in parents for _ in range(count)]
-        refills = self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise)
+        refills = iter(self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise))
         found = []
-        for number, (parent, (gains_TV, nats_T)) in enumerate(zip(parents, judged, strict=True)):
-            changes = Changes(
-                self.surrogate, parent.ids, parent.e_hat, self.e_D, gains_TV, nats_T, self.length, tuning.nat, noise
-            )
-            found.append({
-                "refills": [rewritten(parent.ids, ids) for ids in refills[number * count : (number + 1) * count] if ids],
-                "exchanges": changes.exchanges(),
-                "insertions": changes.insertions(),
-                "deletions": changes.deletions(),
-                "orders": changes.orders(),
-            })  # fmt: skip
+        for parent in parents:
+            mine = [rewritten(parent.ids, ids) for ids in islice(refills, count) if ids]
+            found.append({"refills": mine} | (parent.proposals.changes if parent.proposals else {}))
         return found
 
     def _screen(
@@ -192,7 +229,7 @@ class Searcher:
             if not new:
                 continue
             promised = forecast.cosines(new, parent.ids)
-            most = tuning.refills if kind == "refills" else round(count * getattr(tuning, kind))
+            most = max(1, round(count * getattr(tuning, kind)))
             chosen |= {new[i]: texts[new[i]] for i in np.argsort(-promised, kind="stable")[:most]}
         return chosen
 
@@ -219,7 +256,8 @@ class Searcher:
     def _confirm(self) -> None:
         """Ask the encoder itself about the nearest hypotheses, where the fast lane may be wrong about them."""
         state = self.state
-        least = state.found[0].cosine - self.asking.error if state.found else -1.0
+        worst = state.found[self.candidates - 1 :][:1]  # of those that are wanted
+        least = worst[0].cosine - self.asking.error if worst else -1.0
         near = [h for h in state.pool[: max(CONFIRMED, self.candidates)] if not h.confirmed and h.cosine >= least]
         if near and self.asking.error:
             for hypothesis, e in zip(near, self.asking.exact([h.ids for h in near]), strict=True):

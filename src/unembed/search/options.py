@@ -19,11 +19,12 @@ class Tuning:
         asked: texts embedded in a round, without the composed ones; shared by kind of proposal.
         composed: texts embedded in a round that join several changes.
         frugal_asked, frugal_composed: the same where calls are counted (`Search.max_calls`).
-        exchanges, insertions, deletions, orders: their shares of `asked`. Refills are all asked.
-        refills: texts of which the denoiser writes a part anew, a round.
+        exchanges, insertions, deletions, orders, refills: their shares of `asked`.
+        drafts: texts of which the denoiser writes a part anew, a round.
         temperature: of refills.
         refill_steps: passes of a refill.
         nat: cosine that one nat of the denoiser's log-likelihood is worth where proposals are listed.
+        judged: hypotheses whose likelihood is asked for in a round, the nearest that may be changed next.
         pool: hypotheses kept.
         patience: rounds without a better hypothesis after which the search begins again.
     """
@@ -31,18 +32,20 @@ class Tuning:
     starts: int = 8
     start_steps: int = 4
     parents: int = 2
-    asked: int = 128
+    asked: int = 144
     composed: int = 64
     frugal_asked: int = 12
     frugal_composed: int = 4
-    exchanges: float = 0.3
-    insertions: float = 0.2
-    deletions: float = 0.1
-    orders: float = 0.4
-    refills: int = 16
+    exchanges: float = 0.27
+    insertions: float = 0.18
+    deletions: float = 0.09
+    orders: float = 0.34
+    refills: float = 0.12
+    drafts: int = 8
     temperature: float = 0.7
     refill_steps: int = 3
     nat: float = 0.001
+    judged: int = 0
     pool: int = 64
     patience: int = 8
 

@@ -11,16 +11,13 @@ is another, so that searches, however many and long, take half of the thread at 
 The event loop talks to the thread through `submit` only, and hears from it through its `Ticket`.
 """
 
-import asyncio
-import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,79 +25,14 @@ import torch
 from unembed.inversion import Inversion
 from unembed.server.faults import Fault, fault_of
 from unembed.server.models import Served
-from unembed.server.work import ENDED, Need, Pass, Pause, Round, Texts, Work, predict
+from unembed.server.tickets import Done, Failed, Ticket
+from unembed.server.work import ENDED, Pass, Pause, Round, Texts, Work, predict
 
 log = logging.getLogger("unembed.server")
 
 TEXTS_PER_TURN = 32  # embedding them takes about as long as a merged pass
 IDLE_SECONDS = 1.0  # between two looks at deadlines while nothing runs
 MEMORY = 0.9  # of the pace, from turn to turn
-
-
-class Done(NamedTuple):
-    """The last event of a ticket: what the work returned."""
-
-    value: Any
-
-
-class Failed(NamedTuple):
-    """The last event of a ticket whose work failed."""
-
-    fault: Fault
-
-
-class Ticket:
-    """One request in the batcher, seen from the event loop: events as they come, then `Done` or `Failed`.
-
-    Leaving the `with` block gives the place up.
-    """
-
-    def __init__(self, served: Served, rows: int, cost: int, guided: bool, deadline: float, batcher: "Batcher") -> None:
-        self.served = served
-        self.rows = rows
-        self.cost = cost  # what is left to do, in passes of one canvas
-        self.guided = guided
-        self.deadline = deadline
-        self.gone = False  # written by the event loop, read by the thread
-        self.started = False
-        self.finished = False
-        self.need: Need | None = None
-        self.vectors: list[Any] = []  # of a `Texts` need, as far as answered
-        self.work: Work
-        self._batcher = batcher
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Any] = asyncio.Queue()
-
-    def emit(self, event: Any) -> None:
-        """Hand an event to the event loop; called by the thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def event(self) -> Any:
-        """The next event."""
-        return await self._events.get()
-
-    async def result(self) -> Any:
-        """What the work returned, frames passed over. Raises Fault."""
-        while True:
-            event = await self.event()
-            if isinstance(event, Failed):
-                raise event.fault
-            if isinstance(event, Done):
-                return event.value
-
-    def leave(self) -> None:
-        """The client has gone, or has all it wanted."""
-        self.gone = True
-        self._batcher.wake()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.leave()
 
 
 class Observer(Protocol):
@@ -170,18 +102,18 @@ class Batcher:
         return max(1, self.max_batch // 2)
 
     def submit(
-        self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: int = 1, guided: bool = False
+        self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: float = 1, guided: bool = False
     ) -> Ticket:
         """Queue work that takes `rows` canvases at a time.
 
         Args:
-            cost: passes that it takes, each canvas counted.
+            cost: passes that it takes, each canvas counted; of a guided inversion the seconds that it may take.
             guided: whether it needs rounds, and no passes or texts.
 
         Raises:
             Fault: 503, the queue is full, or so much is to be done before that the time limit would be over.
         """
-        ticket = Ticket(served, min(rows, self.max_batch), cost, guided, time.monotonic() + self._time_limit, self)
+        ticket = Ticket(served, min(rows, self.max_batch), cost, guided, time.monotonic() + self._time_limit, self.wake)
         ticket.work = make(ticket)
         with self._changed:
             if self.status != "ok":
@@ -193,22 +125,28 @@ class Batcher:
             self._changed.notify()
         return ticket
 
-    def _refuse_if_full(self, cost: int, guided: bool) -> None:
-        seconds = self.seconds_for(cost, guided)
-        after = max(1, round(min(seconds, self._time_limit) / 2))
+    def _refuse_if_full(self, cost: float, guided: bool) -> None:
+        seconds, half = self.seconds_for(cost, guided), self._time_limit / 2
         if self.waiting >= self._max_waiting:
-            raise Fault(503, "overloaded", f"{self.waiting} requests are waiting already, try again", after)
+            text = f"{self.waiting} requests are waiting already, try again"
+            raise Fault(503, "overloaded", text, max(1, round(min(seconds / 2, half))))
         if seconds > self._time_limit:
             text = f"requests that wait already take longer than the limit of {self._time_limit:g} s, try again"
-            raise Fault(503, "overloaded", text, after)
+            raise Fault(503, "overloaded", text, max(1, round(min(seconds - self._time_limit, half))))
 
-    def seconds_for(self, cost: int, guided: bool = False) -> float:
-        """How long work that is submitted now will take, what is before it included, at the pace of late."""
-        seconds, passes = self._pace
+    def seconds_for(self, cost: float, guided: bool = False) -> float:
+        """How long work that is submitted now may take, what is before it included.
+
+        Passes by the pace of late. Searches by their own limits; of each one before it as much counts as they would
+        take turns, so that a long one is no reason to refuse a short one.
+        """
         ahead = [ticket for ticket in [*self._running, *self._waiting] if not (ticket.gone or ticket.finished)]
-        like = cost + sum(ticket.cost for ticket in ahead if ticket.guided == guided)
-        unlike = sum(ticket.cost for ticket in ahead if ticket.guided != guided)
-        return (like + min(like, unlike)) * seconds / passes if passes else 0.0  # searches and others share the thread
+        searches = [ticket.cost for ticket in ahead if ticket.guided]
+        if guided:
+            return cost + sum(min(cost, left) for left in searches)
+        seconds, passes = self._pace
+        blind = (cost + sum(ticket.cost for ticket in ahead if not ticket.guided)) * seconds / passes if passes else 0.0
+        return blind + min(blind, sum(searches))  # searches take half of the thread
 
     def wake(self) -> None:
         """Something changed that the thread should look at."""
@@ -288,7 +226,7 @@ class Batcher:
         return dropped
 
     def _turn(self) -> None:
-        started, before = time.perf_counter(), sum(ticket.cost for ticket in self._running)
+        started, before = time.perf_counter(), self._passes_left()
         for ticket in self._running:
             if not ticket.started or isinstance(ticket.need, Pause):
                 ticket.started = True
@@ -297,12 +235,12 @@ class Batcher:
             self._passes(served, tickets)
         for served, tickets in _by_model(self._running, Texts):
             self._texts(served, tickets)
-        self._owed -= time.perf_counter() - started
-        self._round()
-        if done := before - sum(ticket.cost for ticket in self._running):
+        spent = time.perf_counter() - started
+        self._owed -= spent
+        if done := before - self._passes_left():
             seconds, passes = self._pace
-            spent = time.perf_counter() - started
             self._pace = (MEMORY * seconds + (1 - MEMORY) * spent, MEMORY * passes + (1 - MEMORY) * done)
+        self._round()
         with self._changed:
             paused = [ticket for ticket in self._running if isinstance(ticket.need, Pause)]
             self._running = [
@@ -312,6 +250,9 @@ class Batcher:
             self._waiting.extend(paused)
             if not self._running:
                 self._changed.notify_all()
+
+    def _passes_left(self) -> float:
+        return sum(ticket.cost for ticket in self._running if not ticket.guided)
 
     def _passes(self, served: Served, tickets: list[Ticket]) -> None:
         passes = [ticket.need for ticket in tickets if isinstance(ticket.need, Pass)]
@@ -359,9 +300,9 @@ class Batcher:
             return
         assert isinstance(searching.need, Round)
         before, started = searching.need.before, time.perf_counter()
+        searching.cost = searching.need.left
         try:
-            with torch.inference_mode(False):  # a white box takes gradients
-                found = next(searching.need.search, ENDED)
+            found = next(searching.need.search, ENDED)
         except Exception as error:
             self._fail([searching], error)
             return
@@ -370,7 +311,6 @@ class Batcher:
             passes = found.passes - (before.passes if before else 0)
             calls = found.encoder_calls - (before.encoder_calls if before else 0)
             self._observer.round(searching.served.id, passes, calls, self._owed)
-            searching.cost = max(0, searching.cost - calls)  # see `guided.cost`
         self._advance(searching, found)
 
     def _advance(self, ticket: Ticket, answer: Any) -> None:

@@ -4,59 +4,80 @@ A round asks the denoiser and the encoder by itself, so nothing of it is merged 
 rounds these go on (see `batching`).
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from unembed.inversion import Inversion
-from unembed.search import STARTS
 from unembed.server.work import Ended, Need, Pause, Recovered, Round
 
-GRADIENTS = 2  # of a round, about, each an encoder call
+SHARE = 0.9  # of the time that a request has left that its searches may take: their last rounds come on top
+LEAST = 0.01  # seconds of a search whose time is over before it begins: it tells its blind candidates
 
 
 @dataclass(frozen=True)
 class Reached:
-    """The best of a search after a round; round 0 are its starts."""
+    """The best of a search after a round; round 0 are its blind candidates."""
 
     step: int
-    total: int
+    progress: float  # 0 to 1, by what may be spent
     several: list[Inversion]  # candidates, best first
     changed: list[list[bool]]  # of each candidate's tokens: not taken over from its predecessor of the round before
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a request's searches may spend on each embedding, and when all of them must be over."""
+
+    seconds: float
+    max_calls: int | None
+    deadline: float  # by the monotonic clock
+
+    def share(self, left: int) -> float:
+        """Seconds for the next search, with so many embeddings left."""
+        return max(LEAST, min(self.seconds, SHARE * (self.deadline - time.monotonic()) / left))
+
+
 def search(
-    searches: Sequence[Iterator[Inversion]], rounds: int, watch: Callable[[Reached], None] | None = None
+    begin: Callable[[int, float], Iterator[Inversion]],
+    rows: int,
+    limits: Limits,
+    watch: Callable[[Reached], None] | None = None,
 ) -> Generator[Need, Inversion | Ended, list[Recovered]]:
-    """Follow searches of at most `rounds` rounds, one for each embedding, one after the other, to their ends.
+    """Search for the texts of embeddings, one after the other.
 
     Args:
+        begin: the search for a row's text, from the row and its seconds.
+        rows: embeddings.
         watch: told of every round.
     """
     found = []
-    for one in searches:
+    for row in range(rows):
+        seconds = limits.share(rows - row)
+        rounds = begin(row, seconds)
         best: Inversion | None = None
         step = -1
-        while not isinstance(reached := (yield Round(one, best)), Ended):
+        while True:
+            spent = best.seconds or 0.0 if best else 0.0
+            left = max(0.0, seconds - spent) + (rows - row - 1) * limits.seconds
+            if isinstance(reached := (yield Round(rounds, best, left)), Ended):
+                break
             step += 1
             if watch is not None:
-                watch(Reached(step, rounds, _several(reached), _changes(best, reached)))
+                progress = _progress(reached, seconds, limits.max_calls)
+                watch(Reached(step, progress, _several(reached), _changes(best, reached)))
             best = reached
             yield Pause()
-        assert best is not None  # a search tells of its starts at least
+        assert best is not None  # a search tells of its blind candidates at least
         several = _several(best)
         found.append(Recovered(several, [None] * len(several), best.passes, step))
     return found
 
 
-def cost(rounds: int, candidates: int, max_calls: int | None, proposals: int) -> int:
-    """About how many encoder calls a search makes.
-
-    In time each is worth about a pass of one canvas alone, although four or five passes go with it: in a search they
-    are merged.
-    """
-    calls = (candidates if candidates > 1 else STARTS) + rounds * (proposals + GRADIENTS)
-    return calls if max_calls is None else min(calls, max_calls)
+def _progress(reached: Inversion, seconds: float, max_calls: int | None) -> float:
+    shares = [(reached.seconds or 0.0) / seconds, reached.encoder_calls / max_calls if max_calls else 0.0]
+    return min(1.0, max(shares))
 
 
 def _several(inversion: Inversion) -> list[Inversion]:

@@ -13,7 +13,6 @@ from unembed.errors import InputError
 from unembed.inverter import Inverter
 from unembed.model import count_parameters
 from unembed.packaged import DEFAULT, PACKAGED
-from unembed.search import ATTACKERS, WHITE_BOX, Differentiable
 from unembed.server.faults import Fault
 
 # What the published demo's page sends, and a part of the encoder's id that the name means.
@@ -40,19 +39,19 @@ class Served:
         """Parameters of the denoiser without its token table."""
         return count_parameters(self.inverter.denoiser)
 
-    @cached_property
-    def attackers(self) -> list[str]:
-        """Who can be played: a white box only where the encoder gives gradients."""
-        open_to_all = isinstance(self.inverter.encoder, Differentiable)
-        return [attacker for attacker in ATTACKERS if attacker != WHITE_BOX or open_to_all]
+    @property
+    def guided(self) -> bool:
+        """Whether there can be a search."""
+        return self.inverter.surrogate is not None
 
     def warm(self) -> None:
         """Make the first request as quick as the next: load the encoder, run each kind of work once."""
         e_BD = self.inverter.encode(["Every kind of work is done once."])
         self.inverter.invert(e_BD, steps=1)
         self.inverter.invert(np.repeat(e_BD, 8, axis=0), steps=1, measure_cosine=False)
+        if self.guided:
+            next(self.inverter.search(e_BD[0]))
         len(self.pieces)
-        len(self.attackers)
 
 
 class Models:
@@ -128,7 +127,7 @@ def _name(source: str) -> str:
     return source if source in PACKAGED else Path(source).resolve().stem if Path(source).exists() else source
 
 
-def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, Any]:
+def describe(one: Served, default: bool, limits: dict[str, float]) -> dict[str, Any]:
     """The entry of a model in `GET /v1/models`."""
     from unembed.strategies import STEERING, STRATEGIES
 
@@ -145,14 +144,12 @@ def describe(one: Served, default: bool, limits: dict[str, int]) -> dict[str, An
         "normalize": inverter.recipe.normalize,
         "parameters": one.parameters,
         "strategies": list(STRATEGIES),
-        "attackers": one.attackers,
-        "blind_search": inverter.surrogate is not None,
+        "guided": one.guided,
         "default": default,
         "defaults": {
             "steps": min(8, inverter.length),
             "strategy": "confidence",
             "candidates": 1,
-            "rounds": 0,
             "steering": steering,
         },
         "limits": {"steps": inverter.length} | limits,

@@ -39,8 +39,7 @@ class Settings:
     max_texts: int = _setting(64, "Texts to embed in one request.", 1)
     max_embeddings: int = _setting(64, "Embeddings to invert in one request.", 1)
     max_candidates: int = _setting(8, "Candidates for each embedding.", 1)
-    max_rounds: int = _setting(50, "Rounds of a guided inversion; 0 allows none.", 0)
-    max_proposals: int = _setting(128, "Texts that a round of a guided inversion may ask about.", 1)
+    max_seconds: float = _setting(60.0, "Seconds of a guided inversion for each embedding; 0 allows none.", 0.0)
     allow_origin: tuple[str, ...] = _setting(
         (), "Origin whose pages may call this server besides its own, such as https://example.org."
     )

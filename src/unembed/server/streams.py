@@ -7,8 +7,8 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from unembed.server.batching import Done, Failed, Ticket
 from unembed.server.faults import Fault
+from unembed.server.tickets import Done, Failed, Ticket
 from unembed.server.wire import sse
 
 PING_SECONDS = 10.0  # a comment now and then, so that a proxy does not take a waiting stream for dead

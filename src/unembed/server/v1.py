@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from unembed.errors import InputError
+from unembed.inversion import Inversion
 from unembed.predictor import check
 from unembed.server import guided, wire
-from unembed.server.batching import Ticket
 from unembed.server.context import Context
 from unembed.server.faults import Fault, detail, documented
 from unembed.server.models import Served, describe
+from unembed.server.settings import Settings
 from unembed.server.streams import EventStream
+from unembed.server.tickets import Ticket
 from unembed.server.work import Embedded, Recovered, Snapshot, Work, embed, invert
 from unembed.strategies import Options, default_temperature
 
@@ -44,18 +47,15 @@ def router(context: Context) -> APIRouter:
     """`/v1/invert`, `/v1/embeddings` and `/v1/models`."""
     api = APIRouter(prefix="/v1")
     batcher, settings = context.batcher, context.settings
-    limits = {
+    limits: dict[str, float] = {
         "candidates": settings.max_candidates,
         "embeddings": settings.max_embeddings,
         "alternatives": wire.MAX_ALTERNATIVES,
-        "rounds": settings.max_rounds,
-        "proposals": settings.max_proposals,
+        "seconds": settings.max_seconds,
         "text_characters": settings.max_text,
     }
 
     def blind_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
-        if body.max_calls is not None:
-            raise InputError(f"max_calls is {body.max_calls}, but a blind inversion makes no encoder calls")
         temperature = body.temperature
         if temperature is None:
             temperature = default_temperature(body.candidates)
@@ -79,40 +79,32 @@ def router(context: Context) -> APIRouter:
         )
 
     def guided_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
-        if body.rounds > settings.max_rounds:
-            raise InputError(f"rounds is {body.rounds}, expected 0 to {settings.max_rounds}")
-        if body.proposals > settings.max_proposals:
-            raise InputError(f"proposals is {body.proposals}, expected 1 to {settings.max_proposals}")
         if body.alternatives:
             raise InputError(f"alternatives is {body.alternatives}, but a guided inversion has none: expected 0")
-        if body.attacker not in (None, *served.attackers):
-            expected = ", ".join(served.attackers)
-            raise InputError(f"attacker is {body.attacker!r}, but {served.id} gives no gradients: expected {expected}")
-        searches = [
-            served.inverter.search(
-                e_D,
-                body.rounds,
+        seconds = _search_seconds(body, len(e_BD), settings)
+
+        def begin(row: int, seconds: float) -> Iterator[Inversion]:
+            return served.inverter.search(
+                e_BD[row],
+                seconds,
                 body.candidates,
                 body.steps,
                 body.strategy,
+                max_calls=body.max_calls,
                 guidance=body.guidance,
                 balance=body.balance,
                 steering=body.steering,
                 temperature=body.temperature,
-                attacker=body.attacker,
-                max_calls=body.max_calls,
-                proposals=body.proposals,
                 seed=body.seed,
                 first_row=row,
             )
-            for row, e_D in enumerate(e_BD)
-        ]
 
         def work(ticket: Ticket) -> Work:
-            return guided.search(searches, body.rounds, ticket.emit if body.stream else None)
+            limits = guided.Limits(seconds, body.max_calls, ticket.deadline)
+            return guided.search(begin, len(e_BD), limits, ticket.emit if body.stream else None)
 
-        cost = guided.cost(body.rounds, body.candidates, body.max_calls, body.proposals)
-        return batcher.submit(served, 1, work, cost=len(e_BD) * cost, guided=True)
+        begin(0, seconds)  # which checks the options
+        return batcher.submit(served, 1, work, cost=len(e_BD) * seconds, guided=True)
 
     @api.post(
         "/invert",
@@ -140,7 +132,7 @@ def router(context: Context) -> APIRouter:
         started = time.perf_counter()
         ticket = (guided_ticket if body.guided else blind_ticket)(body, served, e_BD)
         if body.stream:
-            return _stream(ticket, served, body.rounds if body.guided else body.steps, last_event_id)
+            return _stream(ticket, served, None if body.guided else body.steps, last_event_id)
         with ticket:
             found: list[Recovered] = await ticket.result()
         data = [wire.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
@@ -186,7 +178,22 @@ def router(context: Context) -> APIRouter:
     return api
 
 
-def _stream(ticket: Ticket, served: Served, total: int, last_event_id: str | None) -> EventStream:
+def _search_seconds(body: wire.InvertRequest, embeddings: int, settings: Settings) -> float:
+    """Seconds that each search may take. Raises InputError."""
+    most, whole = settings.max_seconds, settings.time_limit
+    if not most:
+        raise InputError("this server allows no guided inversion: expected neither seconds nor max_calls")
+    if body.seconds is None:
+        return min(most, whole / embeddings)
+    if body.seconds > most:
+        raise InputError(f"seconds is {body.seconds:g}, expected at most {most:g}")
+    if embeddings * body.seconds > whole:
+        raise InputError(f"{embeddings} embeddings of {body.seconds:g} s each exceed a request's limit of {whole:g} s")
+    return body.seconds
+
+
+def _stream(ticket: Ticket, served: Served, total: int | None, last_event_id: str | None) -> EventStream:
+    """The events of an inversion of `total` passes, or of a search."""
     seen = -1
     with contextlib.suppress(ValueError):
         seen = int(last_event_id or -1)
@@ -200,8 +207,9 @@ def _stream(ticket: Ticket, served: Served, total: int, last_event_id: str | Non
 
     def end(found: list[Recovered]) -> tuple[dict[str, Any], int]:
         result = wire.inversion_object(served, found[0], 0)
-        head = {"type": "result", "step": total, "total": total, "progress": 1.0, "done": True, "model": served.id}
-        return head | {"result": result}, total
+        step = result["rounds"] if total is None else total
+        head = {"type": "result", "step": step, "total": total, "progress": 1.0, "done": True, "model": served.id}
+        return head | {"result": result}, step
 
     def failure(fault: Fault) -> dict[str, Any]:
         return {"type": "error", "done": True, "error": detail(fault)}

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from unembed.encoder import check_embeddings
 from unembed.errors import EmbeddingError
 from unembed.inversion import Inversion
-from unembed.search import BLACK_BOX, WHITE_BOX, Search
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
@@ -132,24 +131,20 @@ class InvertRequest(Request):
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
     cosine: bool = Field(True, description="Embed each recovered text and report its cosine.")
     alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Likeliest tokens to report for each position.")
-    rounds: int = Field(
-        0, ge=0, description="Most rounds of a search, which asks the encoder, or of a blind attacker nobody; 0: none."
+    seconds: float | None = Field(
+        None, gt=0, description="Guided inversion: seconds of a search for each embedding, which asks the encoder."
     )
-    attacker: Literal["blind", "black-box", "white-box"] | None = Field(
-        None, description="What it may ask; null is blind without rounds, with them the strongest of the model's."
+    max_calls: int | None = Field(
+        None, ge=1, description="Guided inversion: most encoder calls for each embedding; null is no limit."
     )
-    proposals: int = Field(
-        Search.proposals, ge=1, description="Texts that a round asks about; more than 28 cost little but calls."
-    )
-    max_calls: int | None = Field(None, ge=1, description="Most encoder calls for each embedding; null is no limit.")
     stream: bool = Field(
         False, description="Answer with server-sent events, one for each pass or round; for one embedding."
     )
 
     @property
     def guided(self) -> bool:
-        """Whether there is a search; without rounds that is best of several by the encoder."""
-        return self.rounds > 0 or self.attacker in (BLACK_BOX, WHITE_BOX)
+        """Whether there is a search."""
+        return self.seconds is not None or self.max_calls is not None
 
 
 class EmbeddingsRequest(Request):
@@ -270,11 +265,13 @@ def round_event(served: Served, reached: Reached) -> dict[str, Any]:
     return {
         "type": "round",
         "step": reached.step,
-        "total": reached.total,
-        "progress": reached.step / reached.total if reached.total else 1.0,
+        "total": None,
+        "progress": _rounded(reached.progress),
         "done": False,
+        "seconds": _rounded(best.seconds),
         "passes": best.passes,
         "encoder_calls": best.encoder_calls,
+        "cosine": _rounded(best.cosine),
         "candidates": [
             {"text": one.text, "cosine": _rounded(one.cosine), "tokens": _round_tokens(served, one, changed)}
             for one, changed in zip(reached.several, reached.changed, strict=True)
@@ -312,6 +309,7 @@ def _inversion(served: Served, inversion: Inversion, best: list[Alternatives] | 
         "score": _rounded(inversion.score),
         "passes": inversion.passes,
         "encoder_calls": inversion.encoder_calls,
+        "seconds": _rounded(inversion.seconds),
         "tokens": inversion.tokens,
         "ids": content,
         "confidence": [_rounded(c) for c in inversion.confidence],

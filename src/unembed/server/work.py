@@ -52,6 +52,7 @@ class Round:
 
     search: Iterator[Inversion]
     before: Inversion | None  # the best before it
+    left: float  # seconds that the request's searches may still take
 
 
 @dataclass

@@ -1,10 +1,10 @@
 /** The page: what happens when. Each part of it lives in a module of its own. */
 
-import { ATTACKERS } from "./attacker-control.js";
 import "./candidate-list.js";
 import "./cosine-curve.js";
 import "./defence-control.js";
 import "./embedding-input.js";
+import "./encoder-control.js";
 import "./pass-replay.js";
 import "./text-comparison.js";
 import "./token-detail.js";
@@ -20,18 +20,22 @@ import { Settings } from "./settings.js";
 import { cosine, norm, unit } from "./vector.js";
 
 const live = new Announcer(find("#live"));
-const settings = new Settings(() => remember());
+const settings = new Settings(() => {
+  if (!run.frames.length) run.lay(settings.model.length, settings.values, subject); // room for what will come
+  remember();
+});
 const view = find("vector-view");
 const defences = find("defence-control");
 const run = new Run(live);
 
 /** What is being inverted: {text, truth, vector, source}; text and truth are null where they are not known. */
 let subject = null;
-let busy = null; // AbortController of the embedding being made
+let busy = null; // AbortController of what was begun by a press
 
 function remember() {
   if (!settings.model) return;
-  const state = { text: find("#text").value, model: settings.model, ...settings.values, defence: defences.defence };
+  const { chosen: encoder } = find("encoder-control");
+  const state = { text: find("#text").value, model: settings.model, ...settings.values, encoder, defence: defences.defence };
   history.replaceState(null, "", writeLink(state) || location.pathname + location.search);
 }
 
@@ -49,36 +53,17 @@ function showVector() {
 }
 
 function take(next) {
-  run.stop();
   subject = next;
   find("#embedding-note").textContent = next.text === null ? `(${next.source})` : "";
-  find("#invert").disabled = false;
   showVector();
   run.lay(settings.model.length, settings.values, subject);
 }
 
-async function embedText() {
-  const text = find("#text").value.trim();
-  showError(find("#text-error"), "");
-  if (!text) {
-    showError(find("#text-error"), "There is no text yet. Type one, or roll the dice.");
-    find("#text").focus();
-    return;
-  }
-  busy?.abort();
-  busy = new AbortController();
-  const { signal } = busy;
-  find("#embed").setAttribute("aria-busy", "true");
-  try {
-    const { vector, tokens, ids } = await embed(text, settings.model.id, signal);
-    take({ text, vector, truth: ids.length ? { tokens, ids } : null, source: "" });
-    noteText();
-    live.say(`Embedded: ${count(vector.length)} numbers. They can be inverted now.`);
-  } catch (error) {
-    if (error.name !== "AbortError") showError(find("#text-error"), error.message);
-  } finally {
-    if (!signal.aborted) find("#embed").removeAttribute("aria-busy");
-  }
+async function embedText(text, signal) {
+  const { vector, tokens, ids } = await embed(text, settings.model.id, signal);
+  take({ text, vector, truth: ids.length ? { tokens, ids } : null, source: "" });
+  noteText();
+  live.say(`Embedded: ${count(vector.length)} numbers.`);
 }
 
 async function roll(hard) {
@@ -88,12 +73,17 @@ async function roll(hard) {
     const text = await randomText(settings.model.id, hard);
     if (find("#text").value !== before) return; // what was typed meanwhile stays
     find("#text").value = text;
-    noteText();
-    remember();
+    typed();
     live.say(`Text: ${find("#text").value}`);
   } catch (error) {
     showError(find("#text-error"), error.message);
   }
+}
+
+function typed() {
+  if (subject?.text === null) forget(); // the text counts now, not the embedding that was given
+  noteText();
+  remember();
 }
 
 function noteText() {
@@ -110,27 +100,66 @@ function takeEmbedding({ detail: { vector, source } }) {
   const length = norm(vector);
   const scaled = normalize && Math.abs(length - 1) > 0.01;
   find("embedding-input").refuse("");
+  stop();
   take({ text: null, truth: null, vector: normalize ? unit(vector) : vector, source: scaled ? `${source}, scaled from norm ${fixed(length)} to 1` : source });
-  live.say(`Embedding of ${count(dimension)} numbers taken from ${source}. It can be inverted now.`);
+  live.say(`Embedding of ${count(dimension)} numbers taken from ${source}. Its text can be recovered now.`);
 }
 
-async function invert() {
-  if (run.running) {
-    run.stop();
+function stop() {
+  busy?.abort();
+  showBusy(null);
+}
+
+function showBusy(abort) {
+  busy = abort;
+  find("#invert").textContent = busy ? "Stop" : "Recover the text";
+  find("#stop").disabled = !busy;
+}
+
+/** The one press: embed the text unless that was done, invert, search. A second press ends it. */
+async function press() {
+  if (busy) {
+    stop();
     return;
   }
+  const text = find("#text").value.trim();
+  const known = subject && (subject.text ?? text) === text;
+  showError(find("#text-error"), "");
+  if (!known && !text) {
+    showError(find("#text-error"), "There is no text yet. Type one, or roll the dice.");
+    find("#text").focus();
+    return;
+  }
+  const abort = new AbortController();
+  showBusy(abort);
+  try {
+    if (!known) await embedText(text, abort.signal);
+    bringIntoView();
+    await invert(abort);
+  } catch (error) {
+    if (error.name !== "AbortError") showError(find("#text-error"), error.message);
+  } finally {
+    if (busy === abort) showBusy(null);
+  }
+}
+
+async function invert(abort) {
   const { kind, strength } = defences.defence;
-  const chosen = settings.values;
+  const inverted = subject;
   const defence = kind === "none" ? "None" : `${DEFENCES[kind].title}: ${DEFENCES[kind].says(strength, subject.vector.length)}`;
   const vector = leaked();
-  const trial = await run.start(subject, vector, settings.model, chosen);
-  if (!trial) return;
-  const best = chosen.candidates > 1 ? `, best of ${chosen.candidates}` : "";
-  const spent = chosen.attacker === "blind" ? plural(trial.rounds, "round") : plural(trial.calls, "encoder call");
-  const how = chosen.rounds
-    ? `${ATTACKERS[chosen.attacker].title.toLowerCase()}, ${spent}${trial.stopped ? ", stopped" : ""}${best}`
-    : `${chosen.strategy}, ${plural(chosen.steps, "pass", "passes")}${best}`;
-  find("trial-table").add(trial.subject, { ...trial, defence, similarity: cosine(vector, trial.subject.vector), settings: how });
+  const trials = await run.start(subject, vector, settings.model, settings.values, abort);
+  for (const trial of trials) {
+    find("trial-table").add(inverted, { ...trial, defence, similarity: cosine(vector, inverted.vector) });
+  }
+}
+
+/** On a phone what comes back is far below the button. */
+function bringIntoView() {
+  const section = find("#recovery");
+  if (section.getBoundingClientRect().top < innerHeight / 2) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  section.scrollIntoView({ behavior: still ? "auto" : "smooth" });
 }
 
 async function share() {
@@ -146,14 +175,14 @@ async function share() {
 }
 
 function listen() {
-  find("#embed").addEventListener("click", embedText);
-  find("#invert").addEventListener("click", invert);
+  find("#invert").addEventListener("click", press);
+  find("#stop").addEventListener("click", stop);
   find("#share").addEventListener("click", share);
   find("#dice-easy").addEventListener("click", () => roll(false));
   find("#dice-hard").addEventListener("click", () => roll(true));
-  find("#text").addEventListener("input", () => { noteText(); remember(); });
+  find("#text").addEventListener("input", typed);
   find("#text").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) embedText();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) press();
   });
   find("embedding-input").addEventListener("embedding", takeEmbedding);
   defences.addEventListener("change", () => { showVector(); remember(); });
@@ -162,16 +191,15 @@ function listen() {
     forget();
     remember();
   });
-  window.addEventListener("hashchange", () => open(readLink()));
+  window.addEventListener("hashchange", () => location.hash.includes("=") && open(readLink())); // or it is the skip link
 }
 
-/** Another model was chosen: an embedding means nothing to it. */
+/** What was embedded counts no more: another model was chosen, or a text is typed instead of an embedding. */
 function forget() {
-  run.stop();
-  find("#embedding-note").textContent = subject ? "(of another model: embed again)" : "";
-  find("#invert").disabled = true;
+  stop();
+  find("#embedding-note").textContent = subject ? "(of what was embedded last)" : "";
   subject = null;
-  run.lay(settings.model.length, { candidates: 1, rounds: 0 }, null);
+  run.lay(settings.model.length, settings.values, null);
 }
 
 /** Show what a link says. */

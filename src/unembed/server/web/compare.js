@@ -39,3 +39,24 @@ export function readable(piece, before) {
   if (before === undefined) return { text: piece, space: false };
   return { text: piece, space: !GLUED.test(piece) && !OPENING.test(before) && !/^['\u2019-]$/.test(before) };
 }
+
+/** The original's words that came back, in whatever order: {found, total, same}. Case, accents and marks do not count. */
+export function compareWords(original, recovered) {
+  const [wanted, got] = [words(original), words(recovered)];
+  const free = [...got];
+  const found = wanted.filter((word) => {
+    const place = free.indexOf(word);
+    if (place >= 0) free.splice(place, 1);
+    return place >= 0;
+  }).length;
+  return { found, total: wanted.length, same: wanted.join(" ") === got.join(" "), more: free.length };
+}
+
+/** The same in words. */
+export function inWords({ found, total, same, more }) {
+  if (found < total || total === 1) return `${found} of ${total} ${total === 1 ? "word" : "words"}`;
+  return `all ${total} words${same ? "" : more ? `, and ${more} more` : ", in another order"}`;
+}
+
+const words = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase()
+  .replace(/\s*['\u2019]\s*/gu, "'").match(/[\p{L}\p{N}]+(?:'[\p{L}\p{N}]+)*/gu) ?? [];

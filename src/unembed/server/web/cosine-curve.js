@@ -1,82 +1,54 @@
-/** A search's rounds: how the cosine climbs with the encoder calls, or a blind one's with the rounds, and the text that it has climbed to. */
+/** How the best text's cosine climbs with the seconds of a search. */
 
-import { readable } from "./compare.js";
 import { count, fixed, h, plural, svg } from "./dom.js";
 
 const HEIGHT = 100;
-const CALLS = 18; // of a round, about: how far the axis reaches while rounds are to come
+const REACHES = [2, 5, 10, 20, 30, 60, 120, 300]; // seconds of the axis while rounds are to come
 
 class CosineCurve extends HTMLElement {
   connectedCallback() {
     this.figure = h("p", { class: "curve-figure" });
-    this.best = h("p", { class: "said" });
     this.line = svg("path", { class: "curve-line" });
     this.rest = svg("path", { class: "curve-rest" });
     this.dot = svg("path", { class: "curve-dot" });
-    this.picture = svg("svg", { class: "curve", preserveAspectRatio: "none", viewBox: `0 0 100 ${HEIGHT}`, role: "img", "aria-label": "No round yet" },
-      this.rest, this.line, this.dot);
-    [this.low, this.most, this.unit] = [h("span"), h("span"), h("span")];
+    this.picture = svg("svg", { class: "curve", preserveAspectRatio: "none", viewBox: `0 0 100 ${HEIGHT}`, role: "img" }, this.rest, this.line, this.dot);
+    [this.low, this.most] = [h("span"), h("span")];
     this.append(
-      h("div", { class: "curve-head" }, h("h3", {}, "Best text so far"), this.figure),
-      this.best,
+      h("div", { class: "curve-head" }, h("h3", {}, "How close the numbers of the best text come"), this.figure),
       h("div", { class: "curve-frame" },
         h("div", { class: "axis-y", "aria-hidden": "true" }, h("span", {}, "1"), h("span", {}, "cosine"), this.low),
         this.picture,
-        h("div", { class: "axis-x", "aria-hidden": "true" }, h("span", {}, "0"), this.unit, this.most)));
+        h("div", { class: "axis-x", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, "seconds"), this.most)));
     this.lay(false);
   }
 
-  /** Make room, or none where nothing is searched. `limit`: most encoder calls, or null; `blind`: rounds of a blind search, or 0. */
-  lay(guided, limit = null, blind = 0) {
+  /** Make room, or none where nothing is searched. */
+  lay(guided) {
     this.hidden = !guided;
-    this.limit = limit ?? Infinity;
-    this.blind = blind;
-    this.unit.textContent = blind ? "rounds" : "encoder calls";
-    this.best.textContent = "\u2026";
-    this.figure.textContent = "No round yet";
+    this.figure.textContent = "The search has not begun";
     this.picture.setAttribute("aria-label", "No round yet");
     for (const path of [this.line, this.rest, this.dot]) path.setAttribute("d", "");
     this.low.textContent = this.most.textContent = "\u00a0";
   }
 
-  /** `rounds` as far as they have come, the one at `shown` in full, of it the candidate at `place`. `left`: rounds to come. */
-  show(rounds, shown, place, left) {
-    const { encoder_calls: calls, candidates } = rounds[shown];
-    const candidate = candidates[Math.min(place, candidates.length - 1)];
-    this.best.replaceChildren(...said(candidate.tokens));
-    const spent = this.blind ? `${plural(shown, "round")}, no encoder call` : plural(calls, "encoder call");
-    this.figure.replaceChildren(h("strong", {}, cosineOf(candidate)), ` after ${spent}`);
-    const along = (round, number) => (this.blind ? number : round.encoder_calls);
-    this.draw(rounds.map((round, number) => ({ spent: along(round, number), cosine: round.candidates[0].cosine ?? 0 })), shown, left);
-  }
-
-  draw(points, shown, left) {
-    const { spent } = points.at(-1);
-    const most = this.blind || Math.max(spent, Math.min(this.limit, spent + left * CALLS));
-    const low = Math.max(-1, Math.floor(Math.min(...points.map(({ cosine }) => cosine)) * 10 - 0.5) / 10);
-    const x = (point) => ((100 * point.spent) / most).toFixed(2);
-    const y = (point) => (HEIGHT * (1 - (point.cosine - low) / (1 - low))).toFixed(2);
-    const steps = (some) => some.map((point, i) => (i ? `H${x(point)}V${y(point)}` : `M${x(point)} ${y(point)}`)).join("");
-    this.line.setAttribute("d", steps(points.slice(0, shown + 1)));
-    this.rest.setAttribute("d", steps(points.slice(shown)));
-    this.dot.setAttribute("d", `M${x(points[shown])} ${y(points[shown])}h0`);
+  /** `rounds` as far as they have come, the one at `shown` as the point. `limit`: seconds of the search while it runs, else 0. */
+  show(rounds, shown, limit) {
+    const { cosine, seconds, encoder_calls: calls } = rounds[shown];
+    this.figure.replaceChildren(h("strong", {}, `cosine ${fixed(cosine)}`), ` after ${fixed(seconds, 1)} s, ${plural(calls, "query", "queries")}`);
+    const spent = rounds.at(-1).seconds;
+    const most = (limit && Math.min(limit, REACHES.find((reach) => reach > spent) ?? limit)) || spent || 1;
+    const low = Math.max(-1, Math.floor(Math.min(...rounds.map((round) => round.cosine)) * 10 - 0.5) / 10);
+    const x = (round) => Math.min(100, (100 * round.seconds) / Math.max(most, spent)).toFixed(2);
+    const y = (round) => (HEIGHT * (1 - (round.cosine - low) / (1 - low))).toFixed(2);
+    const steps = (some) => some.map((round, i) => (i ? `H${x(round)}V${y(round)}` : `M${x(round)} ${y(round)}`)).join("");
+    this.line.setAttribute("d", steps(rounds.slice(0, shown + 1)));
+    this.rest.setAttribute("d", steps(rounds.slice(shown)));
+    this.dot.setAttribute("d", `M${x(rounds[shown])} ${y(rounds[shown])}h0`);
     this.low.textContent = fixed(low, 1);
-    this.most.textContent = count(most);
-    const [first, last] = [points[0], points.at(-1)];
-    this.picture.setAttribute("aria-label", `Cosine by ${this.unit.textContent}: ${fixed(first.cosine)} after ${count(first.spent)}, ${fixed(last.cosine)} after ${count(last.spent)}`);
+    this.most.textContent = limit ? count(most) : fixed(most, 1);
+    const at = (round) => `${fixed(round.cosine)} after ${fixed(round.seconds, 1)} s`;
+    this.picture.setAttribute("aria-label", `Cosine by seconds: ${at(rounds[0])}, ${at(rounds.at(-1))}`);
   }
-}
-
-const cosineOf = ({ cosine }) => (cosine === null ? "no cosine" : `cosine ${fixed(cosine)}`);
-
-/** A text's pieces, those marked that the round has changed. */
-function said(tokens) {
-  const content = tokens.filter(({ end }) => !end);
-  if (!content.length) return ["(an empty text)"];
-  return content.flatMap(({ t, s }, i) => {
-    const { text, space } = readable(t, content[i - 1]?.t);
-    return [space ? " " : "", s === "c" ? h("ins", {}, text) : text];
-  });
 }
 
 customElements.define("cosine-curve", CosineCurve);

@@ -1,13 +1,14 @@
 /** The page's state in the address: everything behind "#", so that it is never sent to a server. */
 
 import { DEFENCES } from "./defence.js";
+import { unusual } from "./encoder-control.js";
 
 /** What the address says: only keys that are there and make sense. */
 export function readLink(hash = location.hash) {
   const query = new URLSearchParams(hash.slice(1));
   const found = {};
-  for (const key of ["text", "model", "strategy", "attacker"]) if (query.get(key)) found[key] = query.get(key);
-  for (const key of ["steps", "candidates", "seed", "steering", "rounds", "max_calls"]) {
+  for (const key of ["text", "model", "strategy", "encoder"]) if (query.get(key)) found[key] = query.get(key);
+  for (const key of ["steps", "candidates", "seed", "steering", "seconds"]) {
     const value = Number(query.get(key));
     if (query.has(key) && Number.isInteger(value) && value >= 0) found[key] = value;
   }
@@ -17,7 +18,7 @@ export function readLink(hash = location.hash) {
 }
 
 /** The hash for a state; what is the model's default is left out. */
-export function writeLink({ text, model, strategy, steps, candidates, seed, steering, attacker, rounds, max_calls, defence }) {
+export function writeLink({ text, model, strategy, steps, candidates, seed, steering, defence, ...search }) {
   const query = new URLSearchParams();
   if (text) query.set("text", text);
   if (!model.default) query.set("model", model.id);
@@ -26,9 +27,7 @@ export function writeLink({ text, model, strategy, steps, candidates, seed, stee
   if (candidates !== model.defaults.candidates) query.set("candidates", candidates);
   if (seed) query.set("seed", seed);
   if (steering !== model.defaults.steering) query.set("steering", steering);
-  if (rounds) query.set("attacker", attacker);
-  if (rounds) query.set("rounds", rounds);
-  if (max_calls) query.set("max_calls", max_calls);
+  for (const [key, value] of Object.entries(unusual(search))) if (value) query.set(key, value);
   if (defence.kind !== "none") query.set("defence", `${defence.kind}:${defence.strength}`);
   return query.size ? `#${query}` : "";
 }

@@ -3,56 +3,45 @@
 import { h } from "./dom.js";
 
 const PAUSE = 420; // milliseconds a pass is shown while playing
-
-export const PASSES = { none: "No pass yet", first: "Before the first pass", one: "Pass", play: "Play the passes" };
-export const ROUNDS = { none: "No round yet", first: "Blind start", one: "Round", play: "Play the rounds" };
+const PLAY = "Play it again";
 
 class PassReplay extends HTMLElement {
   connectedCallback() {
     this.timer = null;
-    this.words = PASSES;
     this.icon = h("span", { class: "icon", "aria-hidden": "true" });
-    this.button = h("button", { class: "round", type: "button", disabled: true, "aria-label": PASSES.play, onclick: () => this.toggle() }, this.icon);
+    this.button = h("button", { class: "round", type: "button", disabled: true, "aria-label": PLAY, onclick: () => this.toggle() }, this.icon);
     this.slider = h("input", { id: "pass", type: "range", min: 0, max: 1, value: 0, disabled: true, oninput: () => this.byHand() });
-    this.label = h("label", { for: "pass" }, PASSES.none);
+    this.label = h("label", { for: "pass" });
     this.share = h("span", { class: "quiet" });
     this.progress = h("progress", { max: 1, value: 0, "aria-label": "Inversion" });
     this.append(this.progress, h("div", { class: "replay" }, this.button, h("div", { class: "replay-track" }, h("p", {}, this.label, this.share), this.slider)));
+    this.reset();
   }
 
-  /** `words` is PASSES or ROUNDS. */
-  reset(words) {
-    this.words = words;
+  reset() {
     this.stop();
-    this.slider.value = 0;
+    this.slider.value = this.progress.value = 0;
     this.slider.disabled = this.button.disabled = true;
-    this.label.textContent = words.none;
+    this.label.textContent = "No pass yet";
     this.share.textContent = "";
-    this.progress.value = 0;
   }
 
-  start(total, words) {
-    this.reset(words);
-    this.slider.max = total;
-    this.tell(0, total, "");
-  }
-
-  /** `note` says how far that is. */
-  tell(step, total, note) {
-    this.slider.value = step;
-    const text = step === 0 ? this.words.first : `${this.words.one} ${step} of ${total}`;
-    this.label.textContent = text;
+  /** Frame `index` is shown; `note` says how far that is. */
+  tell(index, label, note) {
+    this.slider.value = index;
+    this.label.textContent = label;
     this.share.textContent = note;
-    this.slider.setAttribute("aria-valuetext", `${text}, ${note}`);
+    this.slider.setAttribute("aria-valuetext", `${label}, ${note}`);
   }
 
-  /** A pass or round arrived. */
-  reach(step, total, note) {
-    this.tell(step, total, note);
-    this.progress.value = total ? step / total : 1;
+  /** A pass or round arrived; `most` is the last one that is foreseen. */
+  reach(index, label, note, progress, most) {
+    this.slider.max = most;
+    this.tell(index, label, note);
+    this.progress.value = progress;
   }
 
-  /** The stream ended behind step `last`; all can be replayed. */
+  /** The stream ended behind frame `last`; all can be replayed. */
   finish(last) {
     this.slider.max = last;
     this.slider.disabled = this.button.disabled = false;
@@ -64,8 +53,8 @@ class PassReplay extends HTMLElement {
     this.go(Number(this.slider.value));
   }
 
-  go(step) {
-    this.dispatchEvent(new CustomEvent("pass", { detail: step }));
+  go(index) {
+    this.dispatchEvent(new CustomEvent("pass", { detail: index }));
   }
 
   toggle() {
@@ -73,11 +62,11 @@ class PassReplay extends HTMLElement {
     this.classList.add("playing");
     this.button.setAttribute("aria-label", "Pause");
     const last = Number(this.slider.max);
-    let step = Number(this.slider.value) >= last ? 0 : Number(this.slider.value);
+    let index = Number(this.slider.value) >= last ? 0 : Number(this.slider.value);
     const next = () => {
-      this.go(step);
-      if (step >= last) return this.stop();
-      step += 1;
+      this.go(index);
+      if (index >= last) return this.stop();
+      index += 1;
       this.timer = setTimeout(next, PAUSE);
     };
     next();
@@ -87,7 +76,7 @@ class PassReplay extends HTMLElement {
     clearTimeout(this.timer);
     this.timer = null;
     this.classList.remove("playing");
-    this.button.setAttribute("aria-label", this.words.play);
+    this.button.setAttribute("aria-label", PLAY);
   }
 }
 

@@ -1,9 +1,8 @@
-/** One inversion on the page: what arrives is kept, so that every pass or round and every candidate can be looked at again. */
+/** One press on the page: blind passes, then the search. What arrives is kept, so that all of it can be looked at again. */
 
 import { embed } from "./api.js";
-import { find, fixed, percent, plural, showError } from "./dom.js";
+import { find, fixed, plural, showError } from "./dom.js";
 import { invert, watchQueue } from "./inversion.js";
-import { PASSES, ROUNDS } from "./pass-replay.js";
 import { cosine } from "./vector.js";
 
 const ALTERNATIVES = 5;
@@ -18,95 +17,97 @@ export class Run {
     this.comparison = find("text-comparison");
     this.list = find("candidate-list");
     this.abort = null;
-    this.frames = []; // or the rounds of a guided inversion
-    this.results = [];
-    this.candidate = 0;
-    this.position = null;
+    this.frames = []; // passes, then rounds
     this.grid.addEventListener("token", ({ detail }) => this.look(detail));
     this.replay.addEventListener("pass", ({ detail }) => this.showStep(detail));
     this.list.addEventListener("candidate", ({ detail }) => this.choose(detail));
   }
 
-  get running() {
-    return this.abort !== null;
-  }
-
   /** Room for what is to come; nothing on the page moves from here to the end. */
-  lay(length, { candidates, rounds, attacker, max_calls: limit }, subject) {
+  lay(length, { candidates, seconds }, subject) {
     this.length = length;
-    this.guided = rounds > 0;
+    this.seconds = seconds;
     this.subject = subject;
     this.frames = [];
-    this.results = [];
+    this.results = []; // of the stage that is on, in the order in which its frames name candidates
     this.candidate = 0;
     this.position = null;
     this.truth = subject?.truth ? { tokens: subject.truth.tokens.slice(0, length), ids: subject.truth.ids.slice(0, length) } : null;
     this.whole = subject?.truth?.ids.length ?? 0;
     this.grid.lay(length);
-    this.detail.lay(this.guided);
-    this.replay.reset(this.guided ? ROUNDS : PASSES);
-    this.curve.lay(this.guided, limit, attacker === "blind" ? rounds : 0);
+    this.detail.show(null);
+    this.replay.reset();
+    this.curve.lay(seconds > 0);
     this.list.lay(candidates);
-    this.comparison.clear(this.guided);
-    if (subject) this.comparison.wait({ original: subject.text, source: subject.source });
+    this.comparison.clear(seconds > 0, subject);
     showError(find("#invert-error"), "");
     find("#invert-note").textContent = "";
   }
 
-  stop() {
-    this.abort?.abort();
+  get rounds() {
+    return this.frames.filter(({ type }) => type === "round");
   }
 
-  /** Invert `vector`; returns what the table of trials needs, or null where nothing came of it: a search may be stopped. */
-  async start(subject, vector, model, settings) {
-    this.lay(model.length, settings, subject);
-    this.replay.start(this.guided ? settings.rounds : settings.steps, this.guided ? ROUNDS : PASSES);
-    const abort = new AbortController();
+  /** Invert `vector`, until it is done or `abort` is raised; returns what the table of trials needs, one entry for each that was tried. */
+  async start(subject, vector, model, { seconds, ...settings }, abort) {
+    this.lay(model.length, { ...settings, seconds }, subject);
     this.abort = abort;
-    this.button(true);
     this.live.say("Inverting.");
-    const queued = new AbortController();
-    abort.signal.addEventListener("abort", () => queued.abort());
-    const notice = (text) => this.notice(text);
-    watchQueue(queued.signal, notice);
-    const alternatives = this.guided ? 0 : ALTERNATIVES;
-    const request = { embeddings: Array.from(vector), model: model.id, ...settings, alternatives, normalize: model.normalize };
+    const request = { embeddings: Array.from(vector), model: model.id, ...settings, normalize: model.normalize };
+    const trials = [];
     try {
-      for await (const event of invert(request, { signal: abort.signal, notice })) {
-        queued.abort();
-        if (event.type === "result") return await this.finish(event.result, vector, model, abort.signal);
-        this.take(event);
+      const blind = await this.follow({ ...request, alternatives: ALTERNATIVES });
+      trials.push(await this.trial(blind, vector, model, "without the encoder"));
+      if (seconds) {
+        this.results = [];
+        this.candidate = 0;
+        this.list.lay(settings.candidates);
+        const found = await this.follow({ ...request, seconds });
+        trials.push(await this.trial(found, vector, model, `with the encoder, ${spent(found)}`));
       }
     } catch (error) {
-      if (error.name === "AbortError") this.live.say("Stopped.");
-      else showError(find("#invert-error"), this.guided && this.frames.length ? `${error.message} What was found until then stays.` : error.message);
+      const stopped = error.name === "AbortError";
+      if (stopped) this.live.say("Stopped.");
+      else showError(find("#invert-error"), this.rounds.length ? `${error.message} What was found until then stays.` : error.message);
       this.notice("");
+      const last = this.rounds.at(-1);
+      if (last && this.subject === subject) {
+        const best = { ...last, ...last.candidates[0] };
+        trials.push(await this.trial(best, vector, model, `with the encoder, ${spent(last)}, stopped`));
+      }
     } finally {
-      queued.abort();
       if (this.abort === abort) {
         this.abort = null;
-        this.button(false);
         if (this.frames.length) {
           this.replay.finish(this.frames.length - 1);
           this.showStep(this.frames.length - 1); // nothing more is to come, which the curve takes into account
         }
       }
     }
-    return this.found(subject, vector, model);
+    return trials;
   }
 
-  /** What a search had found when it was stopped or its time was up. */
-  async found(subject, vector, model) {
-    if (!this.guided || !this.frames.length || this.subject !== subject) return null;
-    const { candidates, encoder_calls: calls } = this.frames.at(-1);
-    const best = candidates.reduce((a, b) => ((b.cosine ?? -1) > (a.cosine ?? -1) ? b : a));
-    this.candidate = candidates.indexOf(best);
-    this.showStep(this.frames.length - 1);
-    return { subject, scores: this.compare(best), text: best.text, calls, rounds: this.frames.at(-1).step, stopped: true, cosine: await this.trueCosine(best, vector, model) };
+  /** One stream to its end; returns its result. */
+  async follow(request) {
+    const { signal } = this.abort;
+    const queued = new AbortController();
+    signal.addEventListener("abort", () => queued.abort());
+    const notice = (text) => this.notice(text);
+    watchQueue(queued.signal, notice);
+    try {
+      for await (const event of invert(request, { signal, notice })) {
+        queued.abort();
+        if (event.type === "result") return this.finish(event.result);
+        this.take(event);
+      }
+    } finally {
+      queued.abort();
+    }
+    return null;
   }
 
-  button(running) {
-    find("#invert").textContent = running ? "Stop" : "Invert";
+  async trial(result, vector, model, settings) {
+    return { text: result.text, settings, cosine: await this.trueCosine(result, vector, model) };
   }
 
   notice(text) {
@@ -118,70 +119,68 @@ export class Run {
 
   take(frame) {
     this.frames.push(frame);
-    const note = this.showFrame(this.frames.length - 1);
-    this.replay.reach(frame.step, frame.total, note);
+    const index = this.frames.length - 1;
+    const note = this.showFrame(index);
+    this.replay.reach(index, label(frame), note, frame.progress, Math.max(index, frame.total ?? 0));
     if (frame.candidates.length > 1) this.list.progress(frame.candidates);
-    const near = this.guided && frame.candidates[0].cosine !== null ? `cosine ${fixed(frame.candidates[0].cosine)}, ` : "";
-    this.live.say(`${this.guided ? "Round" : "Pass"} ${frame.step} of ${frame.total}, ${near}${note}`, false);
+    const near = frame.type === "round" ? `cosine ${fixed(frame.cosine)}, ` : "";
+    this.live.say(`${label(frame)}, ${near}${note}`, false);
   }
 
-  async finish(result, vector, model, signal) {
+  finish(result) {
     const ranked = result.candidates.length ? result.candidates : [result];
     this.results = inFrameOrder(ranked, this.frames.at(-1).candidates);
     this.candidate = this.results.indexOf(ranked[0]);
     if (this.results.length > 1) this.list.show(this.results, this.candidate, this.truth);
-    const scores = this.choose(this.candidate);
-    const seen = scores ? ` ${percent(scores.accuracy)} of the tokens are in place.` : "";
-    const similar = result.cosine === null ? "" : ` Cosine ${fixed(result.cosine)}.`;
-    const asked = this.guided ? ` ${plural(result.encoder_calls, "encoder call")}.` : "";
-    this.live.say(`Done. Recovered: ${result.text || "an empty text"}.${seen}${similar}${asked}`);
-    return { subject: this.subject, scores, text: result.text, calls: result.encoder_calls, rounds: result.rounds, cosine: await this.trueCosine(result, vector, model, signal) };
+    const said = this.choose(this.candidate);
+    this.live.say(`Done. Recovered: ${result.text || "an empty text"}. ${said}`);
+    return result;
   }
 
   /** The server's cosine is to the vector it was given; where that was changed, measure against the true one. */
-  async trueCosine(result, vector, model, signal) {
+  async trueCosine(result, vector, model) {
     if (vector === this.subject.vector) return result.cosine;
     if (!result.text) return null;
-    return cosine((await embed(result.text, model.id, signal)).vector, this.subject.vector);
+    const truth = this.subject.vector;
+    return embed(result.text, model.id).then((found) => cosine(found.vector, truth), () => null);
   }
 
+  /** Show the candidate at `i`; returns in words what came back. */
   choose(i) {
     this.candidate = i;
     this.showStep(this.frames.length - 1);
-    if (!this.results.length) return null;
-    return this.comparison.show({ truth: this.truth, result: this.results[i], length: this.length, whole: this.whole });
+    return this.results.length ? this.compare(this.results[i], this.frames.at(-1)) : "";
   }
 
   showStep(index) {
-    const frame = this.frames[index];
-    this.replay.tell(frame.step, frame.total, this.showFrame(index));
+    this.replay.tell(index, label(this.frames[index]), this.showFrame(index));
   }
 
   /** Show what there is after a pass or round; returns in a few words how far that is. */
   showFrame(index) {
     const frame = this.frames[index];
     const candidate = frame.candidates[Math.min(this.candidate, frame.candidates.length - 1)];
-    this.showTokens(candidate.tokens);
-    if (this.guided) {
-      this.curve.show(this.frames, index, this.candidate, this.running ? frame.total - this.frames.at(-1).step : 0);
-      this.compare(candidate);
-      return changes(content(candidate), frame.step);
+    this.detail.searched = frame.type === "round";
+    this.grid.show(candidate.tokens);
+    if (this.position !== null) this.detail.show(candidate.tokens[this.position], this.position, false);
+    const rounds = this.rounds;
+    if (rounds.length) this.curve.show(rounds, Math.max(0, rounds.indexOf(frame)), this.abort ? this.seconds : 0);
+    if (frame.type === "round") {
+      const tokens = content(candidate);
+      const result = { text: candidate.text, cosine: candidate.cosine, tokens: tokens.map(({ t }) => t), ids: tokens.map(({ id }) => id) };
+      this.compare(result, frame);
+      return changes(tokens, frame.step);
     }
-    if (this.running) this.comparison.progress(candidate.text);
+    if (this.abort) this.comparison.progress(candidate.text);
     const masked = candidate.tokens.filter(({ s }) => s === "m").length;
     return masked === 0 ? "no mask left" : `${masked} masked`;
   }
 
-  /** Show a round's candidate beside the original; returns its scores where that is known. */
-  compare(candidate) {
-    const tokens = content(candidate);
-    const result = { text: candidate.text, cosine: candidate.cosine, tokens: tokens.map(({ t }) => t), ids: tokens.map(({ id }) => id) };
-    return this.comparison.show({ truth: this.truth, result, length: this.length, whole: this.whole });
-  }
-
-  showTokens(tokens) {
-    this.grid.show(tokens);
-    if (this.position !== null) this.detail.show(tokens[this.position], this.position, false);
+  /** Show a text beside the original; returns in words what came back. */
+  compare(result, frame) {
+    const shown = { truth: this.truth, result, length: this.length, whole: this.whole };
+    if (frame.type !== "round") return this.comparison.show("blind", shown);
+    return this.comparison.show("guided", { ...shown, spent: `${fixed(frame.seconds, 1)} s (${queries(frame)})`, running: this.abort && !this.results.length });
   }
 
   look(position) {
@@ -191,6 +190,13 @@ export class Run {
 }
 
 const content = ({ tokens }) => tokens.filter(({ end }) => !end);
+const queries = ({ encoder_calls: calls }) => plural(calls, "query", "queries");
+const spent = (found) => `${fixed(found.seconds, 1)} s, ${queries(found)}`;
+
+function label({ type, step, total, seconds }) {
+  if (type === "round") return step ? `Round ${step}, ${fixed(seconds, 1)} s` : "The search begins";
+  return step ? `Pass ${step} of ${total}` : "Before the first pass";
+}
 
 /** What a round did to the text, in words. */
 function changes(tokens, step) {

@@ -11,7 +11,7 @@ const STRATEGIES = {
   threshold: "Keeps whatever is at least 90 % sure, so easy texts take fewer passes.",
 };
 
-const STEERED = "Steering draws it to words that add up to the vector, by a small linear imitation of the encoder.";
+const STEERED = "Steering draws it to words whose own numbers add up to these.";
 
 export class Settings {
   constructor(onchange) {
@@ -30,7 +30,7 @@ export class Settings {
     const within = (id, most, least = 1) => Math.min(most, Math.max(least, Math.trunc(Number(find(id).value)) || least));
     return {
       strategy: find("#strategy").value, steps: within("#steps", steps), candidates: within("#candidates", candidates), seed: within("#seed", 999999, 0),
-      steering: this.steered ? Number(find("#steering").value) : 0, ...find("attacker-control").attack,
+      steering: this.steered ? Number(find("#steering").value) : 0, seconds: find("encoder-control").seconds,
     };
   }
 
@@ -59,7 +59,7 @@ export class Settings {
     if (wish.seed !== undefined) find("#seed").value = wish.seed;
     find("#steering-field").hidden = !this.steered;
     if (this.steered) find("#steering").value = wish.steering ?? defaults.steering;
-    find("attacker-control").adapt(this.model, wish);
+    find("encoder-control").adapt(this.model, wish);
     find("#text").maxLength = limits.text_characters;
     find("#intro-dimension").textContent = count(dimension);
     find("#explain-length").textContent = count(length);
@@ -77,6 +77,7 @@ export class Settings {
 
   show() {
     const { strategy, steps, candidates, steering } = this.values;
+    find("encoder-control").show();
     find("#steps-value").textContent = steps;
     find("#candidates-value").textContent = candidates;
     find("#steering-value").textContent = steering || "none";
@@ -94,5 +95,5 @@ function accuracy(results, length) {
   const exact = Number.isFinite(found.exact_match) ? ` and ${share(found.exact_match)} of the texts word for word` : "";
   const cosine = Number.isFinite(found.cosine) ? ` The mean cosine was ${found.cosine.toFixed(2)}.` : "";
   return `${texts}${size} that it was not trained on, this inverter put ${share(found.token_accuracy)} of the tokens in their very place${exact}, `
-    + `from masks only and the length not given.${cosine} Meaning comes back before wording, and words before their order; names and numbers are easily wrong.`;
+    + `from the numbers alone, their length not given.${cosine} Meaning comes back before wording, and words before their order; names and numbers are easily wrong.`;
 }

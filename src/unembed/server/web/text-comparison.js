@@ -1,9 +1,9 @@
-/** Original against recovered, token by token, and the figures that follow from it. */
+/** Original against recovered, token by token: what came back without the encoder, and beside it what came back with it. */
 
-import { compare, readable } from "./compare.js";
-import { fixed, h, percent } from "./dom.js";
+import { compare, compareWords, inWords, readable } from "./compare.js";
+import { fixed, h, plural } from "./dom.js";
 
-const UNKNOWN = "No original to compare with. A cosine near 1 says that the recovered text has nearly this embedding.";
+const TITLES = { blind: "Without the encoder", guided: "With the encoder" };
 
 export function marked(tokens, marks) {
   return tokens.flatMap((token, i) => {
@@ -15,63 +15,67 @@ export function marked(tokens, marks) {
 
 class TextComparison extends HTMLElement {
   connectedCallback() {
-    this.original = h("p", { class: "said" });
-    this.recovered = h("p", { class: "said" });
-    this.summary = h("p", { class: "quiet summary" });
-    this.figures = Object.fromEntries(["cosine", "accuracy", "match"].map((key) => [key, h("dd", {}, "\u2013")]));
-    this.originalBox = h("div", {}, h("h3", {}, "Original"), this.original);
-    this.append(
-      h("div", { class: "texts" }, this.originalBox, h("div", {}, h("h3", {}, "Recovered"), this.recovered)),
-      this.summary,
-      h("dl", { class: "figures" },
-        h("div", {}, h("dt", {}, "Cosine"), this.figures.cosine),
-        h("div", {}, h("dt", {}, "Token accuracy"), this.figures.accuracy),
-        h("div", {}, h("dt", {}, "Exact match"), this.figures.match)));
-    this.clear(false);
-  }
-
-  /** `guided`: texts change with every round, and more room is kept for them. */
-  clear(guided) {
-    this.dataset.guided = String(guided);
-    this.wait({ original: null, source: "" });
-    this.recovered.textContent = "";
-    this.recovered.dataset.empty = "true";
-  }
-
-  /** Before and while passes run: the original plainly, nothing measured. */
-  wait({ original, source }) {
-    this.original.textContent = original ?? (source ? `Not known: ${source}` : "");
-    this.original.dataset.empty = String(original === null);
-    this.summary.textContent = original === null && source ? UNKNOWN : "\u00a0";
-    for (const figure of Object.values(this.figures)) figure.textContent = "\u2013";
-  }
-
-  progress(text) {
-    this.recovered.textContent = text || "\u2026";
-    this.recovered.dataset.empty = String(!text);
-  }
-
-  /** `truth` is {tokens, ids} of the original's first `length` tokens of `whole`, or null where no text is known. */
-  show({ truth, result, length, whole }) {
-    this.figures.cosine.textContent = result.cosine === null ? "\u2013" : fixed(result.cosine);
-    this.recovered.dataset.empty = String(!result.tokens.length);
-    if (!truth) {
-      this.recovered.replaceChildren(result.text || "(an empty text)");
-      this.figures.accuracy.textContent = this.figures.match.textContent = "\u2013";
-      this.summary.textContent = UNKNOWN;
-      return null;
+    this.outcome = h("p", { class: "outcome" });
+    this.original = h("p", { class: "said original" });
+    this.boxes = {};
+    for (const kind of Object.keys(TITLES)) {
+      const [said, facts] = [h("p", { class: "said" }), h("p", { class: "quiet facts" })];
+      this.boxes[kind] = { said, facts, box: h("div", { class: kind }, h("h3", {}, TITLES[kind]), said, facts) };
     }
-    const scores = compare(truth.ids, result.ids);
-    this.original.replaceChildren(...marked(truth.tokens, scores.truth));
-    this.recovered.replaceChildren(...(result.tokens.length ? marked(result.tokens, scores.found) : ["(an empty text)"]));
-    this.figures.accuracy.textContent = percent(scores.accuracy);
-    this.figures.match.textContent = scores.match && whole <= length ? "yes" : "no";
-    const cut = whole > length ? ` The original has ${whole} tokens; at most ${length} come back.` : "";
-    this.summary.replaceChildren(
-      h("span", { class: "mark exact" }, `${scores.exact} in place`), ", ",
-      h("span", { class: "mark moved" }, `${scores.moved} moved`), ", ",
-      h("span", { class: "mark wrong" }, `${scores.wrong} wrong`), ` of ${result.ids.length}.${cut}`);
-    return scores;
+    this.append(
+      this.outcome,
+      h("div", { class: "texts" }, h("div", {}, h("h3", {}, "Original"), this.original), ...Object.values(this.boxes).map(({ box }) => box)));
+    this.clear(false, null);
+  }
+
+  /** Before and while it runs: the original plainly, nothing measured. `subject` is null where there is none yet. */
+  clear(guided, subject) {
+    this.dataset.guided = String(guided);
+    this.boxes.guided.box.hidden = !guided;
+    this.subject = subject;
+    this.said = {};
+    const source = subject && subject.text === null;
+    this.original.textContent = source ? `Not known: ${subject.source}` : subject?.text ?? "";
+    this.original.dataset.empty = String(!subject?.text);
+    this.outcome.textContent = source ? "No original to compare with: a cosine near 1 says that a text has nearly these numbers." : "\u00a0";
+    for (const { said, facts } of Object.values(this.boxes)) {
+      said.textContent = facts.textContent = "\u00a0";
+      said.dataset.empty = "true";
+    }
+  }
+
+  /** A text that is being filled in. */
+  progress(text) {
+    this.boxes.blind.said.textContent = text || "\u2026";
+    this.boxes.blind.said.dataset.empty = String(!text);
+  }
+
+  /**
+   * `kind` is "blind" or "guided", `result` {text, cosine, tokens, ids}; `truth` is {tokens, ids} of the original's first
+   * `length` tokens of `whole`, or null where no text is known; `spent` says what the search took, `running` that it goes on.
+   */
+  show(kind, { truth, result, length, whole, spent = null, running = false }) {
+    const { said, facts } = this.boxes[kind];
+    said.dataset.empty = String(!result.tokens.length);
+    const cosine = result.cosine === null ? [] : [`cosine ${fixed(result.cosine)}`];
+    if (truth) {
+      const scores = compare(truth.ids, result.ids);
+      this.original.replaceChildren(...marked(truth.tokens, scores.truth));
+      said.replaceChildren(...(result.tokens.length ? marked(result.tokens, scores.found) : ["(an empty text)"]));
+      const cut = whole > length ? ` The original has ${whole} tokens; at most ${length} come back.` : "";
+      facts.replaceChildren(
+        h("span", { class: "mark exact" }, `${scores.exact} in place`), ", ",
+        h("span", { class: "mark moved" }, `${scores.moved} moved`), ", ",
+        h("span", { class: "mark wrong" }, `${scores.wrong} wrong`),
+        [` of ${plural(result.ids.length, "token")}`, ...cosine].join(", "), cut && `.${cut}`);
+    } else {
+      said.textContent = result.text || "(an empty text)";
+      facts.textContent = cosine.join("");
+    }
+    const recovered = truth ? inWords(compareWords(this.subject.text, result.text)) : cosine.join("") || "no cosine";
+    this.said[kind] = `${TITLES[kind]}: ${recovered}${spent ? `${running ? " so far," : ""} after ${spent}` : ""}.`;
+    this.outcome.replaceChildren(...Object.keys(TITLES).filter((each) => this.said[each]).flatMap((each) => [h("span", {}, this.said[each]), " "]));
+    return this.said[kind];
   }
 }
 

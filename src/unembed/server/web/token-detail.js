@@ -10,13 +10,7 @@ class TokenDetail extends HTMLElement {
     this.list = h("ol", {});
     this.append(this.head, this.list);
     this.setAttribute("aria-live", "polite");
-    this.lay(false);
-  }
-
-  /** The tokens to come are of a guided inversion: each is judged with all others in sight, and has no alternatives. */
-  lay(guided) {
-    this.guided = guided;
-    this.dataset.guided = String(guided);
+    this.searched = false; // whether its token is of a search: judged with all others in sight, without alternatives
     this.show(null);
   }
 
@@ -24,13 +18,12 @@ class TokenDetail extends HTMLElement {
   show(token, position, speak = true) {
     this.setAttribute("aria-live", speak ? "polite" : "off");
     if (!token || token.idle) {
-      const what = this.guided ? "how well it fits the others" : "what else it could have been";
-      this.head.textContent = `Point at a token, or move to it with the arrow keys, to see ${what}.`;
+      this.head.textContent = "Point at a token, or move to it with the arrow keys, to see what else it could have been.";
       this.list.replaceChildren();
       return;
     }
     const said = token.s === "m" ? "masked" : token.end ? "end of the text" : token.t;
-    const sure = token.s === "m" || token.p === null ? "" : `, ${percent(token.p)} sure ${this.guided ? "with all others in sight" : "when it was put there"}`;
+    const sure = token.s === "m" || token.p === null ? "" : `, ${percent(token.p)} sure ${this.searched ? "with all others in sight" : "when it was put there"}`;
     this.head.replaceChildren(h("span", { class: "quiet" }, `Position ${position + 1}: `), h("b", {}, said), h("span", { class: "quiet" }, sure));
     const others = (token.alternatives ?? []).slice(0, ROWS);
     this.list.replaceChildren(...others.map((other) => this.bar(other, other.id === token.id && token.s !== "m")));

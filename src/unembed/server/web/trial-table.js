@@ -1,8 +1,9 @@
 /** What was tried on one text: each defence with what it cost and what still came back. */
 
-import { fixed, h, percent } from "./dom.js";
+import { compareWords, inWords } from "./compare.js";
+import { fixed, h } from "./dom.js";
 
-const COLUMNS = ["Defence", "Similarity kept", "Tokens in place", "Cosine to the true embedding", "What came back"];
+const COLUMNS = ["Defence", "Similarity kept", "Words", "Cosine to the true embedding", "What came back"];
 
 class TrialTable extends HTMLElement {
   connectedCallback() {
@@ -18,7 +19,7 @@ class TrialTable extends HTMLElement {
   }
 
   /** Trials of another text or embedding start a new table. */
-  add(subject, { defence, similarity, scores, cosine, text, settings }) {
+  add(subject, { defence, similarity, cosine, text, settings }) {
     if (subject !== this.subject) {
       this.subject = subject;
       this.body.replaceChildren();
@@ -27,7 +28,7 @@ class TrialTable extends HTMLElement {
     this.caption.textContent = `${subject.text === null ? "An embedding of unknown text" : `\u201c${subject.text}\u201d`}, inverted with and without defences.`;
     const cells = [
       h("th", { scope: "row" }, defence, h("span", { class: "quiet" }, settings)),
-      ...[fixed(similarity), scores ? percent(scores.accuracy) : "\u2013", cosine === null ? "\u2013" : fixed(cosine)].map((x, i) => h("td", { class: "number", "data-title": COLUMNS[i + 1] }, x)),
+      ...[fixed(similarity), subject.text === null ? "\u2013" : inWords(compareWords(subject.text, text)), cosine === null ? "\u2013" : fixed(cosine)].map((x, i) => h("td", { class: "number", "data-title": COLUMNS[i + 1] }, x)),
       h("td", { class: "said" }, text || "(an empty text)"),
     ];
     this.body.prepend(h("tr", {}, ...cells));
