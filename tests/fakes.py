@@ -237,9 +237,7 @@ def local_parts() -> Parts:
     config = replace(tiny_config(), encoder=encoder.recipe)
     torch.manual_seed(0)
     denoiser = perturbed(build_denoiser(config, tiny_tokenizer()), 0.02).eval().requires_grad_(False)
-    fitted = fit(
-        denoiser.table.weight, encoder.tokenizer.encode_batch(texts), torch.from_numpy(encoder.encode(texts))
-    )
+    fitted = fit(denoiser.table.weight, encoder.tokenizer.encode_batch(texts), torch.from_numpy(encoder.encode(texts)))
     table_VD = encoder.network.table.weight.detach()
     own = Own(torch.zeros(len(table_VD)), table_VD, torch.eye(64))
     return Parts(denoiser, encoder.tokenizer, config, {"steps": 1}, surrogate=fitted._replace(own=own))

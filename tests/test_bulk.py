@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import fake_encoder, save_tiny_inverter, tiny_texts
+from fakes import LocalEncoder, fake_encoder, local_parts, save_tiny_inverter, tiny_texts
 from unembed import bulk
 from unembed.bulk import invert_file
 from unembed.errors import InputError, OutputError
@@ -264,10 +265,8 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
         "steps": 16,
         "strategy": "confidence",
         "candidates": 1,
-        "rounds": 0,
-        "attacker": None,
+        "seconds": None,
         "max_calls": None,
-        "proposals": 16,
         "guidance": 0.0,
         "balance": 0.7,
         "steering": 75.0,
@@ -278,6 +277,79 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
     assert invert_file(inverter, vectors, scanned, output, options, batch_size=4)["continued_from"] >= 4
     invert_file(inverter, vectors, scanned, tmp_path / "whole.jsonl", options, batch_size=4)
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def guided(lines):
+    """The records of guided rows without the time that they took."""
+    rows = [json.loads(line) for line in lines.splitlines()]
+    for row in rows:
+        assert row.pop("seconds") > 0
+    return rows
+
+
+def test_guided_rows_say_what_was_found_and_in_what_time(tmp_path):
+    texts = ["wild horse and dog"]
+    vectors = np.concatenate([LocalEncoder().encode(texts), np.random.default_rng(0).standard_normal((1, 64))])
+    np.save(tmp_path / "in.npy", (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
+    inverter, seen = Inverter(local_parts(), LocalEncoder()), []
+    plain = inverter.invert
+    inverter.invert = lambda e, **more: seen.append((len(e), more["journal_folder"])) or plain(e, **more)
+    vectors = open_vectors(str(tmp_path / "in.npy"))
+    invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", {"max_calls": 500})
+    rows = guided((tmp_path / "out.jsonl").read_bytes())
+    assert (rows[0]["text"], rows[0]["exact"], rows[0]["near"]) == (texts[0], True, True)
+    assert rows[0]["encoder_calls"] < 500 == rows[1]["encoder_calls"]
+    assert (rows[1]["exact"], rows[1]["near"]) == (False, rows[1]["cosine"] >= bulk.NEAR)
+    # Small batches, so that each row is told of; nothing is left behind.
+    assert seen == [(torch.get_num_threads(), tmp_path / "out.jsonl.journal")] * (2 // torch.get_num_threads())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.jsonl", "out.jsonl.state.json"]
+    run(inverter, vectors, tmp_path / "blind.jsonl")
+    assert seen[-1][0] == 2
+    assert not {"seconds", "exact", "near"} & set(json.loads((tmp_path / "blind.jsonl").read_text().splitlines()[0]))
+
+
+KILLED = """
+import sys, time
+import numpy as np, torch
+sys.path.insert(0, {tests!r})
+from fakes import LocalEncoder, local_parts
+import unembed.inverter
+torch.set_num_threads(1)
+
+class Slow(LocalEncoder):
+    def encode(self, texts, batch_size=32, show_progress_bar=False):
+        time.sleep({pause})
+        return super().encode(texts)
+
+unembed.inverter.Inverter.from_pretrained = classmethod(lambda cls, *_, **__: cls(local_parts(), Slow()))
+from unembed.cli import main
+main()
+"""
+
+
+def test_a_process_killed_in_the_middle_of_a_search_is_continued(tmp_path):
+    np.save(tmp_path / "in.npy", LocalEncoder().encode(tiny_texts(3)))
+    output, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+
+    def command(output, pause):
+        code = KILLED.format(tests=os.path.dirname(__file__), pause=pause)
+        arguments = ["invert", "--embeddings", str(tmp_path / "in.npy"), "--max-calls", "60", "-o", str(output)]
+        return [sys.executable, "-c", code, *arguments, "--device", "cpu"]
+
+    process = subprocess.Popen(command(output, 0.1))
+    while process.poll() is None and not (journal / "1.npz").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    part = tmp_path / "out.jsonl.part"
+    assert len(part.read_bytes().splitlines()) == 1
+    assert not output.exists()
+    whole = tmp_path / "whole.jsonl"
+    for name in (output, whole):
+        done = subprocess.run(command(name, 0), capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"3 rows -> {name}" + (", 1 of them from before" if name == output else ""))
+    assert guided(output.read_bytes()) == guided(whole.read_bytes())
+    assert not journal.exists()
 
 
 def test_text_stays_text(inverter):

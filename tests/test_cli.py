@@ -19,7 +19,17 @@ from rich.console import Console
 
 import unembed
 import unembed.packaged
-from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_texts, tiny_tokenizer
+from fakes import (
+    LocalEncoder,
+    fake_encoder,
+    local_parts,
+    save_tiny_inverter,
+    tiny_config,
+    tiny_parts,
+    tiny_surrogate,
+    tiny_texts,
+    tiny_tokenizer,
+)
 from unembed import cli, commands
 from unembed.config import config_to_dict
 from unembed.errors import EncoderError
@@ -131,9 +141,8 @@ def test_round_trip_as_json(run, model, tmp_path):
     expected = Inverter.from_pretrained(model, encoder=fake_encoder()).invert(fake_encoder().encode(TEXTS), 5, seed=7)
     assert tree["encoder"] == "fake"
     assert tree["options"] == {
-        "steps": 5, "strategy": "confidence", "candidates": 1, "rounds": 0, "guidance": 0.0, "balance": 0.7,
-        "steering": 75.0, "temperature": None, "attacker": None, "max_calls": None, "proposals": 16, "seed": 7,
-        "measure_cosine": True,
+        "steps": 5, "strategy": "confidence", "candidates": 1, "seconds": None, "max_calls": None, "guidance": 0.0,
+        "balance": 0.7, "steering": 75.0, "temperature": None, "seed": 7, "measure_cosine": True,
     }  # fmt: skip
     assert [row["original"] for row in tree["results"]] == TEXTS
     for number, (row, inversion) in enumerate(zip(tree["results"], expected, strict=True)):
@@ -302,33 +311,84 @@ def endpoint():
         server.shutdown()
 
 
-def test_guided_inversion_asks_a_remote_encoder(run, model, endpoint, tmp_path):
+def test_guided_inversion_asks_a_remote_encoder(run, endpoint, tmp_path):
     url, asked = endpoint
+    model = tmp_path / "model"
+    Inverter(tiny_parts()._replace(surrogate=tiny_surrogate())).save_pretrained(model)
     np.save(tmp_path / "e.npy", fake_encoder().encode(TEXTS))
     call = ["invert", "--model", model, "--embeddings", tmp_path / "e.npy", "--encoder-url", url, "--json"]
-    found = run(*call, "--rounds", 2, "--max-calls", 20)
+    blind = json.loads(run(*call).stdout)
+    assert all(row["encoder_calls"] == 0 and "seconds" not in row for row in blind["results"])
+    asked.clear()
+    found = run(*call, "--max-calls", 20)
     tree = json.loads(found.stdout)
     calls = [row["encoder_calls"] for row in tree["results"]]
     assert max(calls) <= 20
     assert sum(calls) >= len(asked) == len(set(asked)) > 10  # what both rows found is asked for once
     tokens = sum(len(ids) + 2 for ids in tiny_tokenizer().encode_batch(asked))
     assert found.stderr == f"{url}: asked for {len(asked)} texts, {tokens} tokens\n"
-    refused = run(*call, "--rounds", 1, "--attacker", "white-box", code=2)
-    assert refused.stderr == (
-        "unembed: attacker is white-box, but this encoder gives no gradient: expected black-box\n"
-    )
-    gone = run(*call[:-2], "nowhere", "--rounds", 1, code=2)
+    gone = run(*call[:-2], "nowhere", "--max-calls", 1, code=2)
     assert gone.stderr == "unembed: encoder URL is 'nowhere', expected http:// or https://\n"
 
 
-def test_a_terminal_shows_the_search(run, model, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    shown = run("invert", "--model", model, TEXTS[0], "--rounds", 3).stdout
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    assert re.search(r"\n? *blind +-?0\.\d{3} ", plain)
-    assert re.search(r"round 3 of 3, \d+ encoder calls", plain)
-    assert re.search(r"\d+ encoder calls, \d+ passes", plain)
+SEARCHED = ["wild horse and dog", "the old cat"]
+CALLS = 2000
+
+
+@pytest.fixture
+def local(monkeypatch):
+    """The inverter of `LocalEncoder` in the place of the packaged one."""
+    monkeypatch.setattr(Inverter, "from_pretrained", lambda *_, **__: Inverter(local_parts(), LocalEncoder()))
+
+
+def test_a_terminal_shows_the_best_text_so_far(run, local, terminal):
+    found = Inverter.from_pretrained().invert(LocalEncoder().encode(SEARCHED), max_calls=CALLS)
+    shown = run("invert", *SEARCHED, "--max-calls", CALLS, "--seconds", 90, env=terminal).stdout
+    first, second = plain(shown).split("original  ")[1:]
+    for text, one, part in zip(SEARCHED, found, (first, second), strict=True):
+        assert part.startswith(text)
+        assert re.search(rf"recovered  {text} *\n", part)
+        assert re.search(
+            rf"cosine 1.000 · (\d) of \1 tokens in place \(100%\) · "
+            rf"exact after \d+\.\d s, {one.encoder_calls} encoder calls",
+            part,
+        )
+    lines = plain(shown).split("\n")
+    assert sum(bool(re.search(r"blind  0\.\d{3}  \w+", line)) for line in lines) == 2
+    bests = re.findall(r"\d+\.\d s  ([01]\.\d{3})  \w+", plain(shown).split("original  ")[0])
+    assert bests == sorted(bests)
+    assert "1.000" in bests
+    assert re.search(r"\d\.\d of 90 s, \d+ of 2,000 encoder calls", plain(shown))  # the live line
+    assert "\x1b[1;32m" in shown  # words that are new
+
+
+def test_a_pipe_gets_what_a_terminal_shows(run, local):
+    found = Inverter.from_pretrained().invert(LocalEncoder().encode(SEARCHED), max_calls=CALLS)
+    parts = run("invert", *SEARCHED, "--max-calls", CALLS).stdout.split("\n\n")
+    for text, one, part in zip(SEARCHED, found, parts, strict=True):
+        original, recovered, figures, ended = part.strip().split("\n")
+        assert (original, recovered) == (f"original:  {text}", f"recovered: {text}")
+        assert figures.startswith("cosine 1.000, ")
+        assert re.match(rf"exact after \d+\.\d s, {one.encoder_calls} encoder calls", ended)
+    results = json.loads(run("invert", *SEARCHED, "--max-calls", CALLS, "--json").stdout)["results"]
+    assert [(row["text"], row["encoder_calls"]) for row in results] == [(one.text, one.encoder_calls) for one in found]
+    assert all(row["exact"] and row["near"] and row["seconds"] > 0 for row in results)
+    (lost,) = json.loads(run("invert", TEXTS[1], "--max-calls", 20, "--json").stdout)["results"]
+    assert (lost["exact"], lost["near"]) == (False, True)
+    ended = run("invert", TEXTS[1], "--max-calls", 20).stdout.splitlines()[-1]
+    assert re.fullmatch(r"not exact after \d+\.\d s, 20 encoder calls, which is all that it may spend", ended)
+
+
+def test_a_vector_that_no_text_has_is_told_of(run, local, terminal, monkeypatch):
+    monkeypatch.setattr("unembed.bulk.NEAR", 0.999)  # in 64 dimensions a few words are near anything
+    rows = json.dumps(np.eye(64)[0].tolist())
+    call = ["invert", "--embeddings", "-", "--max-calls", 20]
+    shown = plain(run(*call, input=rows, env=terminal).stdout)
+    assert re.search(
+        r"nothing near was found after \d\.\d s, 20 encoder calls: this may be no embedding of this encoder", shown
+    )
+    (row,) = json.loads(run(*call, "--json", input=rows).stdout)["results"]
+    assert (row["exact"], row["near"]) == (False, False)
 
 
 def test_prepare_train_evaluate(run, tmp_path):

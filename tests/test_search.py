@@ -19,7 +19,7 @@ from unembed.inverter import Inverter
 from unembed.search.options import EXACT, Search, Tuning
 
 PARTS = local_parts()
-TEXTS = ["wild horse and dog", "we paint every ship.", *tiny_texts(4, seed=2)[2:]]
+TEXTS = ["wild horse and dog", "the old cat", *tiny_texts(4, seed=2)[2:]]
 E = LocalEncoder().encode(TEXTS)
 EASY, HARD = (0, 1), 3  # rows whose text is found with a few hundred calls, and one that takes more
 ROUND = Tuning().frugal_asked + Tuning().frugal_composed + Tuning().refills  # texts at most, where calls are counted

@@ -455,6 +455,8 @@ class Inverter:
         temperature: float | None,
         seed: int,
     ) -> Options:
+        if candidates < 1:
+            raise InputError(f"candidates is {candidates}, expected at least 1")
         if temperature is None:
             temperature = default_temperature(candidates)
         options = Options(steps, strategy, temperature, guidance, seed, balance, steering)

@@ -146,7 +146,8 @@ def rounds(texts: list[list[str]], length: int, limit: float) -> Iterator[dict[s
         cosine = 1.0 if step == ROUNDS else round(0.97 - 0.45 * (1 - (step - step % 3) / ROUNDS) ** 2, 4)
         yield {
             "type": "round", "step": step, "total": None, "progress": (0.2 + 0.3 * step) / limit, "done": False,
-            "seconds": round(0.2 + 0.3 * step, 1), "passes": 72 + 28 * step, "encoder_calls": 8 + 170 * step, "cosine": cosine,
+            "seconds": round(0.2 + 0.3 * step, 1), "passes": 72 + 28 * step, "encoder_calls": 8 + 170 * step,
+            "cosine": cosine,
             "candidates": [
                 {"text": sentence(text), "cosine": cosine, "tokens": [judged(text, old, i) for i in range(length)]}
                 for text, old in zip(reached, before, strict=True)

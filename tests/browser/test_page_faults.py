@@ -111,7 +111,7 @@ def test_moved_and_wrong_tokens_are_marked(visit: Open, canned: FakeServer) -> N
     page.invert("the cat sat on the red mat")
     assert page.text(".blind .facts").startswith("5 in place, 2 moved, 0 wrong of 7 tokens, cosine 0.")
     assert page.find(".blind .said .moved").all_inner_texts() == ["the", "on"]
-    assert page.text(".outcome").startswith("Without the encoder: all 7 words, in another order.")
+    assert page.text(".outcome").startswith("Without the encoder: all 7 words in another order.")
 
 
 def test_what_is_typed_while_the_dice_roll_stays(visit: Open, canned: FakeServer) -> None:

@@ -22,7 +22,7 @@ def test_one_press_shows_the_blind_passes_and_then_the_search(visit: Open, canne
     expect(page.find("pass-replay label")).to_have_text("Round 6, 2.0 s")
     blind, facts = page.text(".blind .said"), page.text(".blind .facts")
     outcome = page.text(".outcome")
-    assert outcome.startswith("Without the encoder: all 13 words, in another order. With the encoder: ")
+    assert outcome.startswith("Without the encoder: all 13 words in another order. With the encoder: ")
     assert outcome.endswith("With the encoder: 9 of 13 words so far, after 2.0 s (1,028 queries).")
     assert page.text(".curve-figure") == "cosine 0.898 after 2.0 s, 1,028 queries"
     assert page.text(".curve-frame .axis-x").split() == ["0", "seconds", "5"]
@@ -139,6 +139,22 @@ def test_a_link_brings_the_search_back(visit: Open, real: str) -> None:
     hostile = visit(f"{real}#encoder=%22%5D&seconds=4000")
     assert hostile.find("[name=encoder]:checked").input_value() == "with"
     assert hostile.find("#seconds").input_value() == "60"
+
+
+def test_words_are_counted_as_a_person_would(visit: Open, canned: FakeServer) -> None:
+    page = visit(canned.url)
+    count = """([original, recovered]) => import("./static/compare.js")
+      .then(({ compareWords, inWords }) => inWords(compareWords(original, recovered)))"""
+    for original, recovered, said in (
+        ("The caf\u00e9's open, isn't it?", "the cafe ' s open , isn ' t it", "all 5 words"),
+        ("a cat saw a dog", "a dog saw a cat", "all 5 words in another order"),
+        ("a cat saw a dog", "a cat saw a big red dog", "all 5 words and 2 more"),
+        ("a cat saw a dog", "the cat saw a dog", "4 of 5 words"),
+        ("a cat a cat", "a cat", "2 of 4 words"),
+        ("cat", "", "0 of 1 word"),
+        ("cat", "cats", "0 of 1 word"),
+    ):
+        assert page.page.evaluate(count, [original, recovered]) == said
 
 
 def test_what_was_found_until_the_time_was_up_stays(visit: Open, canned: FakeServer) -> None:

@@ -19,7 +19,7 @@ from unembed.server.faults import Fault
 from unembed.server.guided import Limits, Reached, search
 from unembed.server.models import Models, Served, load_models
 from unembed.server.tickets import Done
-from unembed.server.work import invert
+from unembed.server.work import Recovered, invert
 from unembed.strategies import STEERING, Options
 
 UNIT = [1.0] + [0.0] * 15
@@ -229,13 +229,27 @@ def test_the_servers_time_bounds_a_search_that_only_counts_calls(start: Start, m
     assert rounds[-1]["progress"] == 1
 
 
-def test_searches_end_with_the_time_that_their_request_has(start: Start, models: Models) -> None:
-    """As many seconds as the limit allows are asked for: the answer comes, and no refusal at the end."""
-    client = start(models, time_limit=6.0)
-    body = {"embeddings": [UNIT] * 2, "model": "other", "seconds": 3.0}
-    answer = client.post("/v1/invert", json=body)
-    assert answer.status_code == 200, answer.text
-    assert 1 < sum(one["seconds"] for one in answer.json()["data"]) < 6
+@pytest.mark.parametrize("rows", [1, 3])
+def test_searches_end_with_the_time_that_their_request_has(served: Served, rows: int) -> None:
+    """They would go on for as long as the limit allows and longer: what was found comes, and no refusal at the end."""
+    one = served.inverter.invert(np.array(UNIT, np.float32))[0]
+
+    def rounds(_: int, seconds: float) -> Iterator[Inversion]:
+        for number in range(1000):
+            time.sleep(0.25)
+            yield replace(one, seconds=0.25 * number)
+            if 0.25 * number > seconds:
+                return
+
+    async def follow() -> list[Recovered]:
+        async with working(time_limit=4.0) as batcher:
+            make = lambda ticket: search(rounds, rows, Limits(4.0, None, ticket.deadline))  # noqa: E731
+            found: list[Recovered] = await batcher.submit(served, 1, make, 4.0, True).result()
+            return found
+
+    started = time.monotonic()
+    assert len(asyncio.run(follow())) == rows
+    assert 1.5 < time.monotonic() - started < 4.5
 
 
 def test_the_packaged_inverter_is_searched_in_the_servers_thread(start: Start) -> None:

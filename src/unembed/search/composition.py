@@ -45,6 +45,8 @@ class Change:
     def of(self, ids: Ids) -> Ids:
         """The text that it makes of the hypothesis' tokens."""
         places = self.order if self.order is not None else range(len(ids))
+        if not self.replaced:
+            return tuple(ids[place] for place in places)
         return tuple(token for place in places for token in self.replaced.get(place, ids[place : place + 1]))
 
     def __and__(self, other: "Change") -> "Change":

@@ -14,7 +14,6 @@ the encoder's own float32 cosine of the decoded text: the nearest hypotheses are
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +34,6 @@ Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
 
 
-class Proposals(NamedTuple):
-    """Small changes of a hypothesis, by kind, and the log-likelihood of its tokens."""
-
-    nats: Floats  # (T,)
-    changes: dict[str, list[Change]]
-
-
 @dataclass
 class Hypothesis:
     """A text whose embedding is known."""
@@ -50,9 +42,9 @@ class Hypothesis:
     e_hat: Floats  # (D,) of length 1
     cosine: float
     confirmed: bool = False  # whether the cosine is the encoder's own, in float32
-    nats: float | None = None  # its log-likelihood by the denoiser, once it was asked for
     changed: bool = False  # whether its changes were proposed already
-    proposals: Proposals | None = None  # once they were listed
+    nats: Floats | None = None  # (T,) log-likelihood of its tokens, once it was changed
+    proposals: dict[str, dict[Ids, Change]] | None = None  # its small changes by kind, once they were listed
     confidence: list[float] | None = None  # of each token, once it was asked for
 
 
@@ -156,18 +148,9 @@ class Searcher:
 
     def _parents(self) -> list[Hypothesis]:
         """The hypotheses to change next: the best one, again and again, and the best that were not changed yet."""
-        tuning = self.search.tuning
         ranked = self.state.pool
-        if tuning.judged:
-            ranked = ranked[: tuning.judged + sum(h.nats is not None for h in ranked)]
-            if new := [hypothesis for hypothesis in ranked if hypothesis.nats is None][: tuning.judged]:
-                for hypothesis, nats in zip(new, self.denoiser.pseudo_likelihood([h.ids for h in new]), strict=True):
-                    hypothesis.nats = nats
-            ranked = sorted(
-                (h for h in ranked if h.nats is not None), key=lambda h: -(h.cosine + tuning.nat * (h.nats or 0))
-            )
         best, others = ranked[0], [hypothesis for hypothesis in ranked[1:] if not hypothesis.changed]
-        return [best, *others][: tuning.parents]
+        return [best, *others][: self.search.tuning.parents]
 
     def _begin(self) -> None:
         """Ask about blind candidates, instead of the pool so far."""
@@ -186,51 +169,50 @@ class Searcher:
         promised_V[self.tokenizer.special_ids] = -np.inf
         return [(int(token),) for token in np.argsort(-promised_V, kind="stable")[:count]]
 
-    def _propose(self, parents: Sequence[Hypothesis]) -> list[dict[str, list[Change]]]:
-        """Changes of each parent, by kind: the small ones, listed once, and refills, drawn anew."""
+    def _propose(self, parents: Sequence[Hypothesis]) -> list[dict[str, dict[Ids, Change]]]:
+        """Changes of each parent and the texts that they lead to, by kind: small ones, listed once, and new refills."""
         tuning, noise = self.search.tuning, self.state.noise
-        new = [parent for parent in parents if parent.proposals is None]
-        if new:
+        if new := [parent for parent in parents if parent.proposals is None]:
             judged = self.denoiser.likelihoods([parent.ids for parent in new], [parent.e_hat for parent in new])
             for parent, (gains_TV, nats_T) in zip(new, judged, strict=True):
                 changes = Changes(
                     self.surrogate, parent.ids, parent.e_hat, self.e_D, gains_TV, nats_T, self.length, tuning.nat, noise
                 )
-                parent.proposals = Proposals(nats_T, {
+                by_kind = {
                     "exchanges": changes.exchanges(),
                     "insertions": changes.insertions(),
                     "deletions": changes.deletions(),
                     "orders": changes.orders(),
-                })  # fmt: skip
+                }
+                parent.nats = nats_T
+                parent.proposals = {
+                    kind: {change.of(parent.ids): change for change in several} for kind, several in by_kind.items()
+                }
         count = max(1, tuning.drafts // len(parents))
         drafts = [
             draft
             for parent in parents
-            if parent.proposals
-            for draft in self.denoiser.drafts(parent.ids, parent.proposals.nats, count, noise)
+            if parent.nats is not None
+            for draft in self.denoiser.drafts(parent.ids, parent.nats, count, noise)
         ]
         e_hats = [parent.e_hat for parent in parents for _ in range(count)]
         refills = iter(self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise))
-        found = []
-        for parent in parents:
-            mine = [rewritten(parent.ids, ids) for ids in islice(refills, count) if ids]
-            found.append({"refills": mine} | (parent.proposals.changes if parent.proposals else {}))
-        return found
+        return [
+            {"refills": {ids: rewritten(parent.ids, ids) for ids in islice(refills, count)}} | (parent.proposals or {})
+            for parent in parents
+        ]
 
     def _screen(
-        self, forecast: Forecast, parent: Hypothesis, proposals: dict[str, list[Change]], count: int
+        self, forecast: Forecast, parent: Hypothesis, proposals: dict[str, dict[Ids, Change]], count: int
     ) -> dict[Ids, Change]:
         """The most promising of each kind that were not asked about: the texts, and what was done to the parent."""
-        tuning = self.search.tuning
         chosen: dict[Ids, Change] = {}
-        for kind, changes in proposals.items():
-            texts = {change.of(parent.ids): change for change in changes}
+        for kind, texts in proposals.items():
             new = [ids for ids in texts if ids and hash(ids) not in self.state.seen]
-            if not new:
-                continue
-            promised = forecast.cosines(new, parent.ids)
-            most = max(1, round(count * getattr(tuning, kind)))
-            chosen |= {new[i]: texts[new[i]] for i in np.argsort(-promised, kind="stable")[:most]}
+            if new:
+                promised = forecast.cosines(new, parent.ids)
+                most = max(1, round(count * getattr(self.search.tuning, kind)))
+                chosen |= {new[i]: texts[new[i]] for i in np.argsort(-promised, kind="stable")[:most]}
         return chosen
 
     def _ask(self, rows: Sequence[Ids]) -> dict[Ids, Floats]:

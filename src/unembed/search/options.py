@@ -24,7 +24,6 @@ class Tuning:
         temperature: of refills.
         refill_steps: passes of a refill.
         nat: cosine that one nat of the denoiser's log-likelihood is worth where proposals are listed.
-        judged: hypotheses whose likelihood is asked for in a round, the nearest that may be changed next.
         pool: hypotheses kept.
         patience: rounds without a better hypothesis after which the search begins again.
     """
@@ -45,7 +44,6 @@ class Tuning:
     temperature: float = 0.7
     refill_steps: int = 3
     nat: float = 0.001
-    judged: int = 0
     pool: int = 64
     patience: int = 8
 

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from unembed.inversion import Inversion
 from unembed.server.work import Ended, Need, Pause, Recovered, Round
 
-SHARE = 0.9  # of the time that a request has left that its searches may take: their last rounds come on top
+SHARE = 0.9  # of the time that a request has left that its searches may take
 LEAST = 0.01  # seconds of a search whose time is over before it begins: it tells its blind candidates
 
 
@@ -34,9 +34,9 @@ class Limits:
     max_calls: int | None
     deadline: float  # by the monotonic clock
 
-    def share(self, left: int) -> float:
-        """Seconds for the next search, with so many embeddings left."""
-        return max(LEAST, min(self.seconds, SHARE * (self.deadline - time.monotonic()) / left))
+    def share(self, left: int, longest: float) -> float:
+        """Seconds for the next search, with so many embeddings left; its last round, begun in time, comes on top."""
+        return max(LEAST, min(self.seconds, SHARE * (self.deadline - time.monotonic()) / left - longest))
 
 
 def search(
@@ -53,16 +53,19 @@ def search(
         watch: told of every round.
     """
     found = []
+    longest = 0.0  # seconds of a round so far, other requests' turns included
     for row in range(rows):
-        seconds = limits.share(rows - row)
+        seconds = limits.share(rows - row, longest)
         rounds = begin(row, seconds)
         best: Inversion | None = None
         step = -1
-        while True:
+        while best is None or time.monotonic() + longest < limits.deadline:
             spent = best.seconds or 0.0 if best else 0.0
             left = max(0.0, seconds - spent) + (rows - row - 1) * limits.seconds
+            started = time.monotonic()
             if isinstance(reached := (yield Round(rounds, best, left)), Ended):
                 break
+            longest = max(longest, time.monotonic() - started)
             step += 1
             if watch is not None:
                 progress = _progress(reached, seconds, limits.max_calls)

@@ -187,7 +187,7 @@ function listen() {
   find("embedding-input").addEventListener("embedding", takeEmbedding);
   defences.addEventListener("change", () => { showVector(); remember(); });
   find("#model").addEventListener("change", () => {
-    settings.adapt(settings.values);
+    settings.adapt({ ...settings.values, ...find("encoder-control").wish });
     forget();
     remember();
   });

@@ -40,7 +40,7 @@ export function readable(piece, before) {
   return { text: piece, space: !GLUED.test(piece) && !OPENING.test(before) && !/^['\u2019-]$/.test(before) };
 }
 
-/** The original's words that came back, in whatever order: {found, total, same}. Case, accents and marks do not count. */
+/** How many of the original's `total` words were `found`, in order or not, and how many `more` there are. Case, accents and marks do not count. */
 export function compareWords(original, recovered) {
   const [wanted, got] = [words(original), words(recovered)];
   const free = [...got];
@@ -49,13 +49,15 @@ export function compareWords(original, recovered) {
     if (place >= 0) free.splice(place, 1);
     return place >= 0;
   }).length;
-  return { found, total: wanted.length, same: wanted.join(" ") === got.join(" "), more: free.length };
+  let place = 0;
+  for (const word of got) if (word === wanted[place]) place += 1;
+  return { found, total: wanted.length, ordered: place === wanted.length, more: free.length };
 }
 
 /** The same in words. */
-export function inWords({ found, total, same, more }) {
-  if (found < total || total === 1) return `${found} of ${total} ${total === 1 ? "word" : "words"}`;
-  return `all ${total} words${same ? "" : more ? `, and ${more} more` : ", in another order"}`;
+export function inWords({ found, total, ordered, more }) {
+  if (found < total) return `${found} of ${total} ${total === 1 ? "word" : "words"}`;
+  return `all ${total === 1 ? "of 1 word" : `${total} words`}${ordered ? "" : " in another order"}${more ? ` and ${more} more` : ""}`;
 }
 
 const words = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase()

@@ -18,14 +18,19 @@ class EncoderControl extends HTMLElement {
     this.show();
   }
 
+  /** What is asked for, whether it is offered or not. */
+  get wish() {
+    return { encoder: this.querySelector("[name=encoder]:checked").value, seconds: Number(find("#seconds").value) };
+  }
+
   /** "with" or "without". */
   get chosen() {
-    return this.offered ? this.querySelector("[name=encoder]:checked").value : "without";
+    return this.offered ? this.wish.encoder : "without";
   }
 
   /** Most seconds of a search; 0 where there is none. */
   get seconds() {
-    return this.chosen === "with" ? Number(find("#seconds").value) : 0;
+    return this.chosen === "with" ? this.wish.seconds : 0;
   }
 
   /** Offer what the model and the server allow; `wish` is {encoder, seconds}, as far as asked for. */
@@ -40,7 +45,7 @@ class EncoderControl extends HTMLElement {
 
   show() {
     find("#encoder-note").textContent = SAYS[this.chosen];
-    find("#seconds-value").textContent = `${Number(find("#seconds").value)} s`;
+    find("#seconds-value").textContent = `${this.wish.seconds} s`;
   }
 }
 
