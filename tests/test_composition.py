@@ -109,7 +109,7 @@ def test_changes_in_each_others_way_are_not_joined() -> None:
         Change({0: (8,)}),
         Change({1: (), 0: ()}),
         Change({}, order),
-        Change({}, order[1:] + (5,)),
+        Change({}, (*order[1:], 5)),
     ]
     kinds.append(Change({4: (9,)}))
     joined = {change.of(IDS) for change in compose(e_hat, list(zip(kinds, rows, strict=True)), e, 500)}

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from fakes import fake_encoder, tiny_config, tiny_texts
 from unembed.errors import InputError
+from unembed.search.options import Tuning
 
 TEXTS = tiny_texts(40, seed=2)
 
@@ -80,7 +81,36 @@ def test_settings_are_compared_with_the_inverter_as_it_is(told: Callable[..., Re
     assert EVERY == 2
 
 
-@pytest.mark.parametrize("setting", ["balance", "colour=1", "unembed.balance.COLOUR=1", "nowhere.COLOUR=1", "self=1"])
+def test_a_searchs_constants_are_set_where_inversions_are_guided(
+    told: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    plain = Forgetful.invert
+    monkeypatch.setattr(Forgetful, "invert", lambda self, e, **more: seen.append(more) or plain(self, e, **more))
+    result = told("old", "--max-calls", "30", "--set", "search.refills=8", "--set", "seconds=2.5")
+    assert result.exit_code == 0, result.output
+    assert [(one["max_calls"], one.get("seconds"), one.get("tuning")) for one in seen] == [
+        (30, None, None), (30, None, Tuning(refills=8)), (30, 2.5, None)
+    ]  # fmt: skip
+    blind = told("old", "--set", "search.refills=8").exception
+    assert isinstance(blind, InputError)
+    assert "--set search.refills=8: these inversions are blind, expected --seconds or --max-calls beside it" in str(
+        blind
+    )
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "search.colour=1",
+        "search.refills",
+        "balance",
+        "colour=1",
+        "unembed.balance.COLOUR=1",
+        "nowhere.COLOUR=1",
+        "self=1",
+    ],
+)
 def test_what_cannot_be_set_is_refused(told: Callable[..., Result], setting: str) -> None:
     result = told("old", "--set", setting)
     assert isinstance(result.exception, InputError)

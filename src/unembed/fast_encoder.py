@@ -1,6 +1,6 @@
 """The fast lane of a local encoder: token ids in, nearly exact embeddings out, as many a second as the machine gives.
 
-Rows of a length share a batch, so that there is no padding and no attention mask. Products are in bfloat16 where the
+Rows are sorted by length, so that a batch is padded to its own longest row and hardly at all. Products are in bfloat16 where the
 processor multiplies it faster than float32 (`precision`): eight times as many texts a second with AMX, at a cosine of
 .99995 to the recipe's own. Elsewhere they are float32, and the lane is exact.
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from unembed.encoder import TransformerEncoder, pool
 from unembed.precision import slowdown
 
-ROWS = 128  # in one batch
+ROWS = 64  # in one batch
 BFLOAT16_ERROR = 1e-3  # cosine by which an answer in bfloat16 may be wrong, at most, where texts are near
 
 Floats = NDArray[np.float32]
@@ -49,18 +49,16 @@ class FastEncoder:
         tokenizer, recipe = encoder.tokenizer, encoder.recipe
         found = np.empty((len(rows), recipe.dimension), np.float32)
         encoder.calls += len(rows)
-        for numbers in _alike([len(ids) for ids in rows]):
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        for start in range(0, len(order), ROWS):
+            numbers = order[start : start + ROWS]
             framed = [[*tokenizer.prefix_ids, *rows[i], *tokenizer.suffix_ids] for i in numbers]
-            ids_BS = torch.tensor(framed, device=encoder.device)
-            hidden = self._network(input_ids=ids_BS).last_hidden_state.float()
-            e = encoder.layers(pool(hidden, torch.ones_like(ids_BS), recipe.pooling))
+            width = len(framed[-1])
+            ids_BS = torch.tensor([row + [tokenizer.pad_id] * (width - len(row)) for row in framed])
+            inside_BS = torch.arange(width) < torch.tensor([len(row) for row in framed])[:, None]
+            ids_BS, inside_BS = ids_BS.to(encoder.device), inside_BS.to(encoder.device)
+            mask_BS = None if inside_BS.all() else inside_BS.long()
+            hidden = self._network(input_ids=ids_BS, attention_mask=mask_BS).last_hidden_state.float()
+            e = encoder.layers(pool(hidden, inside_BS, recipe.pooling))
             found[numbers] = (F.normalize(e, dim=-1) if recipe.normalize else e).float().cpu().numpy()
         return found
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of rows in batches of one length."""
-    by_length: dict[int, list[int]] = {}
-    for number, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(number)
-    return [each[at : at + ROWS] for each in by_length.values() for at in range(0, len(each), ROWS)]

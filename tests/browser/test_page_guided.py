@@ -89,7 +89,7 @@ def test_a_search_can_be_stopped_and_what_it_found_stays(visit: Open, canned: Fa
 def test_without_the_encoder_there_is_no_search(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.choose("encoder", "without")
-    assert "nobody is asked" in page.text("#encoder-note")
+    assert "no encoder is asked" in page.text("#encoder-note")
     assert page.find(".guided").is_hidden()
     page.invert()
     assert len(canned.mood.requests) == 1

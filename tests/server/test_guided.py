@@ -23,7 +23,7 @@ from unembed.server.work import Recovered, invert
 from unembed.strategies import STEERING, Options
 
 UNIT = [1.0] + [0.0] * 15
-ENOUGH = Limits(60.0, None, float("inf"))
+ENOUGH = Limits(20.0, None, float("inf"))
 
 
 class SlowEncoder(FakeEncoder):

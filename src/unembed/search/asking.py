@@ -14,7 +14,7 @@ from unembed.fast_encoder import FastEncoder
 from unembed.search.options import Search
 from unembed.tokenizer import Tokenizer
 
-CHUNK = 64  # texts between two looks at the clock
+CHUNK = 128  # texts between two looks at the clock
 
 Ids = tuple[int, ...]
 Floats = NDArray[np.float32]

@@ -100,6 +100,7 @@ class Searcher:
         self.candidates = candidates
         self.row = row
         self.length = denoiser.config.max_tokens
+        self.special = set(tokenizer.special_ids)
         self.denoiser = Conditioned(denoiser, tokenizer, self.e_D)
         self.state = State(np.random.default_rng([search.seed, row]))
 
@@ -224,6 +225,7 @@ class Searcher:
         texts = [self.tokenizer.decode(ids) for ids in rows]
         read = [tuple(ids) for ids in self.tokenizer.encode_batch(texts)]
         new = [ids for ids in dict.fromkeys(read) if 0 < len(ids) <= self.length and hash(ids) not in state.seen]
+        new = [ids for ids in new if not set(ids) & self.special]  # an unknown token is lost when it is decoded
         e_ND = self.asking.embed(new)
         new = new[: len(e_ND)]
         state.seen.update(map(hash, rows))

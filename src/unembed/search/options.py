@@ -42,7 +42,7 @@ class Tuning:
     refills: float = 0.12
     drafts: int = 8
     temperature: float = 0.7
-    refill_steps: int = 3
+    refill_steps: int = 2
     nat: float = 0.001
     pool: int = 64
     patience: int = 8

@@ -4,8 +4,8 @@ import { find, h } from "./dom.js";
 
 const SECONDS = 30; // unless a link asks for others
 const SAYS = {
-  with: "What anyone gets who has the numbers and the public model: texts are tried until one has the same numbers.",
-  without: "What the numbers alone give away: nobody is asked anything.",
+  with: "What the numbers give away to anyone who has the public encoder too.",
+  without: "What the numbers give away alone: no encoder is asked.",
 };
 
 class EncoderControl extends HTMLElement {
