@@ -121,7 +121,7 @@ async def level(
 
     async def search(number: int) -> None:
         for turn in count(number, searches):
-            await invert(host, port, bodies[turn % len(bodies)] | {"rounds": 20}, aside)
+            await invert(host, port, bodies[turn % len(bodies)] | {"seconds": 20.0}, aside)
 
     beside = [asyncio.create_task(search(number)) for number in range(searches)]
     await asyncio.gather(*(one(number) for number in range(streams)))
@@ -196,7 +196,7 @@ async def measure(url: str, levels: Sequence[int], seconds: float, steps: int, s
 @click.option("--seconds", default=20.0, show_default=True, help="For each level.")
 @click.option("--steps", default=8, show_default=True, help="Passes of each inversion.")
 @click.option(
-    "--searches", default=0, show_default=True, help="Guided inversions of 20 rounds at any time beside them."
+    "--searches", default=0, show_default=True, help="Guided inversions of 20 seconds at any time beside them."
 )
 def main(url: str | None, model: str | None, levels: str, seconds: float, steps: int, searches: int) -> None:
     """Measure the server under 1, 8, 32 and 128 concurrent streams."""

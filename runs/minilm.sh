@@ -74,10 +74,10 @@ evaluate passes.jsonl --limit 300 --strategy confidence --steps 1 --steps 2 --st
     --plot docs/passes.svg
 evaluate natural.jsonl --limit 1500 --strategy confidence --steps 8 --tokens natural
 evaluate short.jsonl --limit 500 --strategy confidence --steps 8 --tokens 12
-python runs/search_curve.py --texts "$texts" --limit 50 --tokens 6-16 --seconds 60 -o "$out/guided-sentences.jsonl"
-python runs/search_curve.py --texts "$texts" --limit 24 --tokens 32 --seconds 300 -o "$out/guided.jsonl" \
-    --plot docs/guided.svg
-python runs/search_curve.py --texts "$texts" --limit 50 --tokens 6-16 --max-calls 1000 -o "$out/guided-priced.jsonl"
+python runs/search_curve.py --texts "$texts" --limit 50 --tokens 6-16 --seconds 30 --plot docs/guided.svg -o "$out/guided-sentences.jsonl"
+python runs/search_curve.py --texts "$texts" --limit 6 --tokens 32 --seconds 120 -o "$out/guided-passages.jsonl"
+python runs/search_curve.py --texts bench/abstracts.txt --tokens natural --limit 20 --seconds 60 -o "$out/guided-abstracts.jsonl"
+python runs/search_curve.py --texts "$texts" --limit 50 --tokens 6-16 --calls 400 -o "$out/guided-priced.jsonl"
 evaluate candidates.jsonl --limit 250 --strategy confidence --steps 8 --candidates 8
 python runs/defences.py --texts "$texts" --limit 150
 python runs/words.py --data "$out/shards" --model $weights --texts 30000 --passes 3

@@ -1,4 +1,4 @@
-"""Train the student of an inverter's encoder, which judges blind searches and opens guided ones.
+"""Train the student of an inverter's encoder, which ranks blind candidates.
 
 \b
     python runs/student.py --model DIR --data SHARDS --work FOLDER --texts 180000 --minutes 60

@@ -130,17 +130,6 @@ def test_a_missing_word_comes_and_one_too_many_goes() -> None:
     assert gain_V[[token for token in range(V) if token not in (2, 3)]].abs().sum() == 0
 
 
-@pytest.mark.parametrize("known", [0.0, 0.4])
-def test_what_the_bag_lacks_counts_with_it(known: float) -> None:
-    """As if each text had another bias."""
-    lacking_BD = known * torch.randn(len(E), D, generator=torch.Generator().manual_seed(1))
-    told = Steering(X, BIAS, E, lacking_BD)
-    masses_RV, n_V = BALANCE.masses(logits_like(4, L)), BALANCE.visible(torch.tensor([3, 6]), V)
-    for row in range(len(E)):
-        expected_V = Steering(X, BIAS + lacking_BD[row], E).gains(row, masses_RV, n_V, NOTHING, 15.0)
-        assert torch.equal(told.gains(row, masses_RV, n_V, NOTHING, 15.0), expected_V)
-
-
 def test_the_strength_grows_with_what_is_decoded() -> None:
     assert [growth(count, 32) for count in (0, 8, 32)] == [EARLY, 0.75 * EARLY + 0.25 * LATE, LATE]
 

@@ -22,7 +22,7 @@ class Inversion:
     tokens: list[str]  # content tokens as display pieces
     confidence: list[float]  # of each token: its probability when committed; calibrated where the inverter can
     ids: list[int]  # the whole canvas, L token ids
-    score: float  # what candidates are ranked by (`Inverter.ranked`; in a search the cosine); of one alone its mean log confidence
+    score: float  # candidates are ranked by it (`Inverter.ranked`; the cosine in a search); of one, mean log confidence
     passes: int  # spent on this embedding, over all candidates
     encoder_calls: int  # spent on recovering it: none when blind
     cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand

@@ -373,7 +373,8 @@ class Inverter:
         begin = self._blind_candidates(e_1D, options, search, row)
         e_D = e_1D[0].cpu().numpy()
         searcher = Searcher(
-            self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, search, candidates, row
+            self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, search, candidates, row,
+            repr(options),
         )  # fmt: skip
         if journal is not None:
             load_search(journal, searcher)

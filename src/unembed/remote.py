@@ -1,4 +1,4 @@
-"""An encoder behind an HTTP interface in the OpenAI shape, for guided inversion as a black box.
+"""An encoder behind an HTTP interface in the OpenAI shape, for guided inversion with `max_calls`.
 
     POST URL  {"model": ..., "input": [texts]}  ->  {"data": [{"index": 0, "embedding": [...]}, ...]}
 

@@ -24,9 +24,6 @@ are few that can still mend what the guesses that stand have made of the embeddi
 guesses: what their bag lacks is more likely the surrogate's error. A short text's tokens weigh more in its bag, so
 that they gain more anyway: it grows with the share of the canvas, not of the text.
 
-Of a text that a search goes on from (`refill`) the true embedding is known, and with it what the bag lacks there.
-That much is added to y of its drafts, so that they are drawn towards what this text lacks and not the bag of it.
-
 Shape suffixes as in model.py; R: positions of one canvas that are to be filled; T: tokens that may change.
 """
 
@@ -48,12 +45,11 @@ class Steering:
         x_VD: what each token contributes, (V, D); tokens of the denoiser that it does not hold contribute nothing.
         bias_D: b.
         e_BD: the embeddings, of any length but zero, one for each row of the batch.
-        lacking_BD: what is to be added to y of each row, where more is known of it than the bag.
     """
 
-    def __init__(self, x_VD: Tensor, bias_D: Tensor, e_BD: Tensor, lacking_BD: Tensor | None = None) -> None:
+    def __init__(self, x_VD: Tensor, bias_D: Tensor, e_BD: Tensor) -> None:
         self.x_VD = x_VD
-        self.bias_BD = bias_D.expand(e_BD.shape) if lacking_BD is None else bias_D + lacking_BD
+        self.bias_D = bias_D
         self.e_BD = F.normalize(e_BD.float(), dim=-1)
 
     def gains(self, row: int, masses_RV: Tensor, n_V: Tensor, factor_V: Tensor, strength: float) -> Tensor:
@@ -75,7 +71,7 @@ class Steering:
         for _ in range(STEPS):
             scaled_RT = chances_RT * (factor_T + gain_T).clamp(-MOST, MOST).exp()
             share_R1 = content_R1 / (rest_R1 + scaled_RT.sum(-1, keepdim=True)).clamp(min=1e-30)
-            y_D = (visible_D + (share_R1 * scaled_RT).sum(0) @ x_TD) / count + self.bias_BD[row]
+            y_D = (visible_D + (share_R1 * scaled_RT).sum(0) @ x_TD) / count + self.bias_D
             size = y_D.norm().clamp(min=1e-9)
             towards_D = (self.e_BD[row] - (self.e_BD[row] @ y_D) / size**2 * y_D) / size  # d cos / d y
             gain_T = ((gain_T + strength / count * (x_TD @ towards_D)) / 2).clamp(-MOST, MOST)

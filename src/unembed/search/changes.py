@@ -22,6 +22,7 @@ INSERTIONS = 200  # time that the encoder takes for those that are asked
 INSERTED = 24  # tokens that are inserted somewhere
 ORDERS = 1500
 DELETED = 3  # neighbours deleted at most
+LEAST = -50.0  # nats that an exchange loses at most
 RARE = -8.0  # least log-likelihood of an inserted token that counts
 
 Ids = tuple[int, ...]
@@ -75,7 +76,8 @@ class Changes:
         along_TV = (self.xe_V - self.xe_V[ids, None]) / count
         across_TV = 2 * (self.xy_V - self.xy_V[ids, None]) / count
         squared_TV = (self.xx_V + self.xx_V[ids, None] - 2 * x_TD @ self.x_VD.T) / count**2
-        score_TV = self._cosine(along_TV, across_TV + squared_TV) + self.nat * self.gains_TV
+        score_TV = self._cosine(along_TV, across_TV + squared_TV) + self.nat * self.gains_TV.clip(min=LEAST)
+        score_TV[np.isneginf(self.gains_TV)] = -np.inf
         score_TV[np.arange(count), ids] = -np.inf
         size = score_TV.shape[1]
         chosen = (divmod(at, size) for at in _largest(score_TV.ravel(), LISTED))

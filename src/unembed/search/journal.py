@@ -88,7 +88,8 @@ def _hypothesis(told: list[Any], e_hat: Any) -> Hypothesis:
 
 def _key(searcher: Searcher) -> str:
     """Says whether two searches are the same: embedding, options, and where the random numbers began."""
-    digest = hashlib.sha256(repr((searcher.search, searcher.row, searcher.candidates)).encode())
+    digest = hashlib.sha256(repr((searcher.search, searcher.row, searcher.candidates, searcher.begun_by)).encode())
+    digest.update(searcher.denoiser.denoiser.output_bias.detach().float().cpu().numpy().tobytes())
     digest.update(searcher.surrogate.fitted.weight.numpy().tobytes())
     digest.update(searcher.e_D.tobytes())
     return digest.hexdigest()

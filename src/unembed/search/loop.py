@@ -74,6 +74,8 @@ class Searcher:
         e_D: the embedding (D,).
         begin: blind candidates, from the number of times that the search has begun and how many are wanted.
         candidates: texts that are wanted in the end.
+        row: number of the embedding, which decides the random numbers.
+        begun_by: says how blind candidates are made, so that a journal of another way is not continued.
 
     Raises:
         EncoderError: the encoder fails, or answers with something else than one finite vector (D,) per text.
@@ -90,6 +92,7 @@ class Searcher:
         search: Search,
         candidates: int = 1,
         row: int = 0,
+        begun_by: str = "",
     ) -> None:
         self.tokenizer = tokenizer
         self.surrogate = surrogate
@@ -99,6 +102,7 @@ class Searcher:
         self.search = search
         self.candidates = candidates
         self.row = row
+        self.begun_by = begun_by
         self.length = denoiser.config.max_tokens
         self.special = set(tokenizer.special_ids)
         self.denoiser = Conditioned(denoiser, tokenizer, self.e_D)
@@ -176,8 +180,10 @@ class Searcher:
         if new := [parent for parent in parents if parent.proposals is None]:
             judged = self.denoiser.likelihoods([parent.ids for parent in new], [parent.e_hat for parent in new])
             for parent, (gains_TV, nats_T) in zip(new, judged, strict=True):
+                # Random numbers of its own, so that a search that goes on lists the same changes.
+                own = np.random.default_rng([self.search.seed, self.row, *parent.ids])
                 changes = Changes(
-                    self.surrogate, parent.ids, parent.e_hat, self.e_D, gains_TV, nats_T, self.length, tuning.nat, noise
+                    self.surrogate, parent.ids, parent.e_hat, self.e_D, gains_TV, nats_T, self.length, tuning.nat, own
                 )
                 by_kind = {
                     "exchanges": changes.exchanges(),
