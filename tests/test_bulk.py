@@ -295,10 +295,10 @@ def test_guided_rows_say_what_was_found_and_in_what_time(tmp_path):
     plain = inverter.invert
     inverter.invert = lambda e, **more: seen.append((len(e), more["journal_folder"])) or plain(e, **more)
     vectors = open_vectors(str(tmp_path / "in.npy"))
-    invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", {"max_calls": 500})
+    invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", {"max_calls": 1000})
     rows = guided((tmp_path / "out.jsonl").read_bytes())
     assert (rows[0]["text"], rows[0]["exact"], rows[0]["near"]) == (texts[0], True, True)
-    assert rows[0]["encoder_calls"] < 500 == rows[1]["encoder_calls"]
+    assert rows[0]["encoder_calls"] < 1000 == rows[1]["encoder_calls"]
     assert (rows[1]["exact"], rows[1]["near"]) == (False, rows[1]["cosine"] >= bulk.NEAR)
     # Small batches, so that each row is told of; nothing is left behind.
     assert seen == [(torch.get_num_threads(), tmp_path / "out.jsonl.journal")] * (2 // torch.get_num_threads())

@@ -1,5 +1,7 @@
 """The fast lane of the real encoder answers as the encoder does, for rows of any length, in their order."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -51,12 +53,16 @@ def test_in_bfloat16_it_errs_by_no_more_than_it_says(
 def test_many_rows_are_embedded_batch_by_batch(minilm: TransformerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unembed.fast_encoder.slowdown", lambda: 2.0)
     lane, sizes = FastEncoder(minilm), []
-    monkeypatch.setattr(
-        lane, "_network", lambda input_ids: sizes.append(input_ids.shape) or minilm.network(input_ids=input_ids)
-    )
+
+    def seen(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:
+        sizes.append((tuple(input_ids.shape), attention_mask is None))
+        return minilm.network(input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(lane, "_network", seen)
     (cat,), (two,) = (minilm.tokenizer.encode_batch([text]) for text in ("cat", "a cat"))
     found = lane.embed([*[cat] * (ROWS + 3), two])
-    assert sorted(sizes) == [(1, len(two) + 2), (3, len(cat) + 2), (ROWS, len(cat) + 2)]
+    # The shortest rows need no mask, and only what is left is padded.
+    assert sizes == [((ROWS, len(cat) + 2), True), ((4, len(two) + 2), False)]
     np.testing.assert_allclose(found[: ROWS + 3], np.repeat(found[:1], ROWS + 3, 0), atol=1e-6)
     np.testing.assert_allclose(found[-1], minilm.encode(["a cat"])[0], atol=1e-5)
 

@@ -360,7 +360,9 @@ def test_time_that_was_spent_is_not_given_back(tmp_path: Path) -> None:
     assert same.seconds >= 0.5
 
 
-@pytest.mark.parametrize("changed", [{"seed": 4}, {"max_calls": 70}, {"candidates": 1}, {"seconds": 90.0}, {"steering": 0.0}])
+@pytest.mark.parametrize(
+    "changed", [{"seed": 4}, {"max_calls": 70}, {"candidates": 1}, {"seconds": 90.0}, {"steering": 0.0}]
+)
 def test_another_search_does_not_go_on_from_it(tmp_path: Path, changed: dict[str, Any]) -> None:
     inverter().invert(E[HARD], **OPTIONS, journal_folder=tmp_path)
     found = inverter().invert(E[HARD], **(OPTIONS | changed), journal_folder=tmp_path)

@@ -1,14 +1,15 @@
 """Fixtures of the server's tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import httpx2
 import pytest
-from serving import Start, running, tiny_inverter
+from serving import SlowEncoder, Start, running, tiny_inverter
 
-from fakes import tiny_surrogate
+from fakes import tiny_parts, tiny_surrogate
+from unembed.inverter import Inverter
 from unembed.server.models import Models, Served
 
 
@@ -45,3 +46,16 @@ def client(models: Models) -> Iterator[httpx2.Client]:
     with running(models) as server, httpx2.Client(base_url=server.address, timeout=20) as found:
         found.server = server  # type: ignore[attr-defined]
         yield found
+
+
+@pytest.fixture(scope="session")
+def slow() -> Callable[[float], Models]:
+    """A model whose rounds take at least so long."""
+    parts = tiny_parts()._replace(surrogate=tiny_surrogate())
+    return lambda seconds: Models([Served("slow", Inverter(parts, SlowEncoder(seconds)), 1)])
+
+
+@pytest.fixture
+def other(models: Models) -> Served:
+    """The model with a surrogate."""
+    return models.find("other")

@@ -5,14 +5,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import httpx2
+import numpy as np
 import torch
 
-from fakes import fake_encoder, perturbed, tiny_config
+from fakes import FakeEncoder, fake_encoder, perturbed, tiny_config
 from unembed.checkpoint import Parts, build_denoiser
 from unembed.inverter import Inverter
 from unembed.server.app import create_app
@@ -37,6 +38,18 @@ def tiny_inverter(seed: int = 0, surrogate: Fitted | None = None, **results: Any
     encoder = fake_encoder()
     denoiser = perturbed(build_denoiser(tiny_config(), encoder.tokenizer), 0.2).eval().requires_grad_(False)
     return Inverter(Parts(denoiser, encoder.tokenizer, tiny_config(), results, surrogate=surrogate), encoder)
+
+
+class SlowEncoder(FakeEncoder):
+    """Takes its time for each batch, so that a round is long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+        time.sleep(self.seconds)
+        return super().encode(texts, batch_size)
 
 
 class TestServer(Server):

@@ -21,7 +21,6 @@ LISTED = 300  # exchanges that are listed, 200 insertions, 1,500 orders: what th
 INSERTIONS = 200  # time that the encoder takes for those that are asked
 INSERTED = 24  # tokens that are inserted somewhere
 ORDERS = 1500
-DELETED = 3  # neighbours deleted at most
 LEAST = -50.0  # nats that an exchange loses at most
 RARE = -8.0  # least log-likelihood of an inserted token that counts
 
@@ -105,11 +104,11 @@ class Changes:
         return [self._inserted(found[i][1], found[i][2]) for i in best]
 
     def deletions(self) -> list[Change]:
-        """One to three neighbours deleted."""
+        """Neighbours deleted, up to half of the text."""
         count = len(self.ids)
         return [
             Change(dict.fromkeys(range(first, first + size), ()))
-            for size in range(1, min(DELETED, count - 1) + 1)
+            for size in range(1, count // 2 + 1)
             for first in range(count - size + 1)
         ]
 

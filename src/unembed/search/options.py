@@ -31,8 +31,8 @@ class Tuning:
     starts: int = 8
     start_steps: int = 4
     parents: int = 2
-    asked: int = 144
-    composed: int = 64
+    asked: int = 36
+    composed: int = 16
     frugal_asked: int = 12
     frugal_composed: int = 4
     exchanges: float = 0.27
