@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from unembed.search.composition import Change
 from unembed.surrogate import Surrogate
 
-LISTED = 300  # exchanges that are listed, 200 insertions, 1,500 orders: what the forecast can look at in a tenth of the
-INSERTIONS = 200  # time that the encoder takes for those that are asked
+LISTED = 200  # exchanges, insertions and orders that are listed: what the forecast can look at in a fraction of the
+INSERTIONS = 100  # time that the encoder takes for those that are asked
 INSERTED = 24  # tokens that are inserted somewhere
-ORDERS = 1500
+ORDERS = 1000
 LEAST = -50.0  # nats that an exchange loses at most
 RARE = -8.0  # least log-likelihood of an inserted token that counts
 

@@ -142,12 +142,14 @@ class Searcher:
         forecast = Forecast(self.surrogate, self.state.answers, self.e_D, [(p.ids, p.e_hat) for p in parents])
         chosen = [self._screen(forecast, parent, mine, asked) for parent, mine in zip(parents, proposals, strict=True)]
         answers = self._ask([ids for mine in chosen for ids in mine])
+        texts: list[Ids] = []
         for parent, mine in zip(parents, chosen, strict=True):
             measured = [(change, answers[ids]) for ids, change in mine.items() if ids in answers]
             joined = compose(parent.e_hat, measured, self.e_D, 2 * composed)
-            texts = dict.fromkeys(change.of(parent.ids) for change in joined)
-            self._ask([ids for ids in texts if hash(ids) not in self.state.seen][:composed])
+            new = dict.fromkeys(change.of(parent.ids) for change in joined)
+            texts += [ids for ids in new if hash(ids) not in self.state.seen][:composed]
             parent.changed = True
+        self._ask(texts)
         self.state.idle = 0 if self.state.pool[0] is not best else self.state.idle + 1
         self._confirm()
 
@@ -176,7 +178,7 @@ class Searcher:
 
     def _propose(self, parents: Sequence[Hypothesis]) -> list[dict[str, dict[Ids, Change]]]:
         """Changes of each parent and the texts that they lead to, by kind: small ones, listed once, and new refills."""
-        tuning, noise = self.search.tuning, self.state.noise
+        tuning = self.search.tuning
         if new := [parent for parent in parents if parent.proposals is None]:
             judged = self.denoiser.likelihoods([parent.ids for parent in new], [parent.e_hat for parent in new])
             for parent, (gains_TV, nats_T) in zip(new, judged, strict=True):
@@ -195,6 +197,12 @@ class Searcher:
                 parent.proposals = {
                     kind: {change.of(parent.ids): change for change in several} for kind, several in by_kind.items()
                 }
+        refills = self._refills(parents) if self.state.rounds % tuning.refill_every == 0 else [{} for _ in parents]
+        return [mine | (parent.proposals or {}) for parent, mine in zip(parents, refills, strict=True)]
+
+    def _refills(self, parents: Sequence[Hypothesis]) -> list[dict[str, dict[Ids, Change]]]:
+        """Parts of each parent written anew by the denoiser."""
+        tuning, noise = self.search.tuning, self.state.noise
         count = max(1, tuning.drafts // len(parents))
         drafts = [
             draft
@@ -203,11 +211,8 @@ class Searcher:
             for draft in self.denoiser.drafts(parent.ids, parent.nats, count, noise)
         ]
         e_hats = [parent.e_hat for parent in parents for _ in range(count)]
-        refills = iter(self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise))
-        return [
-            {"refills": {ids: rewritten(parent.ids, ids) for ids in islice(refills, count)}} | (parent.proposals or {})
-            for parent in parents
-        ]
+        texts = iter(self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise))
+        return [{"refills": {ids: rewritten(parent.ids, ids) for ids in islice(texts, count)}} for parent in parents]
 
     def _screen(
         self, forecast: Forecast, parent: Hypothesis, proposals: dict[str, dict[Ids, Change]], count: int

@@ -20,7 +20,8 @@ class Tuning:
         composed: texts embedded in a round that join several changes.
         frugal_asked, frugal_composed: the same where calls are counted (`Search.max_calls`).
         exchanges, insertions, deletions, orders, refills: their shares of `asked`.
-        drafts: texts of which the denoiser writes a part anew, a round.
+        drafts: texts of which the denoiser writes a part anew, each `refill_every` rounds. A pass costs about the same
+            for one text as for a dozen.
         temperature: of refills.
         refill_steps: passes of a refill.
         nat: cosine that one nat of the denoiser's log-likelihood is worth where proposals are listed.
@@ -31,8 +32,8 @@ class Tuning:
     starts: int = 8
     start_steps: int = 4
     parents: int = 2
-    asked: int = 36
-    composed: int = 16
+    asked: int = 64
+    composed: int = 24
     frugal_asked: int = 12
     frugal_composed: int = 4
     exchanges: float = 0.27
@@ -40,7 +41,8 @@ class Tuning:
     deletions: float = 0.09
     orders: float = 0.34
     refills: float = 0.12
-    drafts: int = 8
+    drafts: int = 12
+    refill_every: int = 3
     temperature: float = 0.7
     refill_steps: int = 2
     nat: float = 0.001
