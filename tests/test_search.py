@@ -121,6 +121,28 @@ def test_an_encoder_may_answer_with_any_length() -> None:
     assert told(inverter(Long()).invert(E[HARD], max_calls=60)) == told(inverter().invert(E[HARD], max_calls=60))
 
 
+@pytest.mark.parametrize("texts", [[], [()], [tuple(range(5, 69))]], ids=["none", "empty", "too long"])
+def test_without_a_blind_candidate_it_begins_with_single_words(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: texts)
+    first, *_ = inverter().search(E[HARD], seconds=None, max_calls=60)
+    assert len(first.text.split()) == 1
+    assert first.cosine == pytest.approx(own_cosine(first.text, E[HARD]), abs=1e-6)
+
+
+def test_the_shortest_time_gives_the_best_blind_candidate() -> None:
+    (found,) = inverter().invert(E[HARD], seconds=1e-6)
+    assert found.text
+    assert found.encoder_calls > 0
+    assert found.cosine == pytest.approx(own_cosine(found.text, E[HARD]), abs=1e-6)
+
+
+def test_a_search_that_finds_nothing_new_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unembed.search.loop.Searcher._propose", lambda self, parents: [{} for _ in parents])
+    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: [(20,), (21,)])
+    (found,) = inverter().invert(E[HARD], max_calls=1000)
+    assert found.encoder_calls == 2
+
+
 def test_a_vector_that_no_text_has_ends_at_its_budget() -> None:
     e_D = np.random.default_rng(0).standard_normal(64).astype(np.float32)
     (found,) = inverter().invert(e_D / np.linalg.norm(e_D), max_calls=100)

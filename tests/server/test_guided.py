@@ -200,7 +200,7 @@ def test_texts_are_embedded_over_http_while_a_search_runs(start: Start, slow: Ca
         started = time.perf_counter()
         assert client.post("/v1/embeddings", json={"input": "a cat"}).status_code == 200
         assert client.post("/v1/invert", json={"embeddings": UNIT}).status_code == 200
-        assert time.perf_counter() - started < 10
+        assert time.perf_counter() - started < 25  # and not the 30 that the search takes
         event = json.loads(next(lines)[6:])
         assert (event["type"], event["seconds"] < 30) == ("round", True)  # the search goes on
 

@@ -28,6 +28,7 @@ from unembed.search.options import EXACT, Search
 from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
+FRUITLESS = 10  # rounds without a new text after which there is none to be expected
 CONFIRMED = 4  # hypotheses that are confirmed in a round, at most
 
 Ids = tuple[int, ...]
@@ -125,11 +126,14 @@ class Searcher:
         if not state.begun:
             self._begin()
         yield state
-        while not state.exact and self.asking.left > 0:
+        fruitless = 0
+        while not state.exact and self.asking.left > 0 and fruitless < FRUITLESS:
+            calls = self.asking.calls
             if state.idle < tuning.patience and state.pool:
                 self._round(self._parents())
             else:
                 self._begin()
+            fruitless = 0 if self.asking.calls > calls else fruitless + 1
             state.rounds += 1
             yield state
 
@@ -160,12 +164,15 @@ class Searcher:
         return [best, *others][: self.search.tuning.parents]
 
     def _begin(self) -> None:
-        """Ask about blind candidates, instead of the pool so far."""
-        state = self.state
+        """Ask about blind candidates, whose pool takes the place of the one so far."""
+        state, before = self.state, self.state.pool
         state.pool, state.idle = [], 0
         starts = min(self.search.tuning.starts, self.search.max_calls or self.search.tuning.starts)
         texts = [ids for ids in self.begin(state.begun, starts) if ids]
-        self._ask(texts or self._words(starts))
+        # There may be none: empty ones, and ones that are too long once they are tokenised again.
+        if not self._ask(texts) and not before:
+            self._ask(self._words(starts))
+        state.pool = state.pool or before
         state.begun += 1
         self._confirm()
 
@@ -173,7 +180,7 @@ class Searcher:
         """Texts of one token, the nearest by the surrogate: where no blind candidate has a token."""
         y_VD = self.surrogate.x_VD + self.surrogate.fitted.bias.numpy()
         promised_V = y_VD @ self.e_D / np.linalg.norm(y_VD, axis=1).clip(min=1e-6)
-        promised_V[self.tokenizer.special_ids] = -np.inf
+        promised_V[~self.tokenizer.starts_word[: len(promised_V)]] = -np.inf
         return [(int(token),) for token in np.argsort(-promised_V, kind="stable")[:count]]
 
     def _propose(self, parents: Sequence[Hypothesis]) -> list[dict[str, dict[Ids, Change]]]:
