@@ -265,7 +265,10 @@ def test_a_search_begins_with_steered_texts(embeddings: np.ndarray) -> None:
             embeddings[0], Tuning().start_steps, candidates=Tuning().starts, steering=steering, measure_cosine=False
         )
         read = steered.tokenizer.encode_batch([one.text for one in expected.candidates])  # as the encoder reads them
-        assert set(map(steered.tokenizer.decode, read)) == set(asked[-1])
+        # Without what is too long once it is tokenised again, or holds an unknown token.
+        special = set(steered.tokenizer.special_ids)
+        read = [ids for ids in read if len(ids) <= steered.length and not special & set(ids)]
+        assert set(map(steered.tokenizer.decode, read)) == set(asked[-1]) != set()
         assert first.text in asked[-1]
         assert first.encoder_calls == len(asked[-1])
     assert len(asked) == 2

@@ -123,7 +123,7 @@ def test_an_encoder_may_answer_with_any_length() -> None:
 
 @pytest.mark.parametrize("texts", [[], [()], [tuple(range(5, 69))]], ids=["none", "empty", "too long"])
 def test_without_a_blind_candidate_it_begins_with_single_words(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: texts)
+    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: (texts, 0))
     first, *_ = inverter().search(E[HARD], seconds=None, max_calls=60)
     assert len(first.text.split()) == 1
     assert first.cosine == pytest.approx(own_cosine(first.text, E[HARD]), abs=1e-6)
@@ -138,7 +138,7 @@ def test_the_shortest_time_gives_the_best_blind_candidate() -> None:
 
 def test_a_search_that_finds_nothing_new_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unembed.search.loop.Searcher._propose", lambda self, parents: [{} for _ in parents])
-    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: [(20,), (21,)])
+    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: ([(20,), (21,)], 0))
     (found,) = inverter().invert(E[HARD], max_calls=1000)
     assert found.encoder_calls == 2
 

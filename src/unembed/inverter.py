@@ -11,10 +11,8 @@ Blind inversion does not ask the encoder while a text is being recovered: it is 
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any, Self
 
 import numpy as np
@@ -37,8 +35,8 @@ from unembed.precision import granted
 from unembed.predictor import check, stream
 from unembed.recipes import RECIPES
 from unembed.search.asking import Asking, fast_lane
-from unembed.search.journal import load_search, save_search
-from unembed.search.loop import Hypothesis, Searcher
+from unembed.search.inversions import inversions, side_by_side
+from unembed.search.loop import Searcher
 from unembed.search.options import Search, Tuning
 from unembed.steering import Steering
 from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Frame, Options, default_temperature
@@ -330,33 +328,16 @@ class Inverter:
     ) -> Iterator[Inversion]:
         """What guided inversions of several embeddings end with, in their order.
 
-        With a local encoder on a CPU a search has one core, and as many run side by side as torch has threads: twice as
-        many texts a minute on two cores as one after the other on both (docs/results.md).
+        With a local encoder on a CPU a search has one core, and as many run side by side as torch has threads.
         """
-        threads = torch.get_num_threads()
         local = self._fast_lane(search) is not None and self.device.type == "cpu"
-        workers = min(threads, len(e_BD)) if local else 1
-        stopped = Event()
 
-        def one(row: int) -> Inversion:
+        def one(row: int) -> Iterator[Inversion]:
             journal = None if folder is None else folder / f"{row}.npz"
-            for reached in self._search(e_BD[row - first_row][None], options, search, candidates, row, journal):
-                last = reached
-                if stopped.is_set():
-                    break
-            return last
+            return self._search(e_BD[row - first_row][None], options, search, candidates, row, journal)
 
         rows = range(first_row, first_row + len(e_BD))
-        if workers <= 1:
-            yield from map(one, rows)
-            return
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                yield from pool.map(one, rows)
-            finally:  # interrupted: the searches that run end after their rounds, the others do not begin
-                stopped.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                torch.set_num_threads(threads)
+        return side_by_side(one, rows, torch.get_num_threads() if local else 1)
 
     def _search(
         self,
@@ -376,40 +357,19 @@ class Inverter:
             self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, search, candidates, row,
             repr(options),
         )  # fmt: skip
-        if journal is not None:
-            load_search(journal, searcher)
-        for state in searcher.run():
-            if journal is not None:
-                save_search(journal, searcher)
-            several = [self._reached(searcher, hypothesis) for hypothesis in state.found[:candidates]]
-            yield replace(several[0], candidates=several if candidates > 1 else [])
-
-    def _reached(self, searcher: Searcher, found: Hypothesis) -> Inversion:
-        """A hypothesis as what an inversion gives."""
-        confidence = searcher.confidence(found)
-        return Inversion(
-            text=self.tokenizer.decode(found.ids),
-            tokens=[self.tokenizer.token(i) for i in found.ids],
-            confidence=confidence,
-            ids=self.tokenizer.canvas(found.ids, self.length),
-            score=found.cosine,
-            passes=searcher.passes,
-            encoder_calls=searcher.asking.calls,
-            cosine=found.cosine,
-            seconds=searcher.asking.seconds,
-        )
+        return inversions(searcher, journal)
 
     def _blind_candidates(
         self, e_1D: Tensor, options: Options, search: Search, row: int
-    ) -> Callable[[int, int], list[tuple[int, ...]]]:
-        """Tokens of blind candidates for one embedding, others each time that a search begins."""
+    ) -> Callable[[int, int], tuple[list[tuple[int, ...]], int]]:
+        """Tokens of blind candidates for one embedding and their passes, others each time that a search begins."""
         steps, temperature = min(options.steps, search.tuning.start_steps), options.temperature or CANDIDATE_TEMPERATURE
 
-        def begin(times: int, count: int) -> list[tuple[int, ...]]:
+        def begin(times: int, count: int) -> tuple[list[tuple[int, ...]], int]:
             seed = options.seed + BEGIN_AGAIN * times
             sampled = replace(options, steps=steps, temperature=temperature, seed=seed)
             (best,) = self._invert_batch(e_1D, count, sampled, row)
-            return [tuple(self.tokenizer.content(one.ids)) for one in best.candidates or [best]]
+            return [tuple(self.tokenizer.content(one.ids)) for one in best.candidates or [best]], best.passes
 
         return begin
 

@@ -7,6 +7,7 @@
     forecast.py     the screen: which of thousands of proposals are worth an encoder call (a Gaussian process)
     composition.py  several changes at once, chosen by what each was measured to do alone
     asking.py       the encoder as the search sees it: token ids in, embeddings out, calls and seconds counted
+    inversions.py   what a search has reached, and several side by side
     journal.py      a search on disk, so that a killed one goes on
 
 Everything is per embedding. `Inverter.search` and `Inverter.invert` are the ways in.

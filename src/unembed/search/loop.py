@@ -73,7 +73,8 @@ class Searcher:
 
     Args:
         e_D: the embedding (D,).
-        begin: blind candidates, from the number of times that the search has begun and how many are wanted.
+        begin: blind candidates and the passes that they took, from the number of times that the search has begun and
+            how many are wanted.
         candidates: texts that are wanted in the end.
         row: number of the embedding, which decides the random numbers.
         begun_by: says how blind candidates are made, so that a journal of another way is not continued.
@@ -89,7 +90,7 @@ class Searcher:
         surrogate: Surrogate,
         asking: Asking,
         e_D: Floats,
-        begin: Callable[[int, int], Sequence[Ids]],
+        begin: Callable[[int, int], tuple[Sequence[Ids], int]],
         search: Search,
         candidates: int = 1,
         row: int = 0,
@@ -168,7 +169,9 @@ class Searcher:
         state, before = self.state, self.state.pool
         state.pool, state.idle = [], 0
         starts = min(self.search.tuning.starts, self.search.max_calls or self.search.tuning.starts)
-        texts = [ids for ids in self.begin(state.begun, starts) if ids]
+        candidates, passes = self.begin(state.begun, starts)
+        self.denoiser.passes += passes
+        texts = [ids for ids in candidates if ids]
         # There may be none: empty ones, and ones that are too long once they are tokenised again.
         if not self._ask(texts) and not before:
             self._ask(self._words(starts))
