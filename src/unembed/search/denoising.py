@@ -20,8 +20,6 @@ from unembed.tokenizer import Tokenizer
 
 SPAN = 0.7  # share of refills that write neighbours anew; the others, doubtful tokens anywhere
 DOUBT = 0.1  # added to every token's doubt: a denoiser may be sure of what is wrong
-PARTS = 3  # passes of a pseudo-likelihood
-LEAST = -12.0  # nats of a token at least, so that one rare token does not sink a text
 ENDING = 2  # positions of a canvas behind its text: the end, and one more
 
 Ids = tuple[int, ...]
@@ -61,26 +59,6 @@ class Conditioned:
         counts = lengths_P.tolist()
         several = zip(torch.split(logits_RV.cpu(), counts), torch.split(nats_R.cpu(), counts), strict=True)
         return [(gains.numpy(), nats.numpy()) for gains, nats in several]
-
-    @torch.inference_mode()
-    def pseudo_likelihood(self, texts: Sequence[Ids]) -> list[float]:
-        """Log-likelihood of each text in nats: every token, and the end, predicted from the others (arXiv 1910.14659).
-
-        `PARTS` passes for a text, each with every third token masked. A pass with nothing masked does not tell a text
-        from a salad of its words.
-        """
-        canvas_PL = self._canvas(texts)
-        width = canvas_PL.shape[1]
-        place_L = torch.arange(width, device=self.device)
-        ends_P1 = torch.tensor([[min(len(ids) + 1, width)] for ids in texts], device=self.device)
-        masked_BL = torch.cat([(place_L < ends_P1) & (place_L % PARTS == part) for part in range(PARTS)])
-        canvas_BL = canvas_PL.repeat(PARTS, 1)
-        modulation = self.denoiser.condition(self.e_1D).rows(torch.zeros(len(canvas_BL), dtype=torch.long))
-        logits_RV = self._logits(canvas_BL.masked_fill(masked_BL, self.tokenizer.mask_id), masked_BL, modulation)
-        nats_R = logits_RV.log_softmax(-1).gather(1, canvas_BL[masked_BL][:, None]).squeeze(1).clamp(min=LEAST)
-        owner_R = torch.arange(len(texts), device=self.device).repeat(PARTS)[:, None].expand(masked_BL.shape)[masked_BL]
-        found: list[float] = torch.zeros(len(texts), device=self.device).index_add(0, owner_R, nats_R).tolist()
-        return found
 
     @torch.inference_mode()
     def refill(
