@@ -1,7 +1,8 @@
 """The search: propose, screen, ask, keep.
 
-A hypothesis is a text of which the encoder's embedding is known. Each round the best hypotheses that were not changed
-yet are changed in every small way (`changes`), and the denoiser writes parts of them anew (`denoising`). A forecast
+A hypothesis is a text of which the encoder's embedding is known. Each round the best hypothesis, and the best that was
+not changed yet, are changed in every small way (`changes`); at times the denoiser writes parts of them anew
+(`denoising`). A forecast
 (`forecast`) that has learned from all answers so far says which of these thousands of texts are worth asking about; of
 what the answers say of single changes, the best combinations are asked about as well (`composition`). A search whose
 pool brings nothing better begins again from other blind candidates. It ends at the very text, or when its calls or its
