@@ -64,6 +64,23 @@ def test_any_text_is_a_change_of_any_other(before: tuple[int, ...], after: tuple
     assert same >= min(start, len(before) - 1)  # no more is replaced than must be
 
 
+def test_language_counts() -> None:
+    assert (Change({1: (7,)}, nats=-2.0) & Change({3: (8,)}, nats=0.5)).nats == -1.5
+    e_hat, e, rows = vectors(0, 9)
+    nats = np.random.default_rng(0).normal(size=9)
+    changes = [(Change({place: (20 + place,)}, nats=nats[place]), row) for place, row in enumerate(rows)]
+    ids = tuple(range(9))
+    every = {
+        (changes[i][0] & changes[j][0]).of(ids): promised(e_hat, e, rows[[i, j]]) + 0.3 * (nats[i] + nats[j])
+        for i, j in combinations(range(9), 2)
+    }
+    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, nat=0.3)]
+    pairs = [text for text in joined if text in every]
+    best = sorted(every, key=lambda text: -every[text])[: len(pairs)]
+    assert len(pairs) >= 24
+    assert [every[text] for text in pairs] == pytest.approx([every[text] for text in best], abs=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_best_pairs_are_those_of_all(seed: int) -> None:
     e_hat, e, rows = vectors(seed, 9)

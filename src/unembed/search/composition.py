@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BEAM = 24  # joined changes that are tried with every further one
-MOST = 4  # changes joined at most
+MOST = 7  # changes joined at most
 KEPT = 12  # joined changes of more than two that may be asked, of each number
 NEXT = 4  # further changes kept for each of the beam
 
@@ -37,10 +37,12 @@ class Change:
     Attributes:
         replaced: place in the hypothesis -> tokens that stand for the one at that place; none deletes it.
         order: the places in another order; None: as they are.
+        nats: log-likelihood that the denoiser expects to be gained by it.
     """
 
     replaced: Mapping[int, Ids] = field(default_factory=dict)
     order: Ids | None = None
+    nats: float = 0.0
 
     def of(self, ids: Ids) -> Ids:
         """The text that it makes of the hypothesis' tokens."""
@@ -51,7 +53,8 @@ class Change:
 
     def __and__(self, other: "Change") -> "Change":
         """Both, where they have no place in common."""
-        return Change({**self.replaced, **other.replaced}, other.order if self.order is None else self.order)
+        order = other.order if self.order is None else self.order
+        return Change({**self.replaced, **other.replaced}, order, self.nats + other.nats)
 
 
 def rewritten(before: Ids, after: Ids) -> Change:
@@ -70,13 +73,16 @@ def rewritten(before: Ids, after: Ids) -> Change:
     return Change({start: tokens} | dict.fromkeys(range(start + 1, stop), ()))
 
 
-def compose(e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int) -> list[Change]:
-    """The `count` most promising joined changes, of two to four each, best first.
+def compose(
+    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int, nat: float = 0.0
+) -> list[Change]:
+    """The `count` most promising joined changes, of two to `MOST` each, best first.
 
     Args:
         e_hat: the hypothesis' embedding (D,), of length 1.
         changes: of the hypothesis, each with the embedding (D,) that it led to, of length 1.
         e_D: the embedding that is searched for, of length 1.
+        nat: cosine that a nat of log-likelihood is worth.
     """
     if len(changes) < 2:
         return []
@@ -85,12 +91,19 @@ def compose(e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats
     along_N, gram_NN = d_ND @ e_D, d_ND @ d_ND.T
     square_N = 2 * d_ND @ e_hat + gram_NN.diagonal()
 
-    def promised(along: NDArray[Any], square: NDArray[Any], possible: NDArray[Any]) -> NDArray[Any]:
-        """The cosine to e after moves of h."""
-        cosine = (e_hat @ e_D + along) / np.sqrt(np.maximum(1 + square, 1e-6))
-        return np.where(possible, cosine, -np.inf)
+    nats_N = nat * np.array([change.nats for change, _ in changes])
 
-    pairs_NN = promised(along_N[:, None] + along_N, square_N[:, None] + square_N + 2 * gram_NN, np.triu(apart_NN, 1))
+    def promised(
+        along: NDArray[Any], square: NDArray[Any], language: NDArray[Any], possible: NDArray[Any]
+    ) -> NDArray[Any]:
+        """The cosine to e after moves of h, and what they are worth as language."""
+        cosine = (e_hat @ e_D + along) / np.sqrt(np.maximum(1 + square, 1e-6))
+        return np.where(possible, cosine + language, -np.inf)
+
+    pairs_NN = promised(
+        along_N[:, None] + along_N, square_N[:, None] + square_N + 2 * gram_NN, nats_N[:, None] + nats_N,
+        np.triu(apart_NN, 1),
+    )  # fmt: skip
     most = min(pairs_NN.size, max(BEAM, 3 * count))
     best = np.argpartition(-pairs_NN, most - 1, axis=None)[:most]
     rows, columns = np.unravel_index(best[np.argsort(-pairs_NN.flat[best], kind="stable")], pairs_NN.shape)
@@ -108,6 +121,7 @@ def compose(e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats
             cosine_N = promised(
                 along_N[group].sum() + along_N,
                 square + square_N + 2 * gram_NN[group].sum(0),
+                nats_N[group].sum() + nats_N,
                 np.logical_and.reduce(apart_NN[group]),
             )
             for other in np.argsort(-cosine_N, kind="stable")[:NEXT].tolist():

@@ -20,6 +20,7 @@ from unembed.tokenizer import Tokenizer
 
 SPAN = 0.7  # share of refills that write neighbours anew; the others, doubtful tokens anywhere
 DOUBT = 0.1  # added to every token's doubt: a denoiser may be sure of what is wrong
+GAPS = 4  # a token is thought of in one gap of so many at a time
 ENDING = 2  # positions of a canvas behind its text: the end, and one more
 
 Ids = tuple[int, ...]
@@ -59,6 +60,27 @@ class Conditioned:
         counts = lengths_P.tolist()
         several = zip(torch.split(logits_RV.cpu(), counts), torch.split(nats_R.cpu(), counts), strict=True)
         return [(gains.numpy(), nats.numpy()) for gains, nats in several]
+
+    @torch.inference_mode()
+    def between(self, ids: Ids, e_hat: Floats) -> Floats:
+        """Log-likelihood of a token more before each token and after the last, (T + 1, V); special tokens have -inf.
+
+        A mask stands in every `GAPS`-th gap of a canvas at a time. The text is shorter than the longest.
+        """
+        mask_id, rows, count = self.tokenizer.mask_id, [], len(ids) + 1
+        apart = min(count, max(GAPS, math.ceil(count / (self.length - len(ids)))))  # no row longer than a canvas
+        for first in range(apart):
+            row: list[int] = []
+            for place in range(count):
+                row += [mask_id] * (place % apart == first) + list(ids[place : place + 1])
+            rows.append(row)
+        canvas_PL = self._canvas(rows)
+        logits_RV = self._logits(canvas_PL, canvas_PL == mask_id, self._modulation([e_hat] * len(rows)))
+        found_RV = logits_RV.log_softmax(-1)
+        found_RV[:, self.tokenizer.special_ids] = -torch.inf
+        gaps = [place for first in range(apart) for place in range(first, count, apart)]
+        between_GV: Floats = found_RV.cpu().numpy()[np.argsort(gaps)]
+        return between_GV
 
     @torch.inference_mode()
     def refill(
@@ -109,11 +131,6 @@ class Conditioned:
                     row[place] = mask_id
             found.append(row[: self.length])
         return found
-
-    def confidence(self, ids: Ids, e_hat: Floats) -> list[float]:
-        """The probability of each token of a text, all others in sight."""
-        ((_, nats_T),) = self.likelihoods([ids], [e_hat])
-        return [math.exp(float(nats)) for nats in nats_T]
 
     def _canvas(self, rows: Sequence[Sequence[int]]) -> Tensor:
         width = min(self.length, max(len(row) for row in rows) + ENDING)

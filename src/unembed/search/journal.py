@@ -1,7 +1,8 @@
 """A search on disk, so that a killed one goes on after the last round that it finished.
 
 One file holds what is known of one embedding's search. Where calls are counted, a search that goes on equals one that
-was never stopped; where time is, it has the time that was left. Only numbers are stored, no pickles.
+was never stopped, but for passes that it makes again; where time is, it has the time that was left. Only numbers are
+stored, no pickles.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from unembed.files import atomic_file
 from unembed.search.forecast import Answers
 from unembed.search.loop import Hypothesis, Searcher
 
-FORMAT = 7
+FORMAT = 8
 
 
 def save_search(path: Path, searcher: Searcher) -> None:
@@ -78,12 +79,12 @@ def load_search(path: Path, searcher: Searcher) -> None:
 
 
 def _told(hypothesis: Hypothesis) -> list[Any]:
-    return [hypothesis.ids, hypothesis.cosine, hypothesis.confirmed, hypothesis.changed, hypothesis.confidence]
+    return [hypothesis.ids, hypothesis.cosine, hypothesis.nats, hypothesis.changed, hypothesis.confidence]
 
 
 def _hypothesis(told: list[Any], e_hat: Any) -> Hypothesis:
-    ids, cosine, confirmed, changed, confidence = told
-    return Hypothesis(tuple(ids), e_hat, float(cosine), bool(confirmed), bool(changed), confidence=confidence)
+    ids, cosine, nats, changed, confidence = told
+    return Hypothesis(tuple(ids), e_hat, float(cosine), float(nats), bool(changed), confidence=confidence)
 
 
 def _key(searcher: Searcher) -> str:

@@ -1,12 +1,13 @@
-"""The search: propose, screen, ask, keep.
+"""The search: propose, screen, ask, compose, judge.
 
-A hypothesis is a text of which the encoder's embedding is known. Each round the best hypothesis, and the best that was
-not changed yet, are changed in every small way (`changes`); at times the denoiser writes parts of them anew
-(`denoising`). A forecast
-(`forecast`) that has learned from all answers so far says which of these thousands of texts are worth asking about; of
-what the answers say of single changes, the best combinations are asked about as well (`composition`). A search whose
-pool brings nothing better begins again from other blind candidates. It ends at the very text, or when its calls or its
-time are spent.
+A hypothesis is a text of which the encoder's embedding is known. Each round one of them, by turns the best and the
+best that was not changed yet, is changed in every small way (`changes`); at times the denoiser writes parts of it anew
+(`denoising`). A forecast (`forecast`) that has learned from all answers so far says which of these thousands of texts
+are worth asking about. What the answers say of single changes tells which combinations of them are (`composition`):
+from these come most of the steps. Which hypothesis is best is decided by the cosine and by language: the cosine alone
+prefers heaps of words that lean the right way, from which no small change leads to a sentence. A search whose pool
+brings nothing better begins again from other blind candidates. It ends at the very text, or when its calls or its time
+are spent.
 
 The fast lane of a local encoder may be wrong in the fourth digit. So what is reported, and what ends the search, is
 the encoder's own float32 cosine of the decoded text: the nearest hypotheses are confirmed each round.
@@ -14,7 +15,7 @@ the encoder's own float32 cosine of the decoded text: the nearest hypotheses are
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import nlargest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,10 @@ from unembed.surrogate import Surrogate
 from unembed.tokenizer import Tokenizer
 
 FRUITLESS = 10  # rounds without a new text after which there is none to be expected
-CONFIRMED = 4  # hypotheses that are confirmed in a round, at most
 
 Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
+Proposals = dict[str, dict[Ids, Change]]  # kind -> the texts that changes lead to, and the changes
 
 
 @dataclass
@@ -43,10 +44,10 @@ class Hypothesis:
     ids: Ids
     e_hat: Floats  # (D,) of length 1
     cosine: float
-    confirmed: bool = False  # whether the cosine is the encoder's own, in float32
+    nats: float = 0.0  # the denoiser's log-likelihood of its tokens
     changed: bool = False  # whether its changes were proposed already
-    nats: Floats | None = None  # (T,) log-likelihood of its tokens, once it was changed
-    proposals: dict[str, dict[Ids, Change]] | None = None  # its small changes by kind, once they were listed
+    judged: tuple[Floats, Floats] | None = None  # the denoiser's likelihoods: (T, V) and (T,)
+    proposals: Proposals | None = None  # its small changes, once they were listed
     confidence: list[float] | None = None  # of each token, once it was asked for
 
 
@@ -55,7 +56,7 @@ class State:
     """A search as far as it has come."""
 
     noise: np.random.Generator
-    pool: list[Hypothesis] = field(default_factory=list)  # nearest first
+    pool: list[Hypothesis] = field(default_factory=list)  # best first, by cosine and language
     found: list[Hypothesis] = field(default_factory=list)  # confirmed, nearest first, of all pools
     seen: set[int] = field(default_factory=set)  # hashes of token rows that were asked about, or lead to such
     answers: Answers = field(default_factory=Answers)
@@ -104,6 +105,7 @@ class Searcher:
         self.begin = begin
         self.search = search
         self.candidates = candidates
+        self.wanted = max(candidates, search.tuning.admitted)  # texts that are confirmed in a round
         self.row = row
         self.begun_by = begun_by
         self.length = denoiser.config.max_tokens
@@ -119,7 +121,8 @@ class Searcher:
     def confidence(self, found: Hypothesis) -> list[float]:
         """The probability of each token of a hypothesis, all others in sight."""
         if found.confidence is None:
-            found.confidence = self.denoiser.confidence(found.ids, found.e_hat)
+            self._judged(found)
+        assert found.confidence is not None
         return found.confidence
 
     def run(self) -> Iterator[State]:
@@ -132,38 +135,35 @@ class Searcher:
         while not state.exact and self.asking.left > 0 and fruitless < FRUITLESS:
             calls = self.asking.calls
             if state.idle < tuning.patience and state.pool:
-                self._round(self._parents())
+                self._round(self._parent())
             else:
                 self._begin()
             fruitless = 0 if self.asking.calls > calls else fruitless + 1
             state.rounds += 1
             yield state
 
-    def _round(self, parents: Sequence[Hypothesis]) -> None:
-        tuning, frugal = self.search.tuning, self.search.frugal
-        asked = (tuning.frugal_asked if frugal else tuning.asked) // len(parents)
-        composed = (tuning.frugal_composed if frugal else tuning.composed) // len(parents)
-        best = self.state.pool[0]
-        proposals = self._propose(parents)
-        forecast = Forecast(self.surrogate, self.state.answers, self.e_D, [(p.ids, p.e_hat) for p in parents])
-        chosen = [self._screen(forecast, parent, mine, asked) for parent, mine in zip(parents, proposals, strict=True)]
-        answers = self._ask([ids for mine in chosen for ids in mine])
-        texts: list[Ids] = []
-        for parent, mine in zip(parents, chosen, strict=True):
-            measured = [(change, answers[ids]) for ids, change in mine.items() if ids in answers]
-            joined = compose(parent.e_hat, measured, self.e_D, 2 * composed)
-            new = dict.fromkeys(change.of(parent.ids) for change in joined)
-            texts += [ids for ids in new if hash(ids) not in self.state.seen][:composed]
-            parent.changed = True
-        self._ask(texts)
-        self.state.idle = 0 if self.state.pool[0] is not best else self.state.idle + 1
-        self._confirm()
+    def _round(self, parent: Hypothesis) -> None:
+        """Ask about changes of a hypothesis, then about the best combinations of all that were ever measured of it."""
+        tuning, frugal, state = self.search.tuning, self.search.frugal, self.state
+        best = state.pool[0]
+        proposals = self._propose(parent)
+        found = self._ask(self._screen(parent, proposals, tuning.frugal_asked if frugal else tuning.asked))
+        known = dict(zip(state.answers.texts, state.answers.e_ND, strict=True))
+        changes = {ids: change for texts in proposals.values() for ids, change in texts.items() if ids in known}
+        measured = [(change, known[ids]) for ids, change in changes.items()]
+        composed = tuning.frugal_composed if frugal else tuning.composed
+        joined = compose(parent.e_hat, measured, self.e_D, 2 * composed, tuning.nat)
+        new = dict.fromkeys(change.of(parent.ids) for change in joined)
+        found += self._ask([ids for ids in new if hash(ids) not in state.seen][:composed])
+        parent.changed = True
+        self._admit(found)
+        state.idle = 0 if state.pool[0] is not best else state.idle + 1
 
-    def _parents(self) -> list[Hypothesis]:
-        """The hypotheses to change next: the best one, again and again, and the best that were not changed yet."""
-        ranked = self.state.pool
-        best, others = ranked[0], [hypothesis for hypothesis in ranked[1:] if not hypothesis.changed]
-        return [best, *others][: self.search.tuning.parents]
+    def _parent(self) -> Hypothesis:
+        """The hypothesis to change next: by turns the best one, again and again, and the best not changed yet."""
+        best, *others = self.state.pool
+        fresh = next((hypothesis for hypothesis in others if not hypothesis.changed), best)
+        return fresh if self.state.rounds % 2 else best
 
     def _begin(self) -> None:
         """Ask about blind candidates, whose pool takes the place of the one so far."""
@@ -174,11 +174,12 @@ class Searcher:
         self.denoiser.passes += passes
         texts = [ids for ids in candidates if ids]
         # There may be none: empty ones, and ones that are too long once they are tokenised again.
-        if not self._ask(texts) and not before:
-            self._ask(self._words(starts))
+        found = self._ask(texts)
+        if not found and not before:
+            found = self._ask(self._words(starts))
+        self._admit(found)
         state.pool = state.pool or before
         state.begun += 1
-        self._confirm()
 
     def _words(self, count: int) -> list[Ids]:
         """Texts of one token, the nearest by the surrogate: where no blind candidate has a token."""
@@ -187,59 +188,54 @@ class Searcher:
         promised_V[~self.tokenizer.starts_word[: len(promised_V)]] = -np.inf
         return [(int(token),) for token in np.argsort(-promised_V, kind="stable")[:count]]
 
-    def _propose(self, parents: Sequence[Hypothesis]) -> list[dict[str, dict[Ids, Change]]]:
-        """Changes of each parent and the texts that they lead to, by kind: small ones, listed once, and new refills."""
+    def _propose(self, parent: Hypothesis) -> Proposals:
+        """Changes of a hypothesis: small ones, listed once, and at times refills."""
         tuning = self.search.tuning
-        if new := [parent for parent in parents if parent.proposals is None]:
-            judged = self.denoiser.likelihoods([parent.ids for parent in new], [parent.e_hat for parent in new])
-            for parent, (gains_TV, nats_T) in zip(new, judged, strict=True):
-                # Random numbers of its own, so that a search that goes on lists the same changes.
-                own = np.random.default_rng([self.search.seed, self.row, *parent.ids])
-                changes = Changes(
-                    self.surrogate, parent.ids, parent.e_hat, self.e_D, gains_TV, nats_T, self.length, tuning.nat, own
-                )
-                by_kind = {
-                    "exchanges": changes.exchanges(),
-                    "insertions": changes.insertions(),
-                    "deletions": changes.deletions(),
-                    "orders": changes.orders(),
-                }
-                parent.nats = nats_T
-                parent.proposals = {
-                    kind: {change.of(parent.ids): change for change in several} for kind, several in by_kind.items()
-                }
-        refills = self._refills(parents) if self.state.rounds % tuning.refill_every == 0 else [{} for _ in parents]
-        return [mine | (parent.proposals or {}) for parent, mine in zip(parents, refills, strict=True)]
+        gains_TV, nats_T = self._judged(parent)
+        if parent.proposals is None:
+            # Random numbers of its own, so that a search that goes on lists the same changes.
+            own = np.random.default_rng([self.search.seed, self.row, *parent.ids])
+            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, tuning.nat, own)
+            listed = {
+                "exchanges": changes.exchanges(gains_TV), "deletions": changes.deletions(), "orders": changes.orders()
+            }  # fmt: skip
+            if len(parent.ids) < self.length:
+                listed["insertions"] = changes.insertions(self.denoiser.between(parent.ids, parent.e_hat))
+            parent.proposals = {
+                kind: {change.of(parent.ids): change for change in several} for kind, several in listed.items()
+            }
+        if self.state.rounds % tuning.refill_every:
+            return parent.proposals
+        noise = self.state.noise
+        drafts = self.denoiser.drafts(parent.ids, nats_T, tuning.drafts, noise)
+        e_hats = [parent.e_hat] * len(drafts)
+        texts = self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise)
+        return parent.proposals | {"refills": {ids: rewritten(parent.ids, ids) for ids in texts}}
 
-    def _refills(self, parents: Sequence[Hypothesis]) -> list[dict[str, dict[Ids, Change]]]:
-        """Parts of each parent written anew by the denoiser."""
-        tuning, noise = self.search.tuning, self.state.noise
-        count = max(1, tuning.drafts // len(parents))
-        drafts = [
-            draft
-            for parent in parents
-            if parent.nats is not None
-            for draft in self.denoiser.drafts(parent.ids, parent.nats, count, noise)
-        ]
-        e_hats = [parent.e_hat for parent in parents for _ in range(count)]
-        texts = iter(self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise))
-        return [{"refills": {ids: rewritten(parent.ids, ids) for ids in islice(texts, count)}} for parent in parents]
+    def _screen(self, parent: Hypothesis, proposals: Proposals, count: int) -> list[Ids]:
+        """The most promising of each kind that were not asked about, by forecast and language."""
+        tuning, seen = self.search.tuning, self.state.seen
+        new = {
+            kind: {ids: change for ids, change in texts.items() if ids and hash(ids) not in seen}
+            for kind, texts in proposals.items()
+        }
+        every = {ids: change for texts in new.values() for ids, change in texts.items()}
+        if not every:
+            return []
+        forecast = Forecast(self.surrogate, self.state.answers, self.e_D, [(parent.ids, parent.e_hat)])
+        cosines = forecast.cosines(list(every), parent.ids).tolist()
+        score = {
+            ids: cosine + tuning.nat * change.nats
+            for (ids, change), cosine in zip(every.items(), cosines, strict=True)
+        }
+        chosen: dict[Ids, None] = {}
+        for kind, texts in new.items():
+            most = max(1, round(count * getattr(tuning, kind)))
+            chosen |= dict.fromkeys(nlargest(most, texts, key=score.__getitem__))
+        return list(chosen)
 
-    def _screen(
-        self, forecast: Forecast, parent: Hypothesis, proposals: dict[str, dict[Ids, Change]], count: int
-    ) -> dict[Ids, Change]:
-        """The most promising of each kind that were not asked about: the texts, and what was done to the parent."""
-        chosen: dict[Ids, Change] = {}
-        for kind, texts in proposals.items():
-            new = [ids for ids in texts if ids and hash(ids) not in self.state.seen]
-            if new:
-                promised = forecast.cosines(new, parent.ids)
-                most = max(1, round(count * getattr(self.search.tuning, kind)))
-                chosen |= {new[i]: texts[new[i]] for i in np.argsort(-promised, kind="stable")[:most]}
-        return chosen
-
-    def _ask(self, rows: Sequence[Ids]) -> dict[Ids, Floats]:
-        """Embed what is new of some texts, learn from the answers, and put them into the pool; the answers by text.
+    def _ask(self, rows: Sequence[Ids]) -> list[Hypothesis]:
+        """Embed what is new of some texts, and learn from the answers.
 
         A text is what it tokenises to once it is decoded: that is what the encoder sees.
         """
@@ -252,23 +248,46 @@ class Searcher:
         new = new[: len(e_ND)]
         state.seen.update(map(hash, rows))
         state.seen.update(map(hash, new))
-        if not new:
-            return {}
-        state.answers.take(new, e_ND)
-        found = [Hypothesis(ids, e, float(e @ self.e_D)) for ids, e in zip(new, e_ND, strict=True)]
-        state.pool = sorted([*state.pool, *found], key=lambda h: -h.cosine)[: self.search.tuning.pool]
-        return dict(zip(new, e_ND, strict=True))
+        if new:
+            state.answers.take(new, e_ND)
+        return [Hypothesis(ids, e, float(e @ self.e_D)) for ids, e in zip(new, e_ND, strict=True)]
 
-    def _confirm(self) -> None:
-        """Ask the encoder itself about the nearest hypotheses, where the fast lane may be wrong about them."""
+    def _admit(self, found: list[Hypothesis]) -> None:
+        """Put the nearest of some texts into the pool, which is in the order of cosine and language."""
+        state, tuning = self.state, self.search.tuning
+        near = sorted(found, key=lambda h: -h.cosine)[: self.wanted]
+        self._confirm(near)
+        near = near[: tuning.admitted]
+        if near and not state.exact:
+            self._judge(near)
+        pool = sorted([*state.pool, *near], key=lambda h: -h.cosine - tuning.nat * h.nats)
+        state.pool = pool[: tuning.pool]
+        for hypothesis in pool[tuning.admitted :]:
+            hypothesis.judged = None  # V numbers a token
+
+    def _judge(self, several: Sequence[Hypothesis]) -> None:
+        """Look at texts with the denoiser."""
+        judged = self.denoiser.likelihoods([h.ids for h in several], [h.e_hat for h in several])
+        for hypothesis, (gains_TV, nats_T) in zip(several, judged, strict=True):
+            hypothesis.judged = gains_TV, nats_T
+            hypothesis.nats = float(nats_T.sum())
+            hypothesis.confidence = np.exp(nats_T.astype(np.float64)).tolist()
+
+    def _judged(self, found: Hypothesis) -> tuple[Floats, Floats]:
+        """What the denoiser says of a hypothesis (`Conditioned.likelihoods`)."""
+        if found.judged is None:
+            self._judge([found])
+        assert found.judged is not None
+        return found.judged
+
+    def _confirm(self, near: Sequence[Hypothesis]) -> None:
+        """Ask the encoder itself about some hypotheses, where the fast lane may be wrong about them."""
         state = self.state
         worst = state.found[self.candidates - 1 :][:1]  # of those that are wanted
         least = worst[0].cosine - self.asking.error if worst else -1.0
-        near = [h for h in state.pool[: max(CONFIRMED, self.candidates)] if not h.confirmed and h.cosine >= least]
+        near = [h for h in near if h.cosine >= least]
         if near and self.asking.error:
             for hypothesis, e in zip(near, self.asking.exact([h.ids for h in near]), strict=True):
                 hypothesis.e_hat, hypothesis.cosine = e, float(e @ self.e_D)
-        for hypothesis in near:
-            hypothesis.confirmed = True
         known = {h.ids: h for h in [*state.found, *near]}
-        state.found = sorted(known.values(), key=lambda h: -h.cosine)[: max(CONFIRMED, self.candidates)]
+        state.found = sorted(known.values(), key=lambda h: -h.cosine)[: self.wanted]

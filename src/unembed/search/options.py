@@ -15,25 +15,25 @@ class Tuning:
     Attributes:
         starts: blind candidates to begin with, and to begin again with.
         start_steps: passes of each of them.
-        parents: hypotheses that are changed in a round.
         asked: texts embedded in a round, without the composed ones; shared by kind of proposal.
         composed: texts embedded in a round that join several changes.
+        admitted: of these, the nearest, at which the denoiser looks; the others are only learned from.
         frugal_asked, frugal_composed: the same where calls are counted (`Search.max_calls`).
         exchanges, insertions, deletions, orders, refills: their shares of `asked`.
         drafts: texts of which the denoiser writes a part anew, each `refill_every` rounds. A pass costs about the same
             for one text as for a dozen.
         temperature: of refills.
         refill_steps: passes of a refill.
-        nat: cosine that one nat of the denoiser's log-likelihood is worth where proposals are listed.
+        nat: cosine that one nat of the denoiser's log-likelihood is worth.
         pool: hypotheses kept.
         patience: rounds without a better hypothesis after which the search begins again.
     """
 
     starts: int = 8
-    start_steps: int = 4
-    parents: int = 2
-    asked: int = 64
-    composed: int = 24
+    start_steps: int = 2
+    asked: int = 40
+    composed: int = 48
+    admitted: int = 4
     frugal_asked: int = 12
     frugal_composed: int = 4
     exchanges: float = 0.27
@@ -42,10 +42,10 @@ class Tuning:
     orders: float = 0.34
     refills: float = 0.12
     drafts: int = 12
-    refill_every: int = 3
+    refill_every: int = 6
     temperature: float = 0.7
     refill_steps: int = 2
-    nat: float = 0.001
+    nat: float = 0.003
     pool: int = 64
     patience: int = 8
 
