@@ -37,11 +37,11 @@ from borrowed_job import TRAINING_ENCODER, Job, keep, log_rows, read_json, write
 from pieces import MIB, Member, read_pieces, tree, write_pieces  # noqa: E402
 from thinned import thinned, weighted  # noqa: E402
 
-from unembed.commands import Commands  # noqa: E402
+from unembed.cli.commands import Commands  # noqa: E402
 from unembed.config import config_to_dict, load_config, overridden  # noqa: E402
+from unembed.corpus.truths import parse_tokens  # noqa: E402
 from unembed.errors import CheckpointError, InputError  # noqa: E402
-from unembed.files import atomic_folder  # noqa: E402
-from unembed.truths import parse_tokens  # noqa: E402
+from unembed.files.atomic import atomic_folder  # noqa: E402
 
 SOURCE = ("src", "runs", "configs")
 ENCODER_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -86,8 +86,8 @@ def pack(
     preset: int,
 ) -> None:
     """Put source, shards, encoder and configuration into loads of pieces with SHA-256 each."""
-    from unembed.data import Shards
-    from unembed.recipes import locate, verify
+    from unembed.corpus.windows import Shards
+    from unembed.encoders.recipes import locate, verify
 
     settings = load_config(config)
     recipe = settings.encoder

@@ -25,7 +25,7 @@ sys.path.insert(0, str(CODE / "src"))  # a bare checkout, where unembed is not i
 
 from unembed.config import Config, config_from_dict, overridden  # noqa: E402
 from unembed.errors import UnembedError  # noqa: E402
-from unembed.files import atomic_file  # noqa: E402
+from unembed.files.atomic import atomic_file  # noqa: E402
 
 SHARE_OF_TIME = (1 / 3, 2 / 3, 1.0)  # where losses of the tries are compared
 WARM_UP_STEPS = 3
@@ -90,7 +90,7 @@ def work(run: Path, job: Job) -> None:
     if job.minutes is not None:
         import torch
 
-        from unembed.train import train
+        from unembed.training.train import train
 
         state(run, "training")
         torch.compiler.reset()
@@ -107,7 +107,7 @@ def work(run: Path, job: Job) -> None:
 
 def training_encoder(config: Config) -> Any:
     """The encoder that was packed for training alone; None where the whole one was."""
-    from unembed.encoder import load_encoder
+    from unembed.encoders.encoder import load_encoder
 
     if not Path(TRAINING_ENCODER).is_dir():  # where the process works there is nothing but encoders
         return None
@@ -129,7 +129,7 @@ def keep(source: Path, target: Path, dtype: str) -> None:
     """
     import torch
 
-    from unembed.checkpoint import load_inverter, load_training, save_inverter
+    from unembed.storage.checkpoint import load_inverter, load_training, save_inverter
 
     if (source / "state.json").exists():
         saved = load_training(source)
@@ -196,7 +196,7 @@ def _try(job: Job, overrides: str, folder: Path) -> dict[str, Any]:
     """One short training: speed, losses and validation figures; or why it failed."""
     import torch
 
-    from unembed.train import train
+    from unembed.training.train import train
 
     torch.compiler.reset()  # which gives up on a function that it has compiled for too many networks
     config = config_from_dict(overridden(job.config, overrides))

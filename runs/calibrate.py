@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from scripts import run
 
-from unembed.calibration import Calibration, fit
+from unembed.corpus.sources import read_texts
+from unembed.corpus.truths import NATURAL, parse_tokens, truths
+from unembed.decoding.calibration import Calibration, fit
+from unembed.decoding.predictor import Predictor, stream
+from unembed.decoding.strategies import Options
 from unembed.errors import UnembedError
-from unembed.files import atomic_file
+from unembed.evaluation.metrics import auroc, expected_calibration_error, reliability
+from unembed.files.atomic import atomic_file
 from unembed.inverter import Inverter
-from unembed.metrics import auroc, expected_calibration_error, reliability
-from unembed.predictor import Predictor, stream
-from unembed.sources import read_texts
-from unembed.strategies import Options
-from unembed.truths import NATURAL, parse_tokens, truths
 
 
 class Recovered:

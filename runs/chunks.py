@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unembed.encoder import Encoder
+from unembed.encoders.encoder import Encoder
 
 AT_ONCE = 128  # texts that the encoder is given at once
 

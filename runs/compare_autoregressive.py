@@ -21,15 +21,15 @@ import torch
 from scripts import run
 from tqdm import tqdm
 
-from unembed.autoregressive import generate
-from unembed.checkpoint import load_inverter
-from unembed.encoder import Encoder, load_encoder
+from unembed.corpus.sources import read_texts
+from unembed.corpus.truths import Truths, parse_tokens, truths
+from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.errors import RecipeError
-from unembed.evaluate import compare
-from unembed.files import atomic_file
+from unembed.evaluation.evaluate import compare
+from unembed.files.atomic import atomic_file
 from unembed.inverter import Inverter
-from unembed.sources import read_texts
-from unembed.truths import Truths, parse_tokens, truths
+from unembed.objective.autoregressive import generate
+from unembed.storage.checkpoint import load_inverter
 
 METRICS = {"token_accuracy": 3, "exact_match": 3, "token_f1": 3, "bleu": 1, "cosine": 3}
 

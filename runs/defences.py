@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scripts import run
 
-from unembed.evaluate import compare, read_back
+from unembed.corpus.sources import read_texts
+from unembed.corpus.truths import parse_tokens, truths
+from unembed.evaluation.evaluate import compare, read_back
+from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter
-from unembed.sources import read_texts
-from unembed.tables import figure
-from unembed.truths import parse_tokens, truths
 
 Floats = NDArray[np.float32]
 Defence = Callable[[Floats, np.random.Generator], Floats]

@@ -17,13 +17,13 @@ import click
 from plots import Point, draw_curves
 from scripts import run
 
+from unembed.corpus.sources import read_texts
+from unembed.corpus.truths import NATURAL, parse_tokens, truths
+from unembed.decoding.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, STRATEGIES, default_temperature
 from unembed.errors import DataError
-from unembed.evaluate import Report, describe_machine, describe_model, evaluate
+from unembed.evaluation.evaluate import Report, describe_machine, describe_model, evaluate
+from unembed.evaluation.tables import baseline_rows, length_rows, rows
 from unembed.inverter import Inverter
-from unembed.sources import read_texts
-from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, STRATEGIES, default_temperature
-from unembed.tables import baseline_rows, length_rows, rows
-from unembed.truths import NATURAL, parse_tokens, truths
 
 
 def read_reports(path: Path) -> list[Report]:

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed.data import Windows
-from unembed.tokenizer import Tokenizer
+from unembed.corpus.windows import Windows
+from unembed.encoders.tokenizer import Tokenizer
 
 GROUP = 4  # texts of one origin: a window and edits of it
 ALIKE = 40  # tokens nearest to one that may take its place

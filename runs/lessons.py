@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from unembed.contributions import Texts
-from unembed.data import Shards, Windows
-from unembed.encoder import Encoder
-from unembed.files import atomic_file
+from unembed.corpus.windows import Shards, Windows
+from unembed.encoders.encoder import Encoder
+from unembed.files.atomic import atomic_file
 from unembed.inverter import Inverter
+from unembed.surrogate.contributions import Texts
 
 GROUPS = 1024  # in a chunk
 AHEAD = 4  # chunks that each process makes ahead

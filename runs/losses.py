@@ -13,12 +13,12 @@ import click
 import torch
 from scripts import run
 
-from unembed.checkpoint import load_inverter
-from unembed.data import Shards, Windows
-from unembed.encoder import load_encoder
-from unembed.metrics import mean
-from unembed.tables import figure
-from unembed.training_step import TrainingStep, embedded
+from unembed.corpus.windows import Shards, Windows
+from unembed.encoders.encoder import load_encoder
+from unembed.evaluation.metrics import mean
+from unembed.evaluation.tables import figure
+from unembed.storage.checkpoint import load_inverter
+from unembed.training.step import TrainingStep, embedded
 
 SPLITS = "train", "validation"
 

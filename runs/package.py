@@ -14,7 +14,7 @@ import click
 import torch
 from scripts import run
 
-from unembed.evaluate import fingerprint
+from unembed.evaluation.evaluate import fingerprint
 from unembed.inverter import Inverter
 
 

@@ -2,7 +2,7 @@
 differences with their intervals.
 
     python runs/paired.py OLD NEW --texts validation.txt --limit 300
-    python runs/paired.py OLD --texts validation.txt --set balance=0.5 --set unembed.balance.SHARPNESS=1
+    python runs/paired.py OLD --texts validation.txt --set balance=0.5 --set unembed.decoding.balance.SHARPNESS=1
     python runs/paired.py OLD --texts validation.txt --tokens 6-16 --max-calls 500 --set search.refills=8
 
 `--set` takes an option of `Inverter.invert`, search.FIELD, a field of `search.options.Tuning`, where --seconds or
@@ -25,15 +25,15 @@ import click
 import yaml
 from scripts import run
 
-from unembed import metrics
+from unembed.corpus.sources import read_texts
+from unembed.corpus.truths import parse_tokens, truths
 from unembed.errors import InputError
-from unembed.evaluate import compare, read_back
+from unembed.evaluation import metrics
+from unembed.evaluation.evaluate import compare, read_back
+from unembed.evaluation.metrics import Scores
+from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter
-from unembed.metrics import Scores
 from unembed.search.options import Tuning
-from unembed.sources import read_texts
-from unembed.tables import figure
-from unembed.truths import parse_tokens, truths
 
 SEARCH = "search."  # before a field of Tuning
 TUNED = {field.name for field in fields(Tuning)}

@@ -21,7 +21,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
 from unembed.errors import DataError, InputError
-from unembed.files import atomic_folder
+from unembed.files.atomic import atomic_folder
 
 MANIFEST = "pieces.json"
 MIB = 1 << 20

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unembed.files import atomic_file
+from unembed.files.atomic import atomic_file
 
 Point = tuple[float, float, float, float]  # x, value, and its interval's ends
 

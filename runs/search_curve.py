@@ -22,13 +22,13 @@ from plots import draw_curves
 from scripts import run
 from tqdm import tqdm
 
+from unembed.corpus.sources import read_texts
+from unembed.corpus.truths import Truths, parse_tokens, truths
 from unembed.errors import InputError
-from unembed.evaluate import compare, describe_machine, describe_model
+from unembed.evaluation.evaluate import compare, describe_machine, describe_model
+from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter
 from unembed.search.options import EXACT, Tuning
-from unembed.sources import read_texts
-from unembed.tables import figure
-from unembed.truths import Truths, parse_tokens, truths
 
 SECONDS = (1, 3, 10, 30, 60, 120, 300, 600)
 CALLS = (50, 100, 200, 400, 1000, 3000, 10_000, 30_000)

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from unembed.config import load_config
+from unembed.denoiser.model import Denoiser
 from unembed.errors import InputError
-from unembed.model import Denoiser
-from unembed.optimizers import freeze, make_optimizers
-from unembed.training_step import TrainingStep
+from unembed.training.optimizers import freeze, make_optimizers
+from unembed.training.step import TrainingStep
 
 BERT = 30522, 103, (102, 0)  # rows of the vocabulary, [MASK], EOS and PAD
 WARM_UP_STEPS = 3  # compile, and set kernels up

@@ -5,10 +5,10 @@
     python runs/student.py --model DIR --data SHARDS --work FOLDER --stream --minutes 4 --batch 1024      on a GPU
 
 Embeds windows of the training split and edits of them (about 100 texts a second on one core), then trains the student
-(`unembed.student`) on both and writes it into DIR/surrogate.safetensors, beside the linear surrogate, which must be
-there. Killed at any moment, the same command goes on: embeddings and training are kept in FOLDER. Prints what student
-and bag say of held-out texts: the cosine of their embedding to the encoder's, and the correlation of the change in
-cosine that they foresee when a text becomes another one with the change that the encoder measures.
+(`unembed.surrogate.student`) on both and writes it into DIR/surrogate.safetensors, beside the linear surrogate, which
+must be there. Killed at any moment, the same command goes on: embeddings and training are kept in FOLDER. Prints what
+student and bag say of held-out texts: the cosine of their embedding to the encoder's, and the correlation of the
+change in cosine that they foresee when a text becomes another one with the change that the encoder measures.
 """
 
 import math
@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from unembed.contributions import Texts
-from unembed.files import atomic_file
+from unembed.files.atomic import atomic_file
 from unembed.inverter import Inverter
-from unembed.student import Student
-from unembed.surrogate import FILE, Surrogate
+from unembed.surrogate.bag import FILE, Surrogate
+from unembed.surrogate.contributions import Texts
+from unembed.surrogate.student import Student
 
 RATE, WARMUP = 2e-3, 100
 SAVE_SECONDS = 60

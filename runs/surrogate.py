@@ -21,12 +21,12 @@ from scripts import run
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from unembed.contributions import CODE, Texts, refine
-from unembed.data import Shards, Windows
-from unembed.files import atomic_file
+from unembed.corpus.windows import Shards, Windows
+from unembed.files.atomic import atomic_file
 from unembed.inverter import Inverter
-from unembed.surrogate import FILE, Fitted, Surrogate
-from unembed.train import fit_surrogate
+from unembed.surrogate.bag import FILE, Fitted, Surrogate
+from unembed.surrogate.contributions import CODE, Texts, refine
+from unembed.training.train import fit_surrogate
 
 TEXTS, EXCHANGES, BATCH = 40, 100, 256
 CHUNK = 2048  # windows that are embedded and kept together

@@ -8,7 +8,7 @@ from typing import Any
 
 from pieces import Member
 
-from unembed.data import MANIFEST, SPLITS, Shards
+from unembed.corpus.windows import MANIFEST, SPLITS, Shards
 from unembed.errors import ConfigError
 
 

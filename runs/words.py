@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from unembed.checkpoint import Parts, load_inverter
-from unembed.data import Shards, Windows
-from unembed.encoder import Encoder, load_encoder
-from unembed.initialise import count_tokens
-from unembed.precision import slowdown
+from unembed.corpus.windows import Shards, Windows
+from unembed.denoiser.precision import slowdown
+from unembed.encoders.encoder import Encoder, load_encoder
+from unembed.storage.checkpoint import Parts, load_inverter
+from unembed.training.initialise import count_tokens
 
 FREQUENT = 8192  # tokens K told apart
 BATCH = 512

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fakes import FakeEncoder, fake_encoder
-from unembed.encoder import Encoder, load_encoder
+from unembed.encoders.encoder import Encoder, load_encoder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,7 +41,7 @@ def one_thread() -> None:
 def bfloat16_is_granted() -> Iterator[None]:
     """Whatever this processor is, to fixtures of any scope."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unembed.precision.slowdown", lambda: 0.5)
+        patch.setattr("unembed.denoiser.precision.slowdown", lambda: 0.5)
         yield
 
 

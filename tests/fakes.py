@@ -16,12 +16,12 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import Tensor, nn
 
-from unembed.checkpoint import Parts, build_denoiser, save_inverter
 from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, Recipe, TrainingConfig
-from unembed.model import Denoiser
-from unembed.student import Student
-from unembed.surrogate import Fitted, Own, fit
-from unembed.tokenizer import Tokenizer
+from unembed.denoiser.model import Denoiser
+from unembed.encoders.tokenizer import Tokenizer
+from unembed.storage.checkpoint import Parts, build_denoiser, save_inverter
+from unembed.surrogate.bag import Fitted, Own, fit
+from unembed.surrogate.student import Student
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = [".", ",", "?", "'", "##s", "##ing", "##ed"]

@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fakes import FakeEncoder, fake_encoder, tiny_config, tiny_texts
-from unembed.autoregressive import autoregressive_loss, generate, shifted
-from unembed.checkpoint import load_inverter, save_inverter, save_pt, training_checkpoints
 from unembed.config import Config, DiffusionConfig, ModelConfig
+from unembed.corpus.prepare import prepare
+from unembed.denoiser.model import Denoiser, attend
 from unembed.errors import CheckpointError, ConfigError, InputError
 from unembed.inverter import Inverter
-from unembed.model import Denoiser, attend
-from unembed.optimizers import freeze
-from unembed.prepare import prepare
-from unembed.throughput import flops_per_sequence
-from unembed.train import train
+from unembed.objective.autoregressive import autoregressive_loss, generate, shifted
+from unembed.storage.checkpoint import load_inverter, save_inverter, save_pt, training_checkpoints
+from unembed.training.optimizers import freeze
+from unembed.training.throughput import flops_per_sequence
+from unembed.training.train import train
 
 V, D, MASK, EOS, PAD = 11, 6, 3, 1, 0
 SHAPE = ModelConfig(
@@ -327,7 +327,7 @@ def test_the_two_are_compared(
     trained: Path, denoising: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("unembed.encoder.load_encoder", fake_loader())
+    monkeypatch.setattr("unembed.encoders.encoder.load_encoder", fake_loader())
     monkeypatch.setattr("unembed.inverter.load_encoder", fake_loader())
     arguments = ["--denoiser", str(denoising), "--twin", str(trained), "--texts", str(data / "test.txt")]
     arguments += [

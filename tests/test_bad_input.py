@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
-from unembed.checkpoint import build_denoiser, save_inverter, save_pt
-from unembed.cli import main
+from unembed.cli.main import main
 from unembed.config import Config, ModelConfig, config_to_dict
+from unembed.storage.checkpoint import build_denoiser, save_inverter, save_pt
 
 UNIT = np.eye(16, dtype=np.float32)
 
@@ -42,7 +42,7 @@ def own_model(tmp_path):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """Work in an empty folder, with the fake encoder in the place of every other."""
-    for module in ("encoder", "inverter", "train"):
+    for module in ("encoders.encoder", "inverter", "training.train"):
         monkeypatch.setattr(f"unembed.{module}.load_encoder", lambda *_, **__: fake_encoder())
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

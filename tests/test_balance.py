@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unembed.balance import FLOOR, SHARPNESS, Balance
 from unembed.config import ModelConfig
-from unembed.model import Denoiser
-from unembed.predictor import chunks, stream
-from unembed.strategies import BALANCE, STRATEGIES, Options
+from unembed.decoding.balance import FLOOR, SHARPNESS, Balance
+from unembed.decoding.predictor import chunks, stream
+from unembed.decoding.strategies import BALANCE, STRATEGIES, Options
+from unembed.denoiser.model import Denoiser
 
 V, L, D = 12, 7, 5
 MASK, EOS, PAD = 11, 9, 10

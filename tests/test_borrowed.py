@@ -21,15 +21,15 @@ from click.testing import CliRunner
 
 from fakes import fake_encoder, tiny_config, tiny_texts
 from test_encoder import bert
-from unembed.checkpoint import load_inverter, load_training, training_checkpoints
 from unembed.config import Config, config_from_dict, config_to_dict, load_config, overridden
-from unembed.data import Shards
-from unembed.encoder import load_encoder
+from unembed.corpus.prepare import prepare
+from unembed.corpus.windows import Shards
+from unembed.encoders.encoder import load_encoder
+from unembed.encoders.recipes import describe
 from unembed.errors import ConfigError, DataError, InputError, UnembedError
 from unembed.inverter import Inverter
-from unembed.prepare import prepare
-from unembed.recipes import describe
-from unembed.train import train
+from unembed.storage.checkpoint import load_inverter, load_training, training_checkpoints
+from unembed.training.train import train
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "runs"))
@@ -309,7 +309,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> borrowed_job.Job:
     config = dataclasses.replace(tiny_config(), training=training)
     (tmp_path / "texts.txt").write_text("".join(text + "\n" for text in tiny_texts(300)))
     prepare(config, [str(tmp_path / "texts.txt")], tmp_path / "shards", fake_encoder())
-    monkeypatch.setattr("unembed.train.load_encoder", lambda *_: fake_encoder())
+    monkeypatch.setattr("unembed.training.train.load_encoder", lambda *_: fake_encoder())
     return borrowed_job.Job(
         config=config_to_dict(config), data=str(tmp_path / "shards"), minutes=None, start_from=None, tries=[],
         try_minutes=0.01, choose_by="loss", texts=str(tmp_path / "shards" / "test.txt"), limit=5, tokens="natural",
@@ -328,7 +328,7 @@ def test_the_best_try_goes_on(job: borrowed_job.Job, tmp_path: Path, monkeypatch
             raise torch.OutOfMemoryError("out of\nmemory")
         return train(config, data, out, **options)
 
-    monkeypatch.setattr("unembed.train.train", watched)
+    monkeypatch.setattr("unembed.training.train.train", watched)
     monkeypatch.setattr(borrowed_job, "evaluate", lambda *_: None)
     job = dataclasses.replace(job, tries=tries, minutes=0.01)
     borrowed_job.work(run, job)

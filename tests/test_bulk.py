@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from fakes import LocalEncoder, fake_encoder, local_parts, save_tiny_inverter, tiny_texts
-from unembed import bulk
-from unembed.bulk import invert_file
+from unembed.cli import bulk
+from unembed.cli.bulk import invert_file
+from unembed.encoders.vectors import open_vectors, scan
 from unembed.errors import InputError, OutputError
 from unembed.inverter import Inverter
-from unembed.vectors import open_vectors, scan
 
 OPTIONS = {"steps": 4, "strategy": "remask", "temperature": 0.7, "seed": 3, "measure_cosine": True}
 ROWS, BATCH = 23, 4
@@ -322,7 +322,7 @@ class Slow(LocalEncoder):
         return super().encode(texts)
 
 unembed.inverter.Inverter.from_pretrained = classmethod(lambda cls, *_, **__: cls(local_parts(), Slow()))
-from unembed.cli import main
+from unembed.cli.main import main
 main()
 """
 

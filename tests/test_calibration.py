@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner
 
 from fakes import fake_encoder, save_tiny_inverter, tiny_texts
-from unembed.calibration import FILE, Calibration, features, fit
+from unembed.decoding.calibration import FILE, Calibration, features, fit
 from unembed.errors import CheckpointError, InputError
+from unembed.evaluation.metrics import expected_calibration_error
 from unembed.inverter import Inverter
-from unembed.metrics import expected_calibration_error
 
 TRUE = Calibration(-1.5, (0.6, 0.3, 0.8), {"steps": 8})
 

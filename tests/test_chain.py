@@ -9,12 +9,12 @@ import torch
 
 from fakes import fake_encoder, tiny_config, tiny_texts
 from unembed.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainingConfig
-from unembed.evaluate import evaluate
+from unembed.corpus.passages import passage_hash, split_of
+from unembed.corpus.prepare import prepare
+from unembed.decoding.strategies import STRATEGIES
+from unembed.evaluation.evaluate import evaluate
 from unembed.inverter import Inverter
-from unembed.passages import passage_hash, split_of
-from unembed.prepare import prepare
-from unembed.strategies import STRATEGIES
-from unembed.train import train
+from unembed.training.train import train
 
 SENTENCES = 64
 HELD_OUT = 0.1

@@ -7,7 +7,7 @@ import pytest
 
 from test_surrogate import LINEAR, TABLE, V, linear, unit
 from unembed.search.changes import INSERTIONS, LEAST, LISTED, ORDERS, Changes
-from unembed.surrogate import Surrogate
+from unembed.surrogate.bag import Surrogate
 
 SURROGATE = Surrogate(TABLE, LINEAR)
 BASE = (3, 9, 8, 20, 31)

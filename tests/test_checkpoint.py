@@ -15,9 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fakes import tiny_config, tiny_denoiser, tiny_surrogate, tiny_tokenizer
-from unembed import checkpoint
-from unembed.card import model_card
-from unembed.checkpoint import (
+from unembed.config import Config, Recipe, config_to_dict
+from unembed.denoiser.model import Denoiser, count_parameters
+from unembed.errors import CheckpointError, OutputError
+from unembed.inverter import Inverter
+from unembed.storage import checkpoint
+from unembed.storage.card import model_card
+from unembed.storage.checkpoint import (
     INDEX,
     TrainingCheckpoint,
     build_denoiser,
@@ -28,12 +32,8 @@ from unembed.checkpoint import (
     save_training,
     training_checkpoints,
 )
-from unembed.config import Config, Recipe, config_to_dict
-from unembed.corpus_licences import CORPUS_LICENCES
-from unembed.errors import CheckpointError, OutputError
-from unembed.inverter import Inverter
-from unembed.model import Denoiser, count_parameters
-from unembed.optimizers import make_optimizers
+from unembed.storage.corpus_licences import CORPUS_LICENCES
+from unembed.training.optimizers import make_optimizers
 
 RESULTS = {
     "steps": 1200,

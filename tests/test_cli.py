@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import unembed
-import unembed.packaged
+import unembed.storage.packaged
 from fakes import (
     LocalEncoder,
     fake_encoder,
@@ -30,12 +30,13 @@ from fakes import (
     tiny_texts,
     tiny_tokenizer,
 )
-from unembed import cli, commands
+from unembed.cli import commands
+from unembed.cli import main as cli
+from unembed.cli.terminal import METRICS, canvas_text, printable
 from unembed.config import config_to_dict
+from unembed.decoding.strategies import STRATEGIES
 from unembed.errors import EncoderError
 from unembed.inverter import Inverter
-from unembed.strategies import STRATEGIES
-from unembed.terminal import METRICS, canvas_text, printable
 
 TEXTS = ["the old cat watched a river.", "no king paints the ship at night."]
 
@@ -48,7 +49,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch):
     """Call the command with the fake encoder in the place of every other."""
-    for module in ("encoder", "inverter", "train"):
+    for module in ("encoders.encoder", "inverter", "training.train"):
         monkeypatch.setattr(f"unembed.{module}.load_encoder", lambda *_, **__: fake_encoder())
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 
@@ -61,7 +62,7 @@ def run(monkeypatch):
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    code = "import sys; from unembed.cli import main; main(['--help'], standalone_mode=False)"
+    code = "import sys; from unembed.cli.main import main; main(['--help'], standalone_mode=False)"
     code += "; print([name for name in ('torch', 'numpy', 'rich', 'transformers', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -86,7 +87,7 @@ def test_help_of_each_command(run, name):
 
 def test_help_tells_the_strategies_and_the_default_encoder():
     assert re.split(", | or ", cli.STRATEGIES) == list(STRATEGIES)
-    assert cli.ENCODER in unembed.packaged.PACKAGED
+    assert cli.ENCODER in unembed.storage.packaged.PACKAGED
 
 
 def test_commands_are_those_of_the_design(run):
@@ -206,7 +207,7 @@ def plain(text):
 @pytest.fixture
 def terminal(monkeypatch):
     """Standard output that takes itself for a wide terminal, and no pauses."""
-    monkeypatch.setattr("unembed.terminal.FRAME_SECONDS", 0.0)
+    monkeypatch.setattr("unembed.cli.terminal.FRAME_SECONDS", 0.0)
     return {"FORCE_COLOR": "1", "COLUMNS": "200", "TERM": "xterm-256color", "NO_COLOR": None}
 
 
@@ -380,7 +381,7 @@ def test_a_pipe_gets_what_a_terminal_shows(run, local):
 
 
 def test_a_vector_that_no_text_has_is_told_of(run, local, terminal, monkeypatch):
-    monkeypatch.setattr("unembed.bulk.NEAR", 0.999)  # in 64 dimensions a few words are near anything
+    monkeypatch.setattr("unembed.cli.bulk.NEAR", 0.999)  # in 64 dimensions a few words are near anything
     rows = json.dumps(np.eye(64)[0].tolist())
     call = ["invert", "--embeddings", "-", "--max-calls", 20]
     shown = plain(run(*call, input=rows, env=terminal).stdout)
@@ -467,7 +468,7 @@ def test_an_interruption_says_how_to_go_on(run, model, tmp_path, monkeypatch, ar
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for name in ("bulk.invert_file", "train.train", "prepare.prepare"):
+    for name in ("cli.bulk.invert_file", "training.train.train", "corpus.prepare.prepare"):
         monkeypatch.setattr(f"unembed.{name}", interrupt)
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", fake_encoder().encode(TEXTS))
@@ -507,7 +508,7 @@ def test_a_missing_encoder_costs_only_the_cosines(run, model, monkeypatch, tmp_p
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed pipe"])
 def test_output_that_nobody_takes(output):
-    code = "import click; from unembed.cli import main; "
+    code = "import click; from unembed.cli.main import main; "
     code += "main.add_command(click.Command('print', callback=lambda: click.echo('x' * 100_000))); main(['print'])"
     command = [sys.executable, "-c", code]
     if output == "/dev/full":

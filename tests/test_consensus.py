@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.consensus import agreement
-from unembed.metrics import token_f1
+from unembed.decoding.consensus import agreement
+from unembed.evaluation.metrics import token_f1
 
 TEXTS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=2, max_size=6)
 

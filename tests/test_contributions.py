@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from torch.nn import functional as F
 
 from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_texts
-from unembed import contributions
-from unembed.contributions import Texts, refine, shares
+from unembed.corpus.prepare import prepare
 from unembed.inverter import Inverter
-from unembed.prepare import prepare
-from unembed.surrogate import Fitted, Surrogate, directions, fit
+from unembed.surrogate import contributions
+from unembed.surrogate.bag import Fitted, Surrogate, directions, fit
+from unembed.surrogate.contributions import Texts, refine, shares
 
 RUNS = Path(__file__).parents[1] / "runs"
 V, H, D, L = 40, 6, 16, 12

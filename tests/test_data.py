@@ -19,10 +19,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
 
 from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
 from unembed.config import DataConfig
-from unembed.data import Batch, Manifest, Shards, Windows, read_manifest
+from unembed.corpus.prepare import prepare
+from unembed.corpus.windows import Batch, Manifest, Shards, Windows, read_manifest
+from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import ConfigError, DataError
-from unembed.prepare import prepare
-from unembed.tokenizer import Tokenizer
 
 TOKENIZER = tiny_tokenizer()
 LENGTH = 16

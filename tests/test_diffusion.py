@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from fakes import small_denoiser
 from unembed.config import DiffusionConfig
-from unembed.diffusion import (
+from unembed.denoiser.model import Denoiser
+from unembed.objective.diffusion import (
     LEAST_SHARE,
     bound_weights,
     corrupt,
@@ -23,7 +24,6 @@ from unembed.diffusion import (
     training_loss,
     whole_cross_entropy,
 )
-from unembed.model import Denoiser
 
 V, L, D, MASK = 6, 4, 3, 5
 ROWS = 2048  # a batch; canvases and embeddings repeat in it

@@ -28,10 +28,10 @@ from transformers import (
 from fakes import DIMENSION, FakeEncoder, tiny_texts, tiny_tokenizer
 from test_tokenizer import byte_level, unigram
 from unembed.config import Recipe, load_config
-from unembed.encoder import TransformerEncoder, check_embeddings, check_recipe, load_encoder, pool
+from unembed.encoders.encoder import TransformerEncoder, check_embeddings, check_recipe, load_encoder, pool
+from unembed.encoders.recipes import RECIPES, describe, locate, read_layout
+from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, RecipeError
-from unembed.recipes import RECIPES, describe, locate, read_layout
-from unembed.tokenizer import Tokenizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TEXTS = [
@@ -433,7 +433,7 @@ def test_hash_mismatch_names_file_found_and_expected(copy: Path) -> None:
 
 
 def test_known_encoder_is_checked_even_if_the_recipe_has_no_hashes(copy: Path, monkeypatch) -> None:
-    monkeypatch.setattr("unembed.encoder.locate", lambda *_: copy)
+    monkeypatch.setattr("unembed.encoders.encoder.locate", lambda *_: copy)
     with pytest.raises(EncoderError, match="SHA-256 is"):
         load_encoder(Recipe(encoder="sentence-transformers/all-MiniLM-L6-v2", dimension=384))
 

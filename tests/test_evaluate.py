@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from fakes import fake_encoder, tiny_config, tiny_parts, tiny_surrogate, tiny_texts, tiny_tokenizer
-from unembed.balance import Balance
+from unembed.corpus.truths import truths
+from unembed.decoding.balance import Balance
+from unembed.decoding.steering import EARLY, Steering
+from unembed.denoiser.model import Modulation
 from unembed.errors import InputError
-from unembed.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate, fingerprint
+from unembed.evaluation.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate, fingerprint
+from unembed.evaluation.tables import baseline_rows, length_rows, rows
 from unembed.inverter import Inverter
-from unembed.model import Modulation
-from unembed.steering import EARLY, Steering
-from unembed.surrogate import Fitted, Surrogate
-from unembed.tables import baseline_rows, length_rows, rows
-from unembed.truths import truths
+from unembed.surrogate.bag import Fitted, Surrogate
 
 L = 16
 METRICS = ("token_accuracy", "exact_match", "token_f1", "bleu", "rouge_l", "cosine", "cloze_accuracy_10")

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fakes import FakeEncoder, fake_encoder, perturbed, tiny_config, tiny_texts, tiny_tokenizer
-from unembed.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
 from unembed.config import Config, DiffusionConfig
-from unembed.diffusion import corrupt, sample_times, training_loss
+from unembed.corpus.prepare import prepare
+from unembed.denoiser.model import Denoiser
 from unembed.errors import ConfigError
-from unembed.feedback import make_hypotheses
 from unembed.inverter import Inverter
-from unembed.model import Denoiser
-from unembed.prepare import prepare
+from unembed.objective.diffusion import corrupt, sample_times, training_loss
+from unembed.objective.feedback import make_hypotheses
 from unembed.search.denoising import Conditioned
-from unembed.train import train
+from unembed.storage.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
+from unembed.training.train import train
 
 TOKENIZER = tiny_tokenizer()
 LENGTH = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unembed.errors import OutputError
-from unembed.files import atomic_file, atomic_folder, output_errors, remove_leftovers
+from unembed.files.atomic import atomic_file, atomic_folder, output_errors, remove_leftovers
 
 
 def names(folder: Path) -> list[str]:
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(
 def test_a_kill_while_writing_leaves_the_old_one(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from unembed.files import atomic_file, atomic_folder\n"
+        "from unembed.files.atomic import atomic_file, atomic_folder\n"
         "with atomic_folder(sys.argv[1] + '/folder') as folder, atomic_file(sys.argv[1] + '/file') as file:\n"
         "    file.write_text('new')\n"
         "    (folder / 'a').write_text('new')\n"

@@ -27,7 +27,7 @@ from unembed.search.forecast import (
     Features,
     Forecast,
 )
-from unembed.surrogate import Surrogate
+from unembed.surrogate.bag import Surrogate
 
 SURROGATE = Surrogate(TABLE, LINEAR)
 BASE = (3, 9, 8, 20, 31, 8)

@@ -13,16 +13,16 @@ from torch import Tensor
 
 import unembed
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
-from unembed.checkpoint import save_pt
 from unembed.config import Recipe
-from unembed.consensus import agreement
-from unembed.encoder import Encoder
+from unembed.decoding.consensus import agreement
+from unembed.decoding.predictor import decode
+from unembed.decoding.strategies import STEERING, STRATEGIES, Options
+from unembed.encoders.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import CONSENSUS, Inversion, Inverter
-from unembed.predictor import decode
 from unembed.search.options import Tuning
 from unembed.server.sentences import EASY
-from unembed.strategies import STEERING, STRATEGIES, Options
+from unembed.storage.checkpoint import save_pt
 
 TEXTS = tiny_texts(9)
 L, D = 16, 16

@@ -11,9 +11,9 @@ import torch
 from click.testing import CliRunner
 
 from fakes import fake_encoder, tiny_config, tiny_parts, tiny_texts
-from unembed.checkpoint import save_inverter
-from unembed.prepare import prepare
-from unembed.train import train
+from unembed.corpus.prepare import prepare
+from unembed.storage.checkpoint import save_inverter
+from unembed.training.train import train
 
 
 def test_the_loss_of_guessing_and_what_was_learned_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

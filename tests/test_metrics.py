@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from fakes import tiny_texts
-from unembed import metrics
 from unembed.errors import InputError
-from unembed.metrics import Scores
+from unembed.evaluation import metrics
+from unembed.evaluation.metrics import Scores
 
 SENTENCES = st.lists(st.integers(1, 6), max_size=12)
 TRUTHS = st.lists(st.integers(1, 6), min_size=1, max_size=12)

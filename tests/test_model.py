@@ -12,9 +12,9 @@ from transformers import BertConfig, BertModel
 
 from fakes import FakeEncoder
 from unembed.config import ModelConfig, load_config
+from unembed.denoiser.model import Denoiser, attend, count_parameters
 from unembed.errors import ConfigError
-from unembed.initialise import start_from_encoder
-from unembed.model import Denoiser, attend, count_parameters
+from unembed.training.initialise import start_from_encoder
 
 CONFIG = ModelConfig(max_tokens=8, width=32, blocks=3, heads=4, feed_forward=48, adaln_rank=8, condition_width=16)
 V, D, MASK = 23, 10, 4

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed import moves
-from unembed.moves import MASK, MOVES, Draft, Move, draw
+from unembed.objective import moves
+from unembed.objective.moves import MASK, MOVES, Draft, Move, draw
 
 STARTS = np.array([False] * 10 + [True] * 90)  # tokens 0 to 9 go on with a word
 TEXTS = st.lists(st.integers(0, 99), min_size=1, max_size=12)

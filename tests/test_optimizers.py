@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fakes import tiny_config, tiny_tokenizer
-from unembed.checkpoint import build_denoiser
 from unembed.config import TrainingConfig
 from unembed.errors import ConfigError
-from unembed.optimizers import StackedMuon, freeze, make_optimizers, newton_schulz, rate_factor, set_rates
+from unembed.storage.checkpoint import build_denoiser
+from unembed.training.optimizers import StackedMuon, freeze, make_optimizers, newton_schulz, rate_factor, set_rates
 
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:

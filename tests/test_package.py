@@ -41,7 +41,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def check_command(words: list[str]) -> None:
     """Parse the arguments as the command line would, options with values and required ones included; run nothing."""
-    from unembed.cli import main
+    from unembed.cli.main import main
 
     name, *rest = words
     command = main.commands.get(name)
@@ -60,7 +60,7 @@ def test_all_is_sorted_and_every_name_of_it_loads():
 
 def test_import_is_light():
     heavy = "{'torch', 'transformers', 'datasets', 'pyarrow'}"
-    code = f"import sys, unembed, unembed.cli, unembed.config; print({heavy} & {{*sys.modules}})"
+    code = f"import sys, unembed, unembed.cli.main, unembed.config; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -82,7 +82,7 @@ def test_commands_of_the_pages_exist(page):
 
 
 def test_pages_show_every_command():
-    from unembed.cli import main
+    from unembed.cli.main import main
 
     shown = {words[0] for page in PAGES for words in commands(page)}
     assert shown >= {name for name, command in main.commands.items() if not command.hidden}

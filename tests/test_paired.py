@@ -106,7 +106,7 @@ def test_a_searchs_constants_are_set_where_inversions_are_guided(
         "search.refills",
         "balance",
         "colour=1",
-        "unembed.balance.COLOUR=1",
+        "unembed.decoding.balance.COLOUR=1",
         "nowhere.COLOUR=1",
         "self=1",
     ],

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed import passages
-from unembed.passages import LONGEST_PASSAGE, Seen, cut_passages, passage_hash, split_of
+from unembed.corpus import passages
+from unembed.corpus.passages import LONGEST_PASSAGE, Seen, cut_passages, passage_hash, split_of
 
 
 @given(st.text(st.sampled_from("ab .!?\n\"'中"), max_size=300), st.integers(1, 40))

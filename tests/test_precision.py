@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fakes import save_tiny_inverter
-from unembed import precision
+from unembed.denoiser import precision
+from unembed.denoiser.precision import granted
 from unembed.inverter import Inverter
-from unembed.precision import granted
 
 measured = precision.slowdown  # before a fixture puts another in its place
 

@@ -21,13 +21,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import unembed.prepare
+import unembed.corpus.prepare
 from fakes import DIMENSION, FakeEncoder, fake_encoder, tiny_config, tiny_texts
 from unembed.config import Config, DataConfig, ModelConfig
-from unembed.data import SPLITS, Manifest, Shards
+from unembed.corpus.passages import normalised
+from unembed.corpus.prepare import prepare
+from unembed.corpus.windows import SPLITS, Manifest, Shards
 from unembed.errors import DataError, EmbeddingError, OutputError, UnembedError
-from unembed.passages import normalised
-from unembed.prepare import prepare
 
 
 def config(**data: object) -> Config:
@@ -245,7 +245,7 @@ def test_a_folder_of_something_else_is_refused(
     known = {"config": config(), "sources": [write(tmp_path / "a.txt", tiny_texts(40))], "seed": 0, "limit": None}
     with monkeypatch.context() as patch:
         if not finished:
-            patch.setattr(unembed.prepare, "_write_held_out", interrupt)
+            patch.setattr(unembed.corpus.prepare, "_write_held_out", interrupt)
         try_prepare(known, tmp_path / "out")
     before = contents(tmp_path / "out")
     change, message = CHANGES[kind]
@@ -292,7 +292,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
     sources = [write(folder / f"{i}.txt", texts) for i, texts in enumerate(many_texts())]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unembed.prepare, "CHUNK", 32)
+        patch.setattr(unembed.corpus.prepare, "CHUNK", 32)
         prepare(config(embeddings="stored"), sources, folder / "out", fake_encoder())
     return folder
 
@@ -318,8 +318,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         return original(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unembed.prepare, "CHUNK", 32)
-        patch.setattr(unembed.prepare, "COMMIT_SECONDS", 0.0)
+        patch.setattr(unembed.corpus.prepare, "CHUNK", 32)
+        patch.setattr(unembed.corpus.prepare, "COMMIT_SECONDS", 0.0)
         for left in stops:  # noqa: B007
             with patch.context() as inner:
                 inner.setattr(*place, stopping)
@@ -332,7 +332,7 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 import torch
-import unembed.prepare
+import unembed.corpus.prepare
 from fakes import FakeEncoder
 from test_prepare import config
 
@@ -342,14 +342,14 @@ class SlowEncoder(FakeEncoder):
         return super().encode(texts, **options)
 
 torch.set_num_threads(1)
-unembed.prepare.CHUNK, unembed.prepare.COMMIT_SECONDS = 32, 0.0
+unembed.corpus.prepare.CHUNK, unembed.corpus.prepare.COMMIT_SECONDS = 32, 0.0
 sources = sorted(map(str, Path(sys.argv[1]).glob("*.txt")))
-unembed.prepare.prepare(config(embeddings="stored"), sources, sys.argv[3], SlowEncoder())
+unembed.corpus.prepare.prepare(config(embeddings="stored"), sources, sys.argv[3], SlowEncoder())
 """
 
 
 def test_a_killed_run_ends_as_one_never_killed(straight: Path, tmp_path: Path) -> None:
-    places = os.pathsep.join([str(Path(__file__).parent), str(Path(unembed.prepare.__file__).parents[1])])
+    places = os.pathsep.join([str(Path(__file__).parent), str(Path(unembed.corpus.prepare.__file__).parents[1])])
     out = tmp_path / "killed"
     journal = out / "progress.json"
     written = 0

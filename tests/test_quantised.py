@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_denoiser, tiny_parts, tiny_texts, tiny_tokenizer
-from unembed import checkpoint, quantised
-from unembed.checkpoint import load_inverter, save_inverter, save_pt
+from unembed.denoiser.model import count_parameters
 from unembed.errors import CheckpointError, OutputError
-from unembed.evaluate import fingerprint
+from unembed.evaluation.evaluate import fingerprint
+from unembed.files import quantised
+from unembed.files.quantised import KEPT, LEAST, SCALE
 from unembed.inverter import Inverter
-from unembed.model import count_parameters
-from unembed.quantised import KEPT, LEAST, SCALE
+from unembed.storage import checkpoint
+from unembed.storage.checkpoint import load_inverter, save_inverter, save_pt
 
 MATRIX = "blocks.0.attention.qkv.weight"  # (96, 32) in the tiny inverter
 FILE = "model.safetensors"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fakes import fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
+from unembed.encoders.remote import KEY, RemoteEncoder
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
-from unembed.remote import KEY, RemoteEncoder
 
 URL = "https://encoder.example/v1/embeddings"
 FAKE = fake_encoder()

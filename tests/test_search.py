@@ -13,8 +13,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fakes import LocalEncoder, local_parts, tiny_parts, tiny_texts
+from unembed.decoding.inversion import Inversion
 from unembed.errors import EncoderError, InputError
-from unembed.inversion import Inversion
 from unembed.inverter import Inverter
 from unembed.search.options import EXACT, Search, Tuning
 

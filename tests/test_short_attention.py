@@ -9,8 +9,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, and where a kernel is defined
 pytest.importorskip("triton", reason="Triton is not installed; it comes with torch's CUDA builds")
 
-from unembed.model import Attention
-from unembed.short_attention import LONGEST, short_attention, speedup, torchs
+from unembed.denoiser.model import Attention
+from unembed.denoiser.short_attention import LONGEST, short_attention, speedup, torchs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

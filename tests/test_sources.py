@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from unembed.corpus.sources import find_sources, read_texts
 from unembed.errors import DataError
-from unembed.sources import find_sources, read_texts
 
 TEXTS = ["The first text.", "", 'A "second", with ünïcode, 中文 and 🙂.', "  spaces kept  ", "The last one"]
 LINES = "\n".join(TEXTS).encode()
@@ -181,7 +181,7 @@ def test_what_cannot_be_read_says_so_in_one_line(kind: str, tmp_path: Path) -> N
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.sources.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("unembed.corpus.sources.LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "a.txt.zst", zstandard.compress(b"x" * (8 << 20)))
     with pytest.raises(DataError, match="line 1 is longer than 1 MiB"):
         list(read_texts(path))

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from test_balance import EOS, MASK, PAD, D, L, V, denoiser, logits_like
-from unembed import steering
-from unembed.balance import Balance
-from unembed.predictor import Predictor, stream
-from unembed.steering import EARLY, LATE, Steering, growth
-from unembed.strategies import STRATEGIES, Options
+from unembed.decoding import steering
+from unembed.decoding.balance import Balance
+from unembed.decoding.predictor import Predictor, stream
+from unembed.decoding.steering import EARLY, LATE, Steering, growth
+from unembed.decoding.strategies import STRATEGIES, Options
 
 COUNTED = torch.tensor([token not in (MASK, EOS, PAD) for token in range(V)])
 GENERATOR = torch.Generator().manual_seed(5)
@@ -138,7 +138,7 @@ def test_the_strength_grows_with_what_is_decoded() -> None:
 def test_tokens_that_were_given_are_not_decoded(given: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, options = denoiser(), Options(L - given, "sequential", balance=0.0, steering=10.0)
     seen: list[float] = []
-    monkeypatch.setattr("unembed.predictor.growth", lambda decoded, length: seen.append(decoded) or 1.0)
+    monkeypatch.setattr("unembed.decoding.predictor.growth", lambda decoded, length: seen.append(decoded) or 1.0)
     start_BL = torch.full((1, L), MASK)
     start_BL[:, :given] = 1
     with torch.inference_mode():

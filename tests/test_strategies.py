@@ -14,10 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fakes import small_denoiser
-from unembed.errors import InputError
-from unembed.model import Denoiser
-from unembed.predictor import ENOUGH, Predictor, compute, decode, sample, stream, text_or_end
-from unembed.strategies import (
+from unembed.decoding.predictor import ENOUGH, Predictor, compute, decode, sample, stream, text_or_end
+from unembed.decoding.strategies import (
     REMASKS_PER_PASS,
     STRATEGIES,
     THRESHOLD,
@@ -27,6 +25,8 @@ from unembed.strategies import (
     Prediction,
     quotas,
 )
+from unembed.denoiser.model import Denoiser
+from unembed.errors import InputError
 
 V, L, D, MASK = 12, 7, 5, 11
 NAMES = list(STRATEGIES)
@@ -265,7 +265,7 @@ def test_logits_looked_at_in_chunks_say_the_same(monkeypatch: pytest.MonkeyPatch
     options = Options(4, "two-stage", temperature=0.8, guidance=1.0, seed=6)
     whole = frames(options, start=partly_filled())[-1]
     for rows in (1, 3):
-        monkeypatch.setattr("unembed.predictor.CHUNK", {"cpu": rows * V})
+        monkeypatch.setattr("unembed.decoding.predictor.CHUNK", {"cpu": rows * V})
         last = frames(options, start=partly_filled())[-1]
         assert torch.equal(last.ids, whole.ids)
         assert torch.equal(last.confidence, whole.confidence)
@@ -546,7 +546,7 @@ def test_without_temperature_the_likelier_kind_decides_and_then_its_likeliest_to
 
 @pytest.mark.parametrize("temperature", [0.3, 0.5, 0.9])
 def test_a_temperature_sharpens_each_choice_alone(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.predictor.ENOUGH", 0.5)
+    monkeypatch.setattr("unembed.decoding.predictor.ENOUGH", 0.5)
     p_RV = torch.randn(50, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(-1)
     ends, power = [2, 7], 1 / temperature
     ending_R = p_RV[:, ends].sum(-1)

@@ -18,11 +18,11 @@ from click.testing import CliRunner
 from torch.nn import functional as F
 
 from fakes import fake_encoder, save_tiny_inverter, taught, tiny_config, tiny_parts, tiny_surrogate, tiny_texts
+from unembed.corpus.prepare import prepare
 from unembed.errors import CheckpointError
 from unembed.inverter import Inverter
-from unembed.prepare import prepare
-from unembed.student import Student
-from unembed.surrogate import FILE, Fitted, Surrogate
+from unembed.surrogate.bag import FILE, Fitted, Surrogate
+from unembed.surrogate.student import Student
 
 RUNS = Path(__file__).parents[1] / "runs"
 PARTS = tiny_parts()

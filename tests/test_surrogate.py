@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fakes import fake_encoder, tiny_texts
 from unembed.errors import CheckpointError
-from unembed.surrogate import FILE, RIDGE, Fitted, Own, Surrogate, directions, fit
+from unembed.surrogate.bag import FILE, RIDGE, Fitted, Own, Surrogate, directions, fit
 
 V, H, D = 40, 6, 8
 GENERATOR = torch.Generator().manual_seed(1)

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from fakes import SPECIALS, tiny_texts, tiny_tokenizer
+from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import CheckpointError, OutputError
-from unembed.tokenizer import Tokenizer
 
 CORPUS = ["the river ran over the stones by the old mill", "query: hello world, title: none | text: the river"] * 4
 ODD_TEXTS = [

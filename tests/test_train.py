@@ -22,22 +22,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import unembed.train
-import unembed.training_step
+import unembed.training.step
+import unembed.training.train
 from fakes import FakeEncoder, fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
-from unembed.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
 from unembed.config import Config, config_to_dict
-from unembed.data import Shards, Windows
-from unembed.diffusion import Loss
+from unembed.corpus.prepare import prepare
+from unembed.corpus.windows import Shards, Windows
+from unembed.denoiser.model import Denoiser
 from unembed.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
-from unembed.initialise import start_from_frequencies
 from unembed.inverter import Inverter
-from unembed.model import Denoiser
-from unembed.optimizers import StackedMuon
-from unembed.prepare import prepare
-from unembed.surrogate import fit
-from unembed.train import averaged, train, update_average
-from unembed.training_step import autocast, embedded
+from unembed.objective.diffusion import Loss
+from unembed.storage.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
+from unembed.surrogate.bag import fit
+from unembed.training.initialise import start_from_frequencies
+from unembed.training.optimizers import StackedMuon
+from unembed.training.step import autocast, embedded
+from unembed.training.train import averaged, train, update_average
 
 STEPS = 12
 REPOSITORY = Path(__file__).parents[1]
@@ -175,7 +175,7 @@ def test_losses_are_those_of_a_loop_written_by_hand(whole: Path, data: Path, fak
         batch = windows.batch(step)
         e = torch.from_numpy(fake.encode([fake.tokenizer.decode(row) for row in batch.canvas.tolist()]))
         generator = torch.Generator().manual_seed(step * 1_009)
-        loss = unembed.training_step.training_loss(denoiser, batch.canvas, e, config.diffusion, generator).loss
+        loss = unembed.training.step.training_loss(denoiser, batch.canvas, e, config.diffusion, generator).loss
         adamw.zero_grad()
         others.zero_grad()
         loss.backward()
@@ -219,7 +219,7 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, at: int
 ) -> None:
     config = settings(checkpoint_minutes=1e-9)  # one a step
-    function, calls = getattr(unembed.train, where), []
+    function, calls = getattr(unembed.training.train, where), []
 
     def at_last(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -227,7 +227,7 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
             interrupt()
         return function(*arguments, **options)
 
-    monkeypatch.setattr(unembed.train, where, at_last)
+    monkeypatch.setattr(unembed.training.train, where, at_last)
     with pytest.raises(EndedError):
         run(config, data, tmp_path / "run")
     monkeypatch.undo()
@@ -240,13 +240,13 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
 KILLED = """
 import sys, time
 import torch
-import unembed.precision
+import unembed.denoiser.precision
 from fakes import fake_encoder
 from test_train import settings
-from unembed.data import Windows
-from unembed.train import train
+from unembed.corpus.windows import Windows
+from unembed.training.train import train
 torch.set_num_threads(1)
-unembed.precision.slowdown = lambda: 0.5  # as in the process of the tests
+unembed.denoiser.precision.slowdown = lambda: 0.5  # as in the process of the tests
 batch = Windows.batch
 
 def slow_at_last(self, step, *ranks):
@@ -353,7 +353,7 @@ def test_an_output_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
 
 def broken(step: int, loss: Callable[[Loss], Tensor]) -> Callable[..., Loss]:
     """The training loss, but for one step (counted from 1)."""
-    original, calls = unembed.training_step.training_loss, []
+    original, calls = unembed.training.step.training_loss, []
 
     def training_loss(*arguments: Any) -> Loss:
         calls.append(1)
@@ -374,7 +374,7 @@ def broken(step: int, loss: Callable[[Loss], Tensor]) -> Callable[..., Loss]:
 def test_a_loss_that_is_not_finite_ends_the_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every: int, loss: Callable[[Loss], Tensor]
 ) -> None:
-    monkeypatch.setattr(unembed.training_step, "training_loss", broken(7, loss))
+    monkeypatch.setattr(unembed.training.step, "training_loss", broken(7, loss))
     out = tmp_path / "run"
     with pytest.raises(TrainingError, match="at step 7") as caught:
         run(settings(checkpoint_minutes=1e-9, log_every=log_every), data, out)
@@ -387,7 +387,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 def test_without_checkpoints_in_between_it_ends_all_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unembed.training_step, "training_loss", broken(3, lambda found: found.loss * torch.nan))
+    monkeypatch.setattr(unembed.training.step, "training_loss", broken(3, lambda found: found.loss * torch.nan))
     with pytest.raises(TrainingError, match="the loss is nan at step 5"):
         run(settings(log_every=5), data, tmp_path / "run")
     assert not training_checkpoints(tmp_path / "run")
@@ -398,13 +398,13 @@ def test_the_loss_sees_noisy_embeddings(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, causal: bool
 ) -> None:
     name = "autoregressive_loss" if causal else "training_loss"
-    original, seen = getattr(unembed.training_step, name), []
+    original, seen = getattr(unembed.training.step, name), []
 
     def look(denoiser: Denoiser, canvas: Tensor, e: Tensor, *arguments: Any) -> Loss:
         seen.append(e)
         return original(denoiser, canvas, e, *arguments)
 
-    monkeypatch.setattr(unembed.training_step, name, look)
+    monkeypatch.setattr(unembed.training.step, name, look)
     config = settings(steps=1)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, causal=causal))
     for run_name, largest in (("clean", 0.0), ("noisy", 0.5)):
@@ -424,13 +424,13 @@ def test_a_run_can_start_from_the_stable_point_of_another(whole: Path, data: Pat
     weights = load_training(stable).weights
     out = tmp_path / "longer"
     with pytest.MonkeyPatch.context() as patch:
-        original = unembed.training_step.training_loss
+        original = unembed.training.step.training_loss
 
         def look(denoiser: torch.nn.Module, *arguments: Any) -> Loss:
             first.append({name: tensor.clone() for name, tensor in denoiser.state_dict().items()})
             return original(denoiser, *arguments)  # type: ignore[arg-type]
 
-        patch.setattr(unembed.training_step, "training_loss", look)
+        patch.setattr(unembed.training.step, "training_loss", look)
         run(settings(steps=2), data, out, start_from=stable)
     assert all(torch.equal(first[0][name], tensor) for name, tensor in weights.items())
     assert [row["step"] for row in rows(out) if "loss" in row] == [1, 2]
@@ -500,7 +500,7 @@ def test_a_surrogate_stays_with_the_table_that_it_was_fitted_to(
 ) -> None:
     start = load_inverter(whole / "inverter").surrogate
     assert start is not None
-    monkeypatch.setattr(unembed.train, "fit_surrogate", lambda *_: pytest.fail("nothing has to be fitted"))
+    monkeypatch.setattr(unembed.training.train, "fit_surrogate", lambda *_: pytest.fail("nothing has to be fitted"))
     config = settings(steps=2, freeze=("table",), checkpoint_minutes=1e-9)
     run(config, data, tmp_path / "run", start_from=whole / "inverter")
     run(settings(steps=4, freeze=("table",)), data, tmp_path / "run", resume=True)
@@ -536,7 +536,7 @@ def test_the_time_box_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pyte
     config = settings(steps=10**6, warmup_steps=0)
     ticks = itertools.count()
     # Asked the time twice in a step, which takes 0.1 s.
-    monkeypatch.setattr(unembed.train, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.05))
+    monkeypatch.setattr(unembed.training.train, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.05))
     run(config, data, out, minutes=2 / 60)
     state = load_training(training_checkpoints(out)[0]).state["progress"]
     assert state["seconds"] == pytest.approx(2.0, abs=0.11)
@@ -559,8 +559,8 @@ def test_validation_is_inside_the_time_box(data: Path, tmp_path: Path, monkeypat
         collections.deque(itertools.islice(clock, 30), maxlen=0)  # a second and a half
         return {"token_accuracy": 0.0}
 
-    monkeypatch.setattr(unembed.train, "time", SimpleNamespace(monotonic=lambda: next(clock) * 0.05))
-    monkeypatch.setattr(unembed.train, "validate", slow)
+    monkeypatch.setattr(unembed.training.train, "time", SimpleNamespace(monotonic=lambda: next(clock) * 0.05))
+    monkeypatch.setattr(unembed.training.train, "validate", slow)
     run(settings(steps=10**6, validate_every=3), data, tmp_path / "run", minutes=2 / 60)
     assert rows(tmp_path / "run")[-1]["step"] <= 9  # 20 steps without
 
@@ -619,7 +619,7 @@ def test_where_bfloat16_is_emulated_training_runs_in_float32(
 ) -> None:
     """And says so; the run's configuration stays, so that it goes on elsewhere in bfloat16."""
     run(settings(steps=3), data, tmp_path / "exact")
-    monkeypatch.setattr("unembed.precision.slowdown", lambda: 6.4)
+    monkeypatch.setattr("unembed.denoiser.precision.slowdown", lambda: 6.4)
     with pytest.warns(UserWarning, match="float32 is used"):
         run(settings(steps=3, precision="bfloat16"), data, tmp_path / "wish")
     assert losses(tmp_path / "wish") == losses(tmp_path / "exact")
@@ -634,14 +634,14 @@ import itertools, os, sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-import unembed.data, unembed.precision, unembed.train
+import unembed.corpus.windows, unembed.denoiser.precision, unembed.training.train
 from fakes import fake_encoder
 from test_train import settings
 torch.set_num_threads(1)
 rank, (data, out) = int(os.environ["RANK"]), sys.argv[1:3]
-unembed.precision.slowdown = lambda: (0.5, 6.4)[rank]  # processors that disagree
+unembed.denoiser.precision.slowdown = lambda: (0.5, 6.4)[rank]  # processors that disagree
 seen = {"batches": [], "weights": []}
-batch, average = unembed.data.Windows.batch, unembed.train.update_average
+batch, average = unembed.corpus.windows.Windows.batch, unembed.training.train.update_average
 
 def look_at_batch(self, step, *ranks):
     found = batch(self, step, *ranks)
@@ -653,11 +653,11 @@ def look_at_weights(averages, denoiser, *rest):
     average(averages, denoiser, *rest)
     seen["weights"].append(torch.cat([p.detach().flatten().clone() for p in denoiser.parameters()]))
 
-unembed.data.Windows.batch, unembed.train.update_average = look_at_batch, look_at_weights
+unembed.corpus.windows.Windows.batch, unembed.training.train.update_average = look_at_batch, look_at_weights
 ticks = itertools.count()
-unembed.train.time = SimpleNamespace(monotonic=lambda: next(ticks) * (0.1 + 0.15 * rank))  # clocks that disagree
+unembed.training.train.time = SimpleNamespace(monotonic=lambda: next(ticks) * (0.1 + 0.15 * rank))
 config = settings(steps=10**6, validate_every=4, precision="bfloat16")
-unembed.train.train(config, data, out, encoder=fake_encoder(), minutes=1 / 60, show_progress_bar=False)
+unembed.training.train.train(config, data, out, encoder=fake_encoder(), minutes=1 / 60, show_progress_bar=False)
 torch.save(seen, Path(out) / f"rank-{rank}.pt")
 """
 

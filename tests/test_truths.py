@@ -3,8 +3,8 @@
 import pytest
 
 from fakes import tiny_texts, tiny_tokenizer
+from unembed.corpus.truths import parse_tokens, truths
 from unembed.errors import InputError
-from unembed.truths import parse_tokens, truths
 
 L = 16
 TEXTS = tiny_texts(40, seed=1)

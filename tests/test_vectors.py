@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.config import Recipe
+from unembed.encoders.vectors import BLOCK, open_vectors, scan, write_npy
 from unembed.errors import DataError, EmbeddingError, InputError, OutputError
-from unembed.vectors import BLOCK, open_vectors, scan, write_npy
 
 RECIPE = Recipe(encoder="fake", dimension=4)
 

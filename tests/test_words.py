@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_texts
-from unembed.prepare import prepare
+from unembed.corpus.prepare import prepare
 
 RUNS = Path(__file__).parents[1] / "runs"
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unembed.config import Recipe
-    from unembed.encoder import load_encoder
+    from unembed.decoding.inversion import Inversion
+    from unembed.decoding.strategies import Frame
+    from unembed.encoders.encoder import load_encoder
     from unembed.errors import InputError, UnembedError
-    from unembed.inversion import Inversion
     from unembed.inverter import Inverter
-    from unembed.strategies import Frame
 
 __version__ = "0.1.0"
 
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Frame": "unembed.strategies",
+    "Frame": "unembed.decoding.strategies",
     "InputError": "unembed.errors",
-    "Inversion": "unembed.inversion",
+    "Inversion": "unembed.decoding.inversion",
     "Inverter": "unembed.inverter",
     "Recipe": "unembed.config",
     "UnembedError": "unembed.errors",
-    "load_encoder": "unembed.encoder",
+    "load_encoder": "unembed.encoders.encoder",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m unembed` is the `unembed` command."""
 
-from unembed.cli import main
+from unembed.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="unembed")

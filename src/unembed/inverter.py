@@ -21,27 +21,27 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from unembed.calibration import Calibration
-from unembed.checkpoint import Parts, load_inverter, save_inverter
 from unembed.config import Config, Recipe
-from unembed.consensus import agreement
-from unembed.encoder import Encoder, check_embeddings, check_recipe, load_encoder
+from unembed.decoding.calibration import Calibration
+from unembed.decoding.consensus import agreement
+from unembed.decoding.inversion import Inversion, with_cosines
+from unembed.decoding.predictor import check, stream
+from unembed.decoding.steering import Steering
+from unembed.decoding.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Frame, Options, default_temperature
+from unembed.denoiser.model import Denoiser
+from unembed.denoiser.precision import granted
+from unembed.encoders.encoder import Encoder, check_embeddings, check_recipe, load_encoder
+from unembed.encoders.fast import FastEncoder
+from unembed.encoders.recipes import RECIPES
+from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
-from unembed.fast_encoder import FastEncoder
-from unembed.inversion import Inversion, with_cosines
-from unembed.model import Denoiser
-from unembed.packaged import DEFAULT, locate
-from unembed.precision import granted
-from unembed.predictor import check, stream
-from unembed.recipes import RECIPES
 from unembed.search.asking import Asking, fast_lane
 from unembed.search.inversions import inversions, side_by_side
 from unembed.search.loop import Searcher
 from unembed.search.options import Search, Tuning
-from unembed.steering import Steering
-from unembed.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Frame, Options, default_temperature
-from unembed.surrogate import Surrogate
-from unembed.tokenizer import Tokenizer
+from unembed.storage.checkpoint import Parts, load_inverter, save_inverter
+from unembed.storage.packaged import DEFAULT, locate
+from unembed.surrogate.bag import Surrogate
 
 BEGIN_AGAIN = 7919  # added to the seed each time that a search begins again
 CONSENSUS = 0.2  # what a candidate's agreement with the others counts beside the cosine that is foreseen

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from fakes import FakeEncoder, fake_encoder, perturbed, tiny_config
-from unembed.checkpoint import Parts, build_denoiser
 from unembed.inverter import Inverter
 from unembed.server.app import create_app
 from unembed.server.batching import Batcher
 from unembed.server.models import Models
 from unembed.server.run import Server, configure, listen
 from unembed.server.settings import Settings
-from unembed.surrogate import Fitted
+from unembed.storage.checkpoint import Parts, build_denoiser
+from unembed.surrogate.bag import Fitted
 
 
 class Start(Protocol):

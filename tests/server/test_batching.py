@@ -12,14 +12,14 @@ import torch
 from serving import Seen, working
 
 from fakes import tiny_texts
+from unembed.decoding.predictor import Predictor, stream
+from unembed.decoding.strategies import STRATEGIES, Options
 from unembed.inverter import Inversion
-from unembed.predictor import Predictor, stream
 from unembed.server.batching import Batcher
 from unembed.server.faults import Fault
 from unembed.server.models import Models, Served
 from unembed.server.tickets import Done, Failed, Ticket
 from unembed.server.work import Embedded, Need, Pause, Recovered, Snapshot, embed, invert
-from unembed.strategies import STRATEGIES, Options
 
 
 def blocked(gate: threading.Event) -> Any:

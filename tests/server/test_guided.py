@@ -11,9 +11,9 @@ from httpx2 import Client
 from serving import Start, connect, events, post, tiny_inverter, wait_until
 
 from fakes import fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
+from unembed.decoding.strategies import STEERING
 from unembed.inverter import Inverter
 from unembed.server.models import Models, Served, load_models
-from unembed.strategies import STEERING
 
 UNIT = [1.0] + [0.0] * 15
 

@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from serving import tiny_inverter
 
 from fakes import save_tiny_inverter
+from unembed.cli.serve import serve
 from unembed.inverter import Inverter
-from unembed.server.command import serve
 from unembed.server.models import Models, Served, load_models
 from unembed.server.run import listen
 from unembed.server.settings import Settings
@@ -37,7 +37,7 @@ inverter = tiny_inverter()
 Inverter.from_pretrained = classmethod(lambda cls, name, device, precision: inverter)
 predict = batching.predict
 batching.predict = lambda passes: time.sleep(float(os.environ["PASS_SECONDS"])) or predict(passes)
-from unembed.server.command import main
+from unembed.cli.serve import main
 main()
 """
 Launch = Callable[..., tuple[subprocess.Popen[str], httpx2.Client]]

@@ -12,13 +12,13 @@ import pytest
 from serving import Seen, working
 
 from fakes import tiny_texts
+from unembed.decoding.strategies import Options
 from unembed.inverter import Inversion
 from unembed.server.faults import Fault
 from unembed.server.guided import Limits, Reached, search
 from unembed.server.models import Models, Served
 from unembed.server.tickets import Done
 from unembed.server.work import Recovered, invert
-from unembed.strategies import Options
 
 UNIT = [1.0] + [0.0] * 15
 ENOUGH = Limits(20.0, None, float("inf"))

@@ -10,8 +10,8 @@ from httpx2 import Client
 from serving import Start, events, tiny_inverter
 
 from fakes import tiny_texts
+from unembed.decoding.strategies import STEERING, STRATEGIES
 from unembed.server.models import Models, Served
-from unembed.strategies import STEERING, STRATEGIES
 
 
 def stream(client: Client, headers: dict[str, str] | None = None, **body: Any) -> list[dict[str, Any]]:

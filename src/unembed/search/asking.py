@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.encoder import Encoder, TransformerEncoder
+from unembed.encoders.encoder import Encoder, TransformerEncoder
+from unembed.encoders.fast import FastEncoder
+from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EncoderError
-from unembed.fast_encoder import FastEncoder
 from unembed.search.options import Search
-from unembed.tokenizer import Tokenizer
 
 CHUNK = 128  # texts between two looks at the clock
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.search.composition import Change
-from unembed.surrogate import Surrogate
+from unembed.surrogate.bag import Surrogate
 
 LISTED = 200  # exchanges, insertions and orders that are listed: what the forecast can look at in a fraction of the
 INSERTIONS = 100  # time that the encoder takes for those that are asked

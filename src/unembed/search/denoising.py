@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed.model import Denoiser, Modulation
-from unembed.predictor import Question, compute, sample
-from unembed.tokenizer import Tokenizer
+from unembed.decoding.predictor import Question, compute, sample
+from unembed.denoiser.model import Denoiser, Modulation
+from unembed.encoders.tokenizer import Tokenizer
 
 SPAN = 0.7  # share of refills that write neighbours anew; the others, doubtful tokens anywhere
 DOUBT = 0.1  # added to every token's doubt: a denoiser may be sure of what is wrong

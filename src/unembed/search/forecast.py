@@ -38,7 +38,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from unembed.surrogate import Surrogate
+from unembed.surrogate.bag import Surrogate
 
 TOKEN, PAIR, NEAR, PLACE = 1.5, 0.7, 0.5, 0.7  # features' sizes
 WINDOW = 3

@@ -8,7 +8,7 @@ from threading import Event
 
 import torch
 
-from unembed.inversion import Inversion
+from unembed.decoding.inversion import Inversion
 from unembed.search.journal import load_search, save_search
 from unembed.search.loop import Hypothesis, Searcher
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from unembed.errors import InputError
-from unembed.files import atomic_file
+from unembed.files.atomic import atomic_file
 from unembed.search.forecast import Answers
 from unembed.search.loop import Hypothesis, Searcher
 

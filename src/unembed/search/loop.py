@@ -20,15 +20,15 @@ from heapq import nlargest
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.model import Denoiser
+from unembed.denoiser.model import Denoiser
+from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.asking import Asking
 from unembed.search.changes import Changes
 from unembed.search.composition import Change, compose, rewritten
 from unembed.search.denoising import Conditioned
 from unembed.search.forecast import Answers, Forecast
 from unembed.search.options import EXACT, Search
-from unembed.surrogate import Surrogate
-from unembed.tokenizer import Tokenizer
+from unembed.surrogate.bag import Surrogate
 
 FRUITLESS = 10  # rounds without a new text after which there is none to be expected
 
@@ -225,8 +225,7 @@ class Searcher:
         forecast = Forecast(self.surrogate, self.state.answers, self.e_D, [(parent.ids, parent.e_hat)])
         cosines = forecast.cosines(list(every), parent.ids).tolist()
         score = {
-            ids: cosine + tuning.nat * change.nats
-            for (ids, change), cosine in zip(every.items(), cosines, strict=True)
+            ids: cosine + tuning.nat * change.nats for (ids, change), cosine in zip(every.items(), cosines, strict=True)
         }
         chosen: dict[Ids, None] = {}
         for kind, texts in new.items():

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from unembed.inversion import Inversion
+from unembed.decoding.inversion import Inversion
 from unembed.server.faults import Fault, fault_of
 from unembed.server.models import Served
 from unembed.server.tickets import Done, Failed, Ticket

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from unembed.inversion import Inversion
+from unembed.decoding.inversion import Inversion
 from unembed.server.work import Ended, Need, Pause, Recovered, Round
 
 SHARE = 0.9  # of the time that a request has left that its searches may take

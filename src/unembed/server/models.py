@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from unembed.denoiser.model import count_parameters
 from unembed.errors import InputError
 from unembed.inverter import Inverter
-from unembed.model import count_parameters
-from unembed.packaged import DEFAULT, PACKAGED
 from unembed.server.faults import Fault
+from unembed.storage.packaged import DEFAULT, PACKAGED
 
 # What the published demo's page sends, and a part of the encoder's id that the name means.
 PUBLISHED = {"qwen3": "qwen3", "gemma": "gemma"}
@@ -129,7 +129,7 @@ def _name(source: str) -> str:
 
 def describe(one: Served, default: bool, limits: dict[str, float]) -> dict[str, Any]:
     """The entry of a model in `GET /v1/models`."""
-    from unembed.strategies import STEERING, STRATEGIES
+    from unembed.decoding.strategies import STEERING, STRATEGIES
 
     inverter = one.inverter
     steering = STEERING if inverter.surrogate is not None and inverter.surrogate.steers else 0.0

@@ -10,15 +10,15 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
+from unembed.decoding.predictor import check
+from unembed.decoding.strategies import Options
 from unembed.errors import InputError
-from unembed.predictor import check
 from unembed.server import wire
 from unembed.server.context import Context
 from unembed.server.faults import Fault, documented, message
 from unembed.server.sentences import EASY, HARD
 from unembed.server.streams import EventStream
 from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
-from unembed.strategies import Options
 
 WEB = Path(__file__).parent / "web"
 MODEL_HEADER = "X-Unembed-Model"

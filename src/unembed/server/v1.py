@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from unembed.decoding.inversion import Inversion
+from unembed.decoding.predictor import check
+from unembed.decoding.strategies import Options, default_temperature
 from unembed.errors import InputError
-from unembed.inversion import Inversion
-from unembed.predictor import check
 from unembed.server import guided, wire
 from unembed.server.context import Context
 from unembed.server.faults import Fault, detail, documented
@@ -22,7 +23,6 @@ from unembed.server.settings import Settings
 from unembed.server.streams import EventStream
 from unembed.server.tickets import Ticket
 from unembed.server.work import Embedded, Recovered, Snapshot, Work, embed, invert
-from unembed.strategies import Options, default_temperature
 
 FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 

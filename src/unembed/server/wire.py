@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from unembed.encoder import check_embeddings
+from unembed.decoding.inversion import Inversion
+from unembed.decoding.strategies import BALANCE, STEERING
+from unembed.encoders.encoder import check_embeddings
 from unembed.errors import EmbeddingError
-from unembed.inversion import Inversion
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
-from unembed.strategies import BALANCE, STEERING
 
 MAX_ALTERNATIVES = 10
 PUBLISHED_STEPS = 32  # the published demo's default, which its page always sends

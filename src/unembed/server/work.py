@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unembed.decoding.inversion import Inversion
+from unembed.decoding.predictor import Predictor, begin, compute
+from unembed.decoding.strategies import Frame, Options, Prediction
 from unembed.errors import InputError
-from unembed.inversion import Inversion
 from unembed.inverter import Inverter
-from unembed.predictor import Predictor, begin, compute
 from unembed.server.models import Served
-from unembed.strategies import Frame, Options, Prediction
 
 Alternatives = list[tuple[int, float]]  # token ids with their probabilities, the likeliest first
 

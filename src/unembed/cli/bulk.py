@@ -1,0 +1,241 @@
+"""Inversion of a file of any size: results as JSON lines, appended as they come, continued after a kill.
+
+    OUTPUT.part         whole lines, one a row, in order; becomes OUTPUT when the last row is in it
+    OUTPUT.state.json   what the lines were made from: the rows' hash, the inverter's, the options
+    OUTPUT.journal      how far the guided inversions of the unfinished batch have come
+
+Unusual here: the lines are their own journal. A run that goes on counts them, cuts a torn one, and drops those of an
+unfinished batch, so that every row is inverted in the batch it would have been in: interrupted or not, the results
+are the same. Lines of another input, inverter or options are never continued.
+
+A guided inversion takes seconds or minutes a row and does not depend on the rows beside it. So its batches are small,
+none of its lines are dropped, and the row in work goes on after the last round that it finished.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from unembed.config import config_to_dict
+from unembed.decoding.inversion import Inversion
+from unembed.encoders.vectors import Scan, Vectors
+from unembed.errors import InputError
+from unembed.evaluation.evaluate import fingerprint
+from unembed.files.atomic import atomic_file, fsync, output_errors
+from unembed.inverter import Inverter
+from unembed.search.options import EXACT
+
+ENDING = ".jsonl"
+NEAR = 0.7  # cosine that a search reaches early for an embedding of the encoder, and hardly ever for another vector
+
+
+def record(inversion: Inversion, row: int) -> dict[str, Any]:
+    """What a line of output says of one row. Numbers are rounded to what they mean."""
+    tree: dict[str, Any] = {
+        "row": row,
+        "text": inversion.text,
+        "cosine": _rounded(inversion.cosine),
+        "tokens": inversion.tokens,
+        "confidence": [round(value, 4) for value in inversion.confidence],
+        "score": round(inversion.score, 6),
+        "passes": inversion.passes,
+        "encoder_calls": inversion.encoder_calls,
+    }
+    if inversion.seconds is not None:
+        tree["seconds"] = round(inversion.seconds, 3)
+        tree |= {"exact": is_exact(inversion), "near": is_near(inversion)}
+    if inversion.candidates:
+        tree["candidates"] = [
+            {"text": other.text, "cosine": _rounded(other.cosine), "score": round(other.score, 6)}
+            for other in inversion.candidates
+        ]
+    return tree
+
+
+def is_exact(inversion: Inversion) -> bool:
+    """Whether a guided inversion found the very text."""
+    return inversion.cosine is not None and inversion.cosine >= EXACT
+
+
+def is_near(inversion: Inversion) -> bool:
+    """Whether a guided inversion found anything near; else its embedding may be none of this encoder."""
+    return inversion.cosine is not None and inversion.cosine >= NEAR
+
+
+def line(inversion: Inversion, row: int) -> bytes:
+    """`record` as one line of UTF-8."""
+    return (json.dumps(record(inversion, row), ensure_ascii=False) + "\n").encode()
+
+
+def invert_file(
+    inverter: Inverter,
+    vectors: Vectors,
+    scan: Scan,
+    output: Path,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int = 64,
+    overwrite: bool = False,
+    show_progress_bar: bool = False,
+) -> dict[str, Any]:
+    """Invert every row into `output`, or go on where an earlier call stopped.
+
+    Args:
+        scan: of these vectors, by the inverter's recipe.
+        output: a name ending in .jsonl.
+        options: of `Inverter.invert`, those that decide the results. Batch size and device may change between calls.
+        batch_size: rows inverted at once, where they are inverted blind.
+        overwrite: forget what an earlier call wrote.
+
+    Returns:
+        `output`, `rows`, `continued_from` (rows that were there already) and `seconds`.
+
+    Raises:
+        InputError: `output` or its unfinished part belongs to another input, inverter or other options, or
+            another process is writing it.
+        OutputError: it cannot be written. What is there can be continued.
+    """
+    part, state_file, journal = (output.with_name(output.name + end) for end in (".part", ".state.json", ".journal"))
+    state = {
+        "format": 1,
+        "input": {"rows": scan.rows, "sha256": scan.sha256},
+        "inverter": {
+            "sha256": fingerprint(inverter.denoiser),
+            "surrogate": fingerprint(inverter.surrogate) if inverter.surrogate else None,
+            "tokenizer": inverter.tokenizer.fingerprint,
+        },
+        "recipe": config_to_dict(inverter.recipe),
+        "options": dict(options),
+    }
+    with output_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        begun = output.exists() or (part.exists() and part.stat().st_size > 0)
+    if begun and not overwrite:
+        _check_same(output, state_file, state)
+        if not part.exists():
+            return {"output": str(output), "rows": scan.rows, "continued_from": scan.rows, "seconds": 0.0}
+    started = time.perf_counter()
+    with _locked(part, output) as file:
+        if overwrite:
+            shutil.rmtree(journal, ignore_errors=True)
+        if overwrite or not begun:
+            with output_errors(part):
+                file.truncate(0)  # before the new state is written, so that old lines never stand beside it
+            with atomic_file(state_file) as temporary:
+                temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        done, size = _finished_rows(part, scan.rows, 1 if _guided(options) else batch_size)
+        with output_errors(part):
+            file.truncate(size)
+        with tqdm(
+            total=scan.rows,
+            initial=done,
+            desc="invert",
+            unit=" rows",
+            dynamic_ncols=True,
+            disable=not show_progress_bar,
+        ) as bar:
+            for start, batch in vectors.batches(rows_at_once(options, batch_size), done):
+                found = inverter.invert(
+                    batch, **options, batch_size=batch_size, first_row=start, journal_folder=journal
+                )  # fmt: skip
+                lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
+                with output_errors(part):
+                    _append(file, lines)
+                shutil.rmtree(journal, ignore_errors=True)
+                bar.update(len(found))
+        with output_errors(part):
+            os.fsync(file.fileno())
+    with output_errors(output):
+        os.replace(part, output)
+        fsync(output.parent)
+    seconds = round(time.perf_counter() - started, 3)
+    return {"output": str(output), "rows": scan.rows, "continued_from": done, "seconds": seconds}
+
+
+def rows_at_once(options: Mapping[str, Any], batch_size: int) -> int:
+    """Rows that are inverted between two looks at the results: as many as are searched side by side, where guided."""
+    return torch.get_num_threads() if _guided(options) else batch_size
+
+
+def _guided(options: Mapping[str, Any]) -> bool:
+    return options.get("seconds") is not None or options.get("max_calls") is not None
+
+
+@contextmanager
+def _locked(part: Path, output: Path) -> Iterator[FileIO]:
+    """The part open for appending, by this process alone."""
+    with output_errors(part):
+        file = part.open("ab", buffering=0)  # nothing is left to be flushed when the disk is full
+    with file:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            pass
+        else:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{output}: is being written by another process") from error
+        yield file
+
+
+def _append(file: FileIO, lines: bytes) -> None:
+    rest = memoryview(lines)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _check_same(output: Path, state_file: Path, state: dict[str, Any]) -> None:
+    """Raise InputError unless what is there was made from the same rows, inverter and options."""
+    advice = "choose another output, or --overwrite it"
+    try:
+        found = json.loads(state_file.read_text(encoding="utf-8"))
+        sections = {name: dict(found[name]) for name in ("input", "inverter", "recipe", "options")}
+    except FileNotFoundError as error:
+        raise InputError(f"{output}: exists, and nothing says what it was made from; {advice}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{state_file}: cannot be read as what {output.name} was made from; {advice}") from error
+    for section, values in sections.items():
+        wanted = json.loads(json.dumps(state[section]))
+        for key in sorted(wanted.keys() | values.keys()):
+            old, new = values.get(key), wanted.get(key)
+            if old != new:
+                what = key if section == "options" else f"{section} {key}"
+                raise InputError(f"{output}: was made with {what} {_short(old)}, this call has {_short(new)}; {advice}")
+
+
+def _rounded(cosine: float | None) -> float | None:
+    return None if cosine is None else round(cosine, 6)
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
+def _finished_rows(part: Path, rows: int, batch_size: int) -> tuple[int, int]:
+    """How many rows stand in the part in whole lines of whole batches, and the bytes that they take."""
+    count = offset = kept = kept_offset = 0
+    kept_line = b""
+    with part.open("rb") as file:
+        for last in file:
+            if not last.endswith(b"\n"):
+                break
+            count, offset = count + 1, offset + len(last)
+            if count % batch_size == 0 or count == rows:
+                kept, kept_offset, kept_line = count, offset, last
+    try:
+        fits = kept == 0 or (count <= rows and json.loads(kept_line)["row"] == kept - 1)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise InputError(f"{part}: line {kept} is not row {kept - 1} of {rows}; --overwrite starts anew")
+    return kept, kept_offset

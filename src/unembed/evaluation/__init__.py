@@ -1,0 +1,1 @@
+"""Evaluation: metrics, the measurement of an inverter, and its tables."""

@@ -1,0 +1,288 @@
+"""Files of an inverter and of a training run.
+
+An inverter is a folder: `config.json` (recipe included), `tokenizer.json` with `tokenizer_ids.json`,
+`model.safetensors` (or shards of it with an index), `README.md` (its model card), where it has been calibrated
+`calibration.json`, and where the encoder has been fitted `surrogate.safetensors`. Large matrices may be in 8 bits,
+beside their scales (`quantised`). A `.pt` file holds the same, but for the last two, as one dictionary of whole tensors
+and text. Tensors are loaded strictly and never by running a pickle.
+
+A training run keeps `checkpoint-<step>` folders: fp32 weights, their moving average, the optimizers'
+state and one JSON with everything else.
+"""
+
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unembed.config import Config, config_from_dict, config_to_dict
+from unembed.decoding.calibration import FILE, Calibration
+from unembed.denoiser.model import Denoiser
+from unembed.encoders.tokenizer import Tokenizer
+from unembed.errors import CheckpointError, ConfigError, OutputError
+from unembed.files.atomic import atomic_file, atomic_folder
+from unembed.files.quantised import quantised, restored
+from unembed.files.tensors import load_tensors, save_tensors
+from unembed.surrogate.bag import FILE as SURROGATE
+from unembed.surrogate.bag import Fitted
+
+SHARD_SIZE = "48MB"
+INDEX = "model.safetensors.index.json"
+
+
+class Parts(NamedTuple):
+    """What an inverter is made of."""
+
+    denoiser: Denoiser
+    tokenizer: Tokenizer
+    config: Config
+    results: dict[str, Any]  # how it was trained and what it reached, for the model card
+    calibration: Calibration | None = None  # of its confidences
+    surrogate: Fitted | None = None  # of its encoder
+
+
+def build_denoiser(config: Config, tokenizer: Tokenizer) -> Denoiser:
+    """A freshly initialised denoiser for the tokenizer's vocabulary and the recipe's embeddings."""
+    ends = (tokenizer.eos_id, tokenizer.pad_id)
+    return Denoiser(tokenizer.vocab_size, config.encoder.dimension, tokenizer.mask_id, config.model, ends)
+
+
+def save_inverter(
+    folder: str | Path,
+    state: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    config: Config,
+    results: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    calibration: Calibration | None = None,
+    surrogate: Fitted | None = None,
+) -> None:
+    """Write an inverter's folder, whole or not at all.
+
+    Args:
+        dtype: how weights are stored. `torch.int8` means large matrices in 8 bits with a scale for each row, but for
+            the token table, and all else in bfloat16 (`quantised`).
+
+    Raises:
+        OutputError: the folder cannot be written, or 8 bits cannot hold a weight because it is not finite.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    from unembed.storage.card import model_card
+
+    if dtype == torch.int8:
+        state = quantised(state)
+    else:
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    with atomic_folder(folder) as temporary:
+        split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
+        for file, names in split.filename_to_tensors.items():
+            save_tensors({name: state[name] for name in names}, temporary / file)
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        tokenizer.save(temporary)
+        tree = {"format": 1, "config": config_to_dict(config), "results": results}
+        (temporary / "config.json").write_text(json.dumps(tree, indent=1), encoding="utf-8")
+        if calibration is not None:
+            (temporary / FILE).write_text(json.dumps(calibration.to_dict(), indent=1), encoding="utf-8")
+        if surrogate is not None:
+            surrogate.save(temporary / SURROGATE)
+        (temporary / "README.md").write_text(
+            model_card(config, state, results, calibration is not None), encoding="utf-8"
+        )
+
+
+def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
+    """Load a folder written by `save_inverter`, or a `.pt` file written by `save_pt`.
+
+    Args:
+        causal: whether an autoregressive twin is expected, whose tensors are those of an inverter; None takes either.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a tensor is missing, of the wrong shape or not
+            expected, its scales do not fit it, a `.pt` file wants to run code, or it is a twin where an inverter is
+            expected.
+    """
+    path = Path(path)
+    if path.is_dir():
+        tree = _read_json(path / "config.json")
+        tokenizer = Tokenizer.load(path)
+        state = restored(_read_tensors(path), path)
+        source = path / "config.json"
+    elif path.is_file():
+        tree = _read_pt(path)
+        try:
+            tokenizer = Tokenizer.from_json(tree["tokenizer"], **tree["tokenizer_ids"])
+            state = dict(tree["state"])
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"{path}: is not an unembed inverter ({reason})") from error
+        source = path
+    else:
+        raise CheckpointError(f"{path}: there is no such inverter (expected a folder with config.json, or a .pt file)")
+    try:
+        config = config_from_dict(tree["config"])
+    except KeyError as error:
+        raise CheckpointError(f"{source}: is not an unembed inverter, key {error} is missing") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    if causal is not None and config.model.causal != causal:
+        kinds = {False: "an inverter by masked diffusion", True: "an autoregressive twin"}
+        raise CheckpointError(
+            f"{source}: model.causal is {config.model.causal}: {kinds[config.model.causal]}, expected {kinds[causal]}"
+        )
+    denoiser = build_denoiser(config, tokenizer)
+    load_strictly(denoiser, state, path)
+    parts = Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))
+    if path.is_dir():
+        fitted = Fitted.load(path, len(denoiser.table.weight), config.model.width, config.encoder.dimension)
+        parts = parts._replace(calibration=Calibration.load(path), surrogate=fitted)
+    return parts
+
+
+def save_pt(
+    path: str | Path, state: dict[str, Tensor], tokenizer: Tokenizer, config: Config, results: dict[str, Any]
+) -> None:
+    """Write an inverter as one `.pt` file of tensors and text (loadable with `weights_only=True`)."""
+    ids = {
+        "eos_id": tokenizer.eos_id,
+        "mask_id": tokenizer.mask_id,
+        "pad_id": tokenizer.pad_id,
+        "prompt": tokenizer.prompt,
+    }
+    tree = {
+        "format": 1,
+        "config": config_to_dict(config),
+        "results": results,
+        "tokenizer": tokenizer.backend_json(),
+        "tokenizer_ids": ids,
+        "state": {name: tensor.detach().cpu() for name, tensor in state.items()},
+    }
+    with atomic_file(path) as temporary:
+        try:
+            torch.save(tree, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OutputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+
+
+def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) -> None:
+    """Copy `state` into the denoiser; every tensor must be there, none more, all floats of the right shape."""
+    expected = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+    for name in sorted(expected.keys() - state.keys()):
+        raise CheckpointError(f"{source}: tensor {name} is missing")
+    for name in sorted(state.keys() - expected.keys()):
+        raise CheckpointError(f"{source}: tensor {name} is not part of this denoiser")
+    for name, shape in expected.items():
+        found = tuple(getattr(state[name], "shape", ()))
+        if found != shape:
+            raise CheckpointError(f"{source}: tensor {name} has shape {found}, expected {shape}")
+        if not state[name].is_floating_point():
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source}: tensor {name} holds {kind}, expected floating-point numbers")
+    denoiser.load_state_dict(state)
+
+
+class TrainingCheckpoint(NamedTuple):
+    """All resumable state of a run."""
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizers: list[dict[str, Any]]
+    state: dict[str, Any]  # step, seconds, ...: JSON
+
+
+def save_training(out: Path, checkpoint: TrainingCheckpoint, prefix: str = "checkpoint") -> Path:
+    """Write `out/<prefix>-<step>` and delete the older ones of that prefix."""
+    folder = out / f"{prefix}-{checkpoint.state['step']:08d}"
+    with atomic_folder(folder) as temporary:
+        save_tensors(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+        save_tensors(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        groups = []
+        for number, optimizer in enumerate(checkpoint.optimizers):
+            tensors = {
+                f"{parameter}.{name}": torch.as_tensor(value)
+                for parameter, values in optimizer["state"].items()
+                for name, value in values.items()
+            }
+            save_tensors(_contiguous(tensors), temporary / f"optimizer-{number}.safetensors")
+            groups.append(optimizer["param_groups"])
+        tree = checkpoint.state | {"param_groups": groups}
+        (temporary / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+    for older in training_checkpoints(out, prefix)[:-1]:
+        for file in older.iterdir():
+            file.unlink()
+        older.rmdir()
+    return folder
+
+
+def training_checkpoints(out: Path, prefix: str = "checkpoint") -> list[Path]:
+    """Complete checkpoints of a run, oldest first. An unfinished one has another name."""
+    pattern = re.compile(rf"{prefix}-\d{{8}}")
+    return sorted(p for p in out.glob(f"{prefix}-*") if pattern.fullmatch(p.name) and (p / "state.json").exists())
+
+
+def load_training(folder: Path) -> TrainingCheckpoint:
+    """The inverse of `save_training`. Raises CheckpointError."""
+    state = _read_json(folder / "state.json")
+    optimizers = []
+    for number, groups in enumerate(state.pop("param_groups")):
+        values: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in load_tensors(folder / f"optimizer-{number}.safetensors").items():
+            parameter, name = key.split(".", 1)
+            values.setdefault(int(parameter), {})[name] = tensor
+        optimizers.append({"state": values, "param_groups": groups})
+    weights, average = (load_tensors(folder / f"{name}.safetensors") for name in ("weights", "average"))
+    return TrainingCheckpoint(weights, average, optimizers, state)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected keys and values")
+    return tree
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    if not (folder / INDEX).exists():
+        return load_tensors(folder / "model.safetensors")
+    shards = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict):
+        raise CheckpointError(f"{folder / INDEX}: has no weight_map of tensor to shard")
+    state: dict[str, Tensor] = {}
+    for name in sorted({str(name) for name in shards.values()}):
+        if os.path.basename(name) != name:
+            raise CheckpointError(f"{folder / INDEX}: shard {name!r} lies outside the folder")
+        state |= load_tensors(folder / name)
+    return state
+
+
+def _read_pt(path: Path) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, where the answer is an error anyway
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, it is a pickle that may want to run code (only tensors and text are loaded)"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... by what is wrong
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        raise CheckpointError(f"{path}: cannot be read as a PyTorch file ({reason})") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected an unembed inverter")
+    return tree

@@ -1,0 +1,1 @@
+"""Training: the loop and its step, the optimizers, the start from known weights, the look at held-out text, the log."""
