@@ -57,22 +57,6 @@ class Change:
         return Change({**self.replaced, **other.replaced}, order, self.nats + other.nats)
 
 
-def rewritten(before: Ids, after: Ids) -> Change:
-    """The change of one run of tokens, as few as possible, that makes `after` of `before` (a token at least)."""
-    shorter = min(len(before), len(after))
-    start = 0
-    while start < shorter and before[start] == after[start]:
-        start += 1
-    same = 0
-    while same < shorter - start and before[-1 - same] == after[-1 - same]:
-        same += 1
-    stop, tokens = len(before) - same, after[start : len(after) - same]
-    if start == stop:  # something is inserted beside a token that stays
-        at = min(start, len(before) - 1)
-        return Change({at: (*tokens, before[at]) if at == start else (before[at], *tokens)})
-    return Change({start: tokens} | dict.fromkeys(range(start + 1, stop), ()))
-
-
 def compose(
     e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int, nat: float = 0.0
 ) -> list[Change]:

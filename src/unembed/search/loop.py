@@ -1,10 +1,10 @@
 """The search: propose, screen, ask, compose, judge.
 
 A hypothesis is a text of which the encoder's embedding is known. Each round one of them, by turns the best and the
-best that was not changed yet, is changed in every small way (`changes`); at times the denoiser writes parts of it anew
-(`denoising`). A forecast (`forecast`) that has learned from all answers so far says which of these thousands of texts
-are worth asking about. What the answers say of single changes tells which combinations of them are (`composition`):
-from these come most of the steps. Which hypothesis is best is decided by the cosine and by language: the cosine alone
+best that was not changed yet, is changed in every small way (`changes`), by what the denoiser makes of it
+(`denoising`). A forecast (`forecast`) that has learned from all answers so far says which of these thousand texts are
+worth asking about. What the answers say of single changes tells which combinations of them are (`composition`): from
+these come most of the steps. Which hypothesis is best is decided by the cosine and by language: the cosine alone
 prefers heaps of words that lean the right way, from which no small change leads to a sentence. A search whose pool
 brings nothing better begins again from other blind candidates. It ends at the very text, or when its calls or its time
 are spent.
@@ -24,7 +24,7 @@ from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.asking import Asking
 from unembed.search.changes import Changes
-from unembed.search.composition import Change, compose, rewritten
+from unembed.search.composition import Change, compose
 from unembed.search.denoising import Conditioned
 from unembed.search.forecast import Answers, Forecast
 from unembed.search.options import EXACT, Search
@@ -189,13 +189,12 @@ class Searcher:
         return [(int(token),) for token in np.argsort(-promised_V, kind="stable")[:count]]
 
     def _propose(self, parent: Hypothesis) -> Proposals:
-        """Changes of a hypothesis: small ones, listed once, and at times refills."""
-        tuning = self.search.tuning
-        gains_TV, nats_T = self._judged(parent)
+        """Small changes of a hypothesis, listed once."""
         if parent.proposals is None:
+            gains_TV, nats_T = self._judged(parent)
             # Random numbers of its own, so that a search that goes on lists the same changes.
             own = np.random.default_rng([self.search.seed, self.row, *parent.ids])
-            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, tuning.nat, own)
+            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, self.search.tuning.nat, own)
             listed = {
                 "exchanges": changes.exchanges(gains_TV), "deletions": changes.deletions(), "orders": changes.orders()
             }  # fmt: skip
@@ -204,13 +203,7 @@ class Searcher:
             parent.proposals = {
                 kind: {change.of(parent.ids): change for change in several} for kind, several in listed.items()
             }
-        if self.state.rounds % tuning.refill_every:
-            return parent.proposals
-        noise = self.state.noise
-        drafts = self.denoiser.drafts(parent.ids, nats_T, tuning.drafts, noise)
-        e_hats = [parent.e_hat] * len(drafts)
-        texts = self.denoiser.refill(drafts, e_hats, tuning.temperature, tuning.refill_steps, noise)
-        return parent.proposals | {"refills": {ids: rewritten(parent.ids, ids) for ids in texts}}
+        return parent.proposals
 
     def _screen(self, parent: Hypothesis, proposals: Proposals, count: int) -> list[Ids]:
         """The most promising of each kind that were not asked about, by forecast and language."""

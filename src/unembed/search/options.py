@@ -19,11 +19,7 @@ class Tuning:
         composed: texts embedded in a round that join several changes.
         admitted: of these, the nearest, at which the denoiser looks; the others are only learned from.
         frugal_asked, frugal_composed: the same where calls are counted (`Search.max_calls`).
-        exchanges, insertions, deletions, orders, refills: their shares of `asked`.
-        drafts: texts of which the denoiser writes a part anew, each `refill_every` rounds. A pass costs about the same
-            for one text as for a dozen.
-        temperature: of refills.
-        refill_steps: passes of a refill.
+        exchanges, insertions, deletions, orders: their shares of `asked`.
         nat: cosine that one nat of the denoiser's log-likelihood is worth.
         pool: hypotheses kept.
         patience: rounds without a better hypothesis after which the search begins again.
@@ -36,15 +32,10 @@ class Tuning:
     admitted: int = 4
     frugal_asked: int = 12
     frugal_composed: int = 4
-    exchanges: float = 0.27
-    insertions: float = 0.18
-    deletions: float = 0.09
-    orders: float = 0.34
-    refills: float = 0.12
-    drafts: int = 12
-    refill_every: int = 6
-    temperature: float = 0.7
-    refill_steps: int = 2
+    exchanges: float = 0.35
+    insertions: float = 0.2
+    deletions: float = 0.1
+    orders: float = 0.35
     nat: float = 0.003
     pool: int = 64
     patience: int = 8
