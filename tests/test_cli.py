@@ -30,7 +30,7 @@ from fakes import (
     tiny_texts,
     tiny_tokenizer,
 )
-from unembed.cli import commands
+from unembed.cli import commands, options
 from unembed.cli import main as cli
 from unembed.cli.terminal import METRICS, canvas_text, printable
 from unembed.config import config_to_dict
@@ -86,8 +86,8 @@ def test_help_of_each_command(run, name):
 
 
 def test_help_tells_the_strategies_and_the_default_encoder():
-    assert re.split(", | or ", cli.STRATEGIES) == list(STRATEGIES)
-    assert cli.ENCODER in unembed.storage.packaged.PACKAGED
+    assert re.split(", | or ", options.STRATEGIES) == list(STRATEGIES)
+    assert options.ENCODER in unembed.storage.packaged.PACKAGED
 
 
 def test_commands_are_those_of_the_design(run):

@@ -1,5 +1,6 @@
 """The package as a whole: what it exports, what importing it costs, and that its pages tell the truth."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -17,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 LONGEST_FILE = 450
+LAYERS = (  # each imports only what stands before it
+    "errors", "config", "files", "denoiser", "encoders", "corpus", "surrogate", "decoding", "storage", "search",
+    "inverter", "objective", "training", "evaluation", "server", "cli",
+)  # fmt: skip
 
 
 def page_name(page: Path) -> str:
@@ -56,6 +61,30 @@ def test_all_is_sorted_and_every_name_of_it_loads():
     assert set(unembed.__all__) <= set(dir(unembed))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = unembed.nothing
+
+
+def imported(source: Path) -> set[str]:
+    """What a file of the package imports of it, anywhere: the first name after `unembed.`."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    found = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return {name.split(".")[1] for name in found if name.startswith("unembed.")}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_package_imports_only_those_below_it(layer):
+    package = ROOT / "src" / "unembed" / layer
+    sources = sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
+    assert sources
+    below = LAYERS[: LAYERS.index(layer) + 1]
+    for source in sources:
+        assert imported(source) <= set(below), page_name(source)
+
+
+def test_every_module_lies_in_a_package():
+    package = ROOT / "src" / "unembed"
+    names = {path.stem if path.suffix == ".py" else path.name for path in package.iterdir()}
+    assert names - {"__pycache__", "py.typed"} == {*LAYERS, "__init__", "__main__", "weights"}
 
 
 def test_import_is_light():

@@ -13,7 +13,8 @@ masked position: one step of iterative proportional fitting (Deming and Stephan 
 Statistics 11, 4) towards the counts. EOS and PAD keep their probabilities, so that the length is not affected.
 The first pass itself is left as it is.
 
-Shape suffixes as in model.py; R: positions of one canvas that are to be filled; T: tokens whose chances change.
+Shape suffixes as in denoiser/model.py; R: positions of one canvas that are to be filled; T: tokens whose chances
+change.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ The logits of a pass, (rows, vocabulary), are by far the largest tensor of an in
 with them waits for memory. They are therefore computed once, in the denoiser's precision, and looked at a few rows at
 a time. Passes of several predictors may be computed as one.
 
-Shape suffixes as in model.py; C: rows looked at together; K: alternatives.
+Shape suffixes as in denoiser/model.py; C: rows looked at together; K: alternatives.
 """
 
 import math

@@ -24,7 +24,7 @@ are few that can still mend what the guesses that stand have made of the embeddi
 guesses: what their bag lacks is more likely the surrogate's error. A short text's tokens weigh more in its bag, so
 that they gain more anyway: it grows with the share of the canvas, not of the text.
 
-Shape suffixes as in model.py; R: positions of one canvas that are to be filled; T: tokens that may change.
+Shape suffixes as in denoiser/model.py; R: positions of one canvas that are to be filled; T: tokens that may change.
 """
 
 import torch

@@ -5,7 +5,7 @@ not done asks for a pass over the positions `wanted` and receives the `Predictio
 drives it decides how passes are computed: `predictor.stream` runs one batch, a server may merge many. All strategies
 end with no mask left for every number of steps from 1 to L.
 
-Shape suffixes as in model.py. Everything is batched; rows do not influence each other, and a row's
+Shape suffixes as in denoiser/model.py. Everything is batched; rows do not influence each other, and a row's
 random numbers depend on the seed and its own number alone, not on its neighbours.
 """
 

@@ -7,7 +7,7 @@ weights anew instead of reading them.
 
 Shape suffixes as in model.py; P: L rounded up to a power of two, the side of a tile; K: the width of a head.
 
-Triton comes with this module, so only what trains on a GPU imports it (`training_step.py`).
+Triton comes with this module, so only what trains on a GPU imports it (`training/step.py`).
 """
 
 import time

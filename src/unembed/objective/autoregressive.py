@@ -9,7 +9,7 @@ It exists to be compared with. Width, depth, data, embedding, AdaLN and canvas a
 Every position is trained on in every step (teacher forcing), where masked diffusion trains on the masked ones.
 Corruption has no part in it: of `diffusion` only `condition_dropout` and `vocabulary_sample` are read.
 
-Shape suffixes as in model.py.
+Shape suffixes as in denoiser/model.py.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ probability t; the denoiser predicts what stood there. `elbo` weighting is the c
 for the linear schedule alpha_t = 1 - t, here in nats per position. `plain` weighting is the mean
 over all masked positions of the batch: heavier on large t, where decoding starts.
 
-Shape suffixes as in model.py; M: positions that are trained on, over the whole batch.
+Shape suffixes as in denoiser/model.py; M: positions that are trained on, over the whole batch.
 """
 
 import math

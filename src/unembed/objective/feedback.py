@@ -8,7 +8,7 @@ Hypotheses are the true text, changed by some moves (`moves`), some tokens maske
 the denoiser as it is at that step, in one pass. So they range from a guess out of the blue to a text that is right but
 for one word, and are always made by the weights that shall mend them.
 
-Shape suffixes as in model.py; F: rows that hypotheses are made for; M: positions filled; S: tokens considered.
+Shape suffixes as in denoiser/model.py; F: rows that hypotheses are made for; M: positions filled; S: tokens considered.
 """
 
 from collections.abc import Callable

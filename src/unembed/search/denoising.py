@@ -3,7 +3,7 @@
 It sees the embedding, and with feedback (`model.Denoiser`) also that of the hypothesis that it looks at, so that it can
 tell what is missing.
 
-Shape suffixes as in model.py; P: texts; R: positions of a batch that are predicted; T: tokens of a text.
+Shape suffixes as in denoiser/model.py; P: texts; R: positions of a batch that are predicted; T: tokens of a text.
 """
 
 import math

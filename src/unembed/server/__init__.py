@@ -2,7 +2,7 @@
 
 A request's way through the files:
 
-    command.py -> settings.py, models.py    `unembed serve`: options, inverters loaded and warm
+    run.py -> settings.py, models.py        what `cli/serve.py` starts: options, inverters loaded and warm
     intake.py, gate.py                      hosts, origins, rate, body size, time limit, headers
     published.py, v1.py                     the endpoints; wire.py has the shapes, faults.py the errors
     work.py, guided.py                      a request as a generator that asks for passes and embeddings, or for rounds

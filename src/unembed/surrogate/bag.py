@@ -25,7 +25,7 @@ answers.
 A surrogate may have a student as well (`student`), which knows more than a bag and answers for one text after the
 other, a tenth as dear as the encoder. Blind candidates are ranked by what both say together: `embed`.
 
-Shape suffixes as in model.py; T: tokens of a text; N, P: texts.
+Shape suffixes as in denoiser/model.py; T: tokens of a text; N, P: texts.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ and its mean output corrects the bag's. It is trained as a student of the encode
 1503.02531), with nothing but the encoder's answers for texts and for edits of them, so that it tells a text from its
 neighbours: the garbled texts of a search are what it is asked about. None of the encoder's layers is in it.
 
-Shape suffixes as in model.py; K: width.
+Shape suffixes as in denoiser/model.py; K: width.
 """
 
 from typing import Self

@@ -1,0 +1,136 @@
+"""`unembed invert`: embeddings to text, and text to its embedding and back."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.commands import CONTINUE, say
+from unembed.cli.options import check_ending, check_options, content, decoding_options, load_inverter, option, room_of
+from unembed.errors import InputError
+
+if TYPE_CHECKING:
+    from unembed.encoders.vectors import Vectors
+    from unembed.inverter import Inverter
+
+
+@click.command()
+@click.argument("text", nargs=-1)
+@option("--embeddings", None, "Embeddings: .npy, .parquet or .jsonl; - reads JSON lines or a .npy.", metavar="FILE")
+@option("--column", "embedding", "Column of a Parquet file, or key of JSON lines.", metavar="NAME")
+@option("--encoder", None, "What made the embeddings; refused if the inverter is for another one.", metavar="NAME")
+@decoding_options
+@option("-o --output", None, "Write a JSON line per row; goes on if it was interrupted.", metavar="FILE.jsonl")
+@click.option("--overwrite", is_flag=True, help="Start --output anew instead of going on.")
+@click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts to report their cosine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def invert(
+    ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str, encoder: str | None,
+    model: str | None, encoder_url: str | None, batch_size: int, device: str, output: str | None, overwrite: bool,
+    no_cosine: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Recover text from embeddings.
+
+    With TEXT it is a round trip: the text is embedded, and recovered from its embedding. A terminal shows the
+    denoising pass by pass.
+
+    Blind inversion asks no encoder. Guided inversion (--seconds, --max-calls or both) searches until the text is exact
+    or what it may spend is spent; a terminal shows the best text so far whenever it changes.
+
+    With --embeddings and -o a file of any size is inverted. The same command, given again, goes on where an
+    interrupted one stopped, with the same results.
+    """
+    if bool(text) == (embeddings is not None):
+        raise InputError("expected either TEXT or --embeddings FILE (- for standard input)")
+    check_ending(output, ".jsonl")
+    from unembed.cli.terminal import working
+
+    with working("loading"):
+        from unembed.encoders.vectors import open_vectors, scan
+
+        vectors = None if embeddings is None else open_vectors(embeddings, column)
+        inverter = load_inverter(model, device, encoder_url)
+        check_options(inverter, options, encoder)
+    options["measure_cosine"] = not no_cosine
+    if vectors is None:
+        _round_trip(inverter, text, options, batch_size, output, as_json)
+        return
+    bars = sys.stderr.isatty()
+    scanned = scan(vectors, inverter.recipe, bars)
+    if output is None:
+        _print_inversions(inverter, vectors, options, batch_size, as_json)
+        return
+    from unembed.cli.bulk import invert_file
+
+    how = "without --overwrite" if overwrite else "again"
+    ctx.meta[CONTINUE] = f"; the same command {how} goes on from the rows in {output}.part"
+    done = invert_file(
+        inverter, vectors, scanned, Path(output), options,
+        batch_size=batch_size, overwrite=overwrite, show_progress_bar=bars,
+    )  # fmt: skip
+    kept = f", {done['continued_from']:,} of them from before" if done["continued_from"] else ""
+    click.echo(json.dumps(done) if as_json else f"{done['rows']:,} rows -> {output}{kept}")
+
+
+def _print_inversions(
+    inverter: "Inverter", vectors: "Vectors", options: dict[str, Any], batch_size: int, as_json: bool
+) -> None:
+    """Every row to standard output: a table in a terminal, else one text a line, or one JSON object."""
+    from unembed.cli.bulk import record, rows_at_once
+    from unembed.cli.terminal import console, printable, show_inversions
+
+    out = console()
+    results: list[dict[str, Any]] = []
+    for start, batch in vectors.batches(rows_at_once(options, batch_size)):
+        found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start)
+        if as_json:
+            results += [record(inversion, row) for row, inversion in enumerate(found, start)]
+        elif out.is_terminal:
+            show_inversions(out, found, start)
+        else:
+            click.echo("\n".join(printable(inversion.text) for inversion in found))
+    if as_json:
+        click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": options, "results": results}))
+
+
+def _round_trip(
+    inverter: "Inverter", texts: Sequence[str], options: dict[str, Any], batch_size: int, output: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Texts to embeddings and back, beside each other."""
+    from unembed.cli.bulk import line, record
+    from unembed.cli.terminal import console, count_hits, plain_round_trip, show_inverting, show_round_trip, working
+    from unembed.files.atomic import atomic_file
+
+    truths, room = content(texts, inverter), room_of(inverter)
+    for number, truth in enumerate(truths, 1):
+        if len(truth) > inverter.length:
+            unread = f"; the encoder reads the first {room:,}" if len(truth) > room else ""
+            say(f"note: text {number} has {len(truth):,} tokens, of which at most {inverter.length} come back{unread}")
+    with working("embedding"):
+        embeddings = inverter.encode(texts)
+    out = console()
+    if out.is_terminal and output is None and not as_json:
+        for row, (text, truth) in enumerate(zip(texts, truths, strict=True)):
+            inversion, seconds = show_inverting(out, inverter, embeddings[row], options, row)
+            show_round_trip(out, inverter.tokenizer, text, inversion, truth, seconds)
+        return
+    found = inverter.invert(embeddings, **options, batch_size=batch_size)
+    if output is not None:
+        with atomic_file(output) as temporary:
+            temporary.write_bytes(b"".join(line(inversion, row) for row, inversion in enumerate(found)))
+    results = []
+    for row, (text, truth, inversion) in enumerate(zip(texts, truths, found, strict=True)):
+        hits = count_hits(inverter.tokenizer, inversion, truth)
+        if as_json:
+            results.append({"original": text, "token_accuracy": hits / len(truth)} | record(inversion, row))
+        elif output is None:
+            click.echo("\n" * bool(row) + plain_round_trip(text, inversion, hits, len(truth)))
+    if as_json:
+        click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": options, "results": results}))
+    elif output is not None:
+        click.echo(f"{len(found):,} rows -> {output}")
