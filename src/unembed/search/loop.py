@@ -1,7 +1,7 @@
 """The search: propose, screen, ask, compose, judge.
 
 A hypothesis is a text of which the encoder's embedding is known. Each round one of them, by turns the best and the
-best that was not changed yet, is changed in every small way (`changes`), by what the denoiser makes of it
+nearest that was not changed yet, is changed in every small way (`changes`), by what the denoiser makes of it
 (`denoising`). A forecast (`forecast`) that has learned from all answers so far says which of these thousand texts are
 worth asking about. What the answers say of single changes tells which combinations of them are (`composition`): from
 these come most of the steps. Which hypothesis is best is decided by the cosine and by language: the cosine alone
@@ -160,10 +160,10 @@ class Searcher:
         state.idle = 0 if state.pool[0] is not best else state.idle + 1
 
     def _parent(self) -> Hypothesis:
-        """The hypothesis to change next: by turns the best one, again and again, and the best not changed yet."""
-        best, *others = self.state.pool
-        fresh = next((hypothesis for hypothesis in others if not hypothesis.changed), best)
-        return fresh if self.state.rounds % 2 else best
+        """The hypothesis to change next: by turns the best one, again and again, and the nearest not changed yet."""
+        best = self.state.pool[0]
+        fresh = (hypothesis for hypothesis in self.state.pool if not hypothesis.changed)
+        return max(fresh, key=lambda h: h.cosine, default=best) if self.state.rounds % 2 else best
 
     def _begin(self) -> None:
         """Ask about blind candidates, whose pool takes the place of the one so far."""
