@@ -24,7 +24,7 @@ from unembed.encoders.tokenizer import Tokenizer
 from unembed.objective.diffusion import Hypotheses, sampled_vocabulary, uniform
 from unembed.objective.moves import MASK, draw
 
-TEMPERATURE = 0.7  # of the filling: between the blind candidates' and the refills' of a search
+TEMPERATURE = 0.7  # of the filling, above the blind candidates'
 WHOLE = 0.5  # share of hypotheses that are seen without masks
 DOUBT = 0.1  # of every token of the true text, so that a move changes a few
 STOP = 0.5  # chance of no further move: one each, on average
