@@ -87,14 +87,14 @@ def test_a_searchs_constants_are_set_where_inversions_are_guided(
     seen = []
     plain = Forgetful.invert
     monkeypatch.setattr(Forgetful, "invert", lambda self, e, **more: seen.append(more) or plain(self, e, **more))
-    result = told("old", "--max-calls", "30", "--set", "search.refills=8", "--set", "seconds=2.5")
+    result = told("old", "--max-calls", "30", "--set", "search.starts=6", "--set", "seconds=2.5")
     assert result.exit_code == 0, result.output
     assert [(one["max_calls"], one.get("seconds"), one.get("tuning")) for one in seen] == [
-        (30, None, None), (30, None, Tuning(refills=8)), (30, 2.5, None)
+        (30, None, None), (30, None, Tuning(starts=6)), (30, 2.5, None)
     ]  # fmt: skip
-    blind = told("old", "--set", "search.refills=8").exception
+    blind = told("old", "--set", "search.starts=6").exception
     assert isinstance(blind, InputError)
-    assert "--set search.refills=8: these inversions are blind, expected --seconds or --max-calls beside it" in str(
+    assert "--set search.starts=6: these inversions are blind, expected --seconds or --max-calls beside it" in str(
         blind
     )
 
@@ -103,7 +103,7 @@ def test_a_searchs_constants_are_set_where_inversions_are_guided(
     "setting",
     [
         "search.colour=1",
-        "search.refills",
+        "search.starts",
         "balance",
         "colour=1",
         "unembed.decoding.balance.COLOUR=1",

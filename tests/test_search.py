@@ -22,7 +22,7 @@ PARTS = local_parts()
 TEXTS = ["wild horse and dog", "the old cat", *tiny_texts(4, seed=2)[2:]]
 E = LocalEncoder().encode(TEXTS)
 EASY, HARD = (0, 1), 3  # rows whose text is found with a few hundred calls, and one that takes more
-ROUND = Tuning().frugal_asked + Tuning().frugal_composed + Tuning().refills  # texts at most, where calls are counted
+ROUND = Tuning().frugal_asked + Tuning().frugal_composed  # texts at most, where calls are counted
 
 
 class Asked(LocalEncoder):
