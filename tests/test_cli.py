@@ -90,6 +90,30 @@ def test_help_tells_the_strategies_and_the_default_encoder():
     assert options.ENCODER in unembed.storage.packaged.PACKAGED
 
 
+REQUIRED = [
+    (name, parameter.opts[-1])
+    for name, command in cli.main.commands.items()
+    for parameter in command.params
+    if parameter.required and isinstance(parameter, click.Option)
+]
+
+
+@pytest.mark.parametrize(("name", "left_out"), REQUIRED)
+def test_a_required_option_that_is_left_out_is_named(run, name, left_out):
+    command = cli.main.commands[name]
+    words = ["x.yaml"] * sum(isinstance(one, click.Argument) and one.required for one in command.params)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.required and parameter.opts[-1] != left_out:
+            words += [parameter.opts[-1], "x"]
+    assert f"Missing option '{left_out}'" in run(name, *words, code=2).stderr.replace(
+        f"'-o' / '{left_out}'", f"'{left_out}'"
+    )
+
+
+def test_required_options_are_known():
+    assert {name for name, _ in REQUIRED} == {"prepare", "train", "evaluate"}
+
+
 def test_commands_are_those_of_the_design(run):
     assert set(cli.main.commands) >= {"encode", "invert", "prepare", "train", "evaluate"}
     assert run("--version").stdout == f"unembed {unembed.__version__}\n"

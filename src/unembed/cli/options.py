@@ -32,7 +32,9 @@ def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
     """An option whose help says its default; `names` as "-o --output"."""
     if isinstance(default, int | float) or "type" in more:
         more.setdefault("metavar", "N")
-    return click.option(*names.split(), default=default, show_default=default is not None, help=text, **more)
+    if default is not None:  # to click, a default of None is one, which a required option would take
+        more |= {"default": default, "show_default": True}
+    return click.option(*names.split(), help=text, **more)
 
 
 def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
