@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from unembed.search.composition import Change
 from unembed.surrogate.bag import Surrogate
 
-LISTED = 200  # exchanges, insertions and orders that are listed: what the forecast can look at in a fraction of the
-INSERTIONS = 100  # time that the encoder takes for those that are asked
+# How many are listed: what the forecast can look at in a fraction of the time that the encoder takes for those asked.
+LISTED = 200  # exchanges
+INSERTIONS = 100
 ORDERS = 1000
-LEAST = -50.0  # nats that an exchange loses at most
+LEAST = -50.0  # nats that an exchange or an insertion loses at most
 
 Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
