@@ -10,7 +10,7 @@ EXACT = 1 - 1e-6  # float32 cosine from which a text is the very one: float nois
 
 @dataclass(frozen=True)
 class Tuning:
-    """Constants of the search (experiments/LOG.md, 2026-11-28 and 29, says which were chosen on texts, which by judgement).
+    """Constants of the search (experiments/LOG.md, 2026-11-28 and 29, says which were chosen on texts).
 
     Attributes:
         starts: blind candidates to begin with, and to begin again with.
