@@ -21,7 +21,7 @@ from unembed.corpus.sources import read_texts
 from unembed.corpus.truths import NATURAL, parse_tokens, truths
 from unembed.decoding.calibration import Calibration, fit
 from unembed.decoding.predictor import Predictor, stream
-from unembed.decoding.strategies import Options
+from unembed.decoding.strategies import Decoding
 from unembed.errors import UnembedError
 from unembed.evaluation.metrics import auroc, expected_calibration_error, reliability
 from unembed.files.atomic import atomic_file
@@ -46,7 +46,7 @@ class Recovered:
 
 @torch.inference_mode()
 def recover(
-    inverter: Inverter, e_BD: NDArray[np.float32], truth: list[list[int]], options: Options, batch: int
+    inverter: Inverter, e_BD: NDArray[np.float32], truth: list[list[int]], options: Decoding, batch: int
 ) -> Recovered:
     """Invert embeddings of texts whose content ids are known."""
     found = Recovered()
@@ -133,7 +133,7 @@ def main(
         passages = list(read_texts(texts))
         random.Random(seed).shuffle(passages)  # a file may be in order of its sources
         truth = truths(passages, inverter.tokenizer, parse_tokens(tokens), inverter.length, limit)
-        options = Options(steps, strategy, temperature, seed=seed)
+        options = Decoding(steps, strategy, temperature=temperature, seed=seed)
         options.check(inverter.length)
         found = recover(inverter, inverter.encode(truth.texts), truth.ids, options, batch_size)
         train, test = found.half(0), found.half(1)

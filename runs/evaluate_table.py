@@ -11,7 +11,6 @@ stopped; rows of other weights, code, texts or options in that file are left alo
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 from plots import Point, draw_curves
@@ -19,11 +18,12 @@ from scripts import run
 
 from unembed.corpus.sources import read_texts
 from unembed.corpus.truths import NATURAL, parse_tokens, truths
-from unembed.decoding.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, STRATEGIES, default_temperature
+from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.errors import DataError
-from unembed.evaluation.evaluate import Report, describe_machine, describe_model, evaluate
+from unembed.evaluation.evaluate import Report, describe_machine, describe_model, evaluate, reported
 from unembed.evaluation.tables import baseline_rows, length_rows, rows
 from unembed.inverter import Inverter
+from unembed.search.options import plan
 
 
 def read_reports(path: Path) -> list[Report]:
@@ -57,13 +57,13 @@ def write_reports(path: Path, reports: list[Report]) -> None:
 @click.option("--tokens", default="32", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=500, show_default=True, help="texts measured at most")
 @click.option("--steps", "all_steps", multiple=True, type=int, default=[8, 32], show_default=True)
-@click.option("--strategy", "strategies", multiple=True, type=click.Choice(sorted(STRATEGIES)), help="default: all")
+@click.option("--strategy", "strategies", multiple=True, type=click.Choice(STRATEGIES), help="default: all")
 @click.option("--candidates", default=1, show_default=True)
 @click.option("--seconds", default=None, type=float, help="guided inversion: of each search, at most")
 @click.option("--max-calls", default=None, type=int, help="guided inversion: encoder calls of each search, at most")
 @click.option("--guidance", default=0.0, show_default=True)
-@click.option("--balance", default=BALANCE, show_default=True)
-@click.option("--steering", default=STEERING, show_default=True)
+@click.option("--balance", default=Decoding.balance, show_default=True)
+@click.option("--steering", default=Decoding.steering, show_default=True)
 @click.option("--temperature", default=None, type=float, help="default: 0, or 0.5 for several candidates")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
@@ -91,12 +91,11 @@ def main(
     output: Path,
 ) -> None:
     cut = parse_tokens(tokens)
-    options: dict[str, Any] = {"candidates": candidates, "seconds": seconds, "max_calls": max_calls}
-    options |= {"guidance": guidance, "balance": balance, "steering": steering, "batch_size": batch_size}
-    if temperature is None:
-        guided = seconds is not None or max_calls is not None
-        temperature = CANDIDATE_TEMPERATURE if guided else default_temperature(candidates)
-    options["temperature"] = temperature
+    decoding, search = plan(
+        candidates=candidates, seconds=seconds, max_calls=max_calls, guidance=guidance, balance=balance,
+        steering=steering, temperature=temperature, seed=seed,
+    )  # fmt: skip
+    options = reported(decoding, search) | {"batch_size": batch_size}
     inverter = Inverter.from_pretrained(model, device=device, precision=precision)
     passages = list(read_texts(texts))
     truth = truths(passages, inverter.tokenizer, cut, inverter.config.model.max_tokens, limit)
@@ -117,9 +116,9 @@ def main(
             )
             if report is None:
                 report = evaluate(
-                    inverter, passages, tokens=cut, limit=limit, steps=steps, strategy=strategy, seed=seed,
+                    inverter, passages, decoding, search, tokens=cut, limit=limit, steps=steps, strategy=strategy,
                     random_vectors=None if steps <= 8 else 0,  # chance hardly depends on the passes
-                    **options,
+                    batch_size=batch_size,
                 )  # fmt: skip
                 reports.append(report)
                 write_reports(output, reports)

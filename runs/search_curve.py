@@ -5,7 +5,7 @@
 
 One search of each text gives both curves: what was best when so many seconds, or so many calls, were spent. Searches
 run one after the other on all threads. Each finished text is a line of the JSONL file, so that the script goes on
-where it stopped. `--set FIELD=VALUE` changes a constant of `unembed.search.options.Tuning`.
+where it stopped. `--set` changes a constant, as in paired.py.
 """
 
 import dataclasses
@@ -17,18 +17,17 @@ from typing import Any
 
 import click
 import numpy as np
-import yaml
 from plots import draw_curves
-from scripts import run
+from scripts import changed, run
 from tqdm import tqdm
 
 from unembed.corpus.sources import read_texts
 from unembed.corpus.truths import Truths, parse_tokens, truths
-from unembed.errors import InputError
+from unembed.decoding.inversion import EXACT
 from unembed.evaluation.evaluate import compare, describe_machine, describe_model
 from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter
-from unembed.search.options import EXACT, Tuning
+from unembed.search.options import plan
 
 SECONDS = (1, 3, 10, 30, 60, 120, 300, 600)
 CALLS = (50, 100, 200, 400, 1000, 3000, 10_000, 30_000)
@@ -45,7 +44,7 @@ Step = tuple[float, int, float, str]  # seconds and calls spent, cosine, text
 @click.option("--limit", default=50, show_default=True, help="texts measured at most")
 @click.option("--seconds", type=float, default=None, help="for each text")
 @click.option("--calls", type=int, default=None, help="for each text")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="another constant of the search")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="another constant of the search")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--plot", default=None, type=click.Path(path_type=Path), help="SVG to draw")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
@@ -54,12 +53,13 @@ def main(
     settings: Sequence[str], seed: int, plot: Path | None, output: Path,
 ) -> None:  # fmt: skip
     inverter = Inverter.from_pretrained(model, precision=precision)
-    tuning = dataclasses.replace(Tuning(), **_values(settings))
+    decoding, search = changed(*plan(seconds=seconds, max_calls=calls, seed=seed), settings)
+    assert search is not None
     truth = truths(read_texts(texts), inverter.tokenizer, parse_tokens(tokens), inverter.length, limit)
     embeddings = inverter.encode(truth.texts)
     about = {
         "model": describe_model(inverter), "machine": describe_machine(inverter), "truths": truth.sha256,
-        "tokens": tokens, "seconds": seconds, "calls": calls, "seed": seed, "tuning": dataclasses.asdict(tuning),
+        "tokens": tokens, "seconds": seconds, "calls": calls, "seed": seed, "tuning": dataclasses.asdict(search.tuning),
     }  # fmt: skip
     known = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
     traces = {one["row"]: one["trace"] for one in known if one["about"] == about}
@@ -69,7 +69,7 @@ def main(
             if row in traces:
                 continue
             steps: list[Step] = []
-            for best in inverter.search(embedding, seconds, max_calls=calls, seed=seed, first_row=row, tuning=tuning):
+            for best in inverter.search(embedding, decoding, search, first_row=row):
                 assert best.seconds is not None
                 assert best.cosine is not None
                 steps.append((round(best.seconds, 3), best.encoder_calls, best.cosine, best.text))
@@ -141,17 +141,6 @@ def draw(
                 series[label].append((budget, scores[key].value, *scores[key].interval(seed=0)))
         name = path.with_stem(f"{path.stem}-{across.split()[-1]}")
         draw_curves(name, title, across, {"share of texts": series})
-
-
-def _values(settings: Sequence[str]) -> dict[str, Any]:
-    known = {field.name: field.default for field in dataclasses.fields(Tuning)}
-    values = {}
-    for setting in settings:
-        name, found, value = setting.partition("=")
-        if not found or name not in known:
-            raise InputError(f"--set is {setting!r}, expected FIELD=VALUE with one of {', '.join(known)}")
-        values[name] = type(known[name])(yaml.safe_load(value))
-    return values
 
 
 if __name__ == "__main__":

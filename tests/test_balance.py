@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unembed.config import ModelConfig
-from unembed.decoding.balance import FLOOR, SHARPNESS, Balance
+from unembed.decoding.balance import Balance
+from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import chunks, stream
-from unembed.decoding.strategies import BALANCE, STRATEGIES, Options
 from unembed.denoiser.model import Denoiser
 
 V, L, D = 12, 7, 5
 MASK, EOS, PAD = 11, 9, 10
 COUNTED = range(9)
+TUNING = DecodingTuning()
 
 
 def logits_like(seed: int, rows: int) -> Tensor:
@@ -42,7 +43,7 @@ def by_hand(logits: list[list[float]], c: list[float], n: list[int], strength: f
     for row in chances:
         scaled = list(row)
         for v in COUNTED:
-            scaled[v] = row[v] * ((max(c[v] - n[v], 0) + FLOOR) / (m[v] + FLOOR)) ** strength
+            scaled[v] = row[v] * ((max(c[v] - n[v], 0) + TUNING.floor) / (m[v] + TUNING.floor)) ** strength
         content, was = math.fsum(scaled[v] for v in COUNTED), math.fsum(row[v] for v in COUNTED)
         for v in COUNTED:
             scaled[v] *= was / content
@@ -58,7 +59,7 @@ def by_hand(logits: list[list[float]], c: list[float], n: list[int], strength: f
     strength=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
 )
 def test_it_is_its_formula(seed: int, rows: int, visible: list[int], strength: float) -> None:
-    balance = Balance(strength, MASK, [EOS, PAD])
+    balance = Balance(strength, MASK, [EOS, PAD], TUNING)
     logits_RV = logits_like(seed, rows)
     n_V = balance.visible(torch.tensor(visible, dtype=torch.int64), V)
     assert n_V.tolist() == [visible.count(v) if v in COUNTED else 0 for v in range(V)]
@@ -75,31 +76,31 @@ def test_expected_counts_are_those_of_the_pass_sharpened_beside_what_is_visible(
     logits_RV = logits_like(3, L)
     n_V = torch.zeros(V)
     n_V[4] = 2.0
-    balance = Balance(1.0, MASK, [EOS, PAD])
+    balance = Balance(1.0, MASK, [EOS, PAD], TUNING)
     found_V = balance.expected(balance.masses(logits_RV), n_V)
     m = [math.fsum(logits_RV.softmax(-1)[:, v].tolist()) if v in COUNTED else 0.0 for v in range(V)]
-    share = math.fsum(m) / math.fsum(x**SHARPNESS for x in m)
-    torch.testing.assert_close(found_V, torch.tensor([x**SHARPNESS * share for x in m]) + n_V)
+    share = math.fsum(m) / math.fsum(x**TUNING.sharpness for x in m)
+    torch.testing.assert_close(found_V, torch.tensor([x**TUNING.sharpness * share for x in m]) + n_V)
     assert found_V.sum().item() == pytest.approx(math.fsum(m) + 2)
 
 
 def test_a_word_that_is_there_goes_and_one_that_is_missing_comes() -> None:
     """Two words are expected once each; one is visible, and the pass would put it down again."""
-    balance = Balance(1.0, MASK, [EOS, PAD])
+    balance = Balance(1.0, MASK, [EOS, PAD], TUNING)
     c_V = torch.zeros(V)
     c_V[[1, 2]] = 1.0
     n_V = balance.visible(torch.tensor([1, MASK, PAD]), V)
     logits_RV = torch.full((1, V), -20.0)
     logits_RV[0, [1, 2]] = torch.tensor([0.6, 0.4]).log()
     found_V = balanced(balance, logits_RV, c_V, n_V).softmax(-1)[0]
-    one, two = 0.6 * FLOOR / (0.6 + FLOOR), 0.4 * (1 + FLOOR) / (0.4 + FLOOR)
+    one, two = 0.6 * TUNING.floor / (0.6 + TUNING.floor), 0.4 * (1 + TUNING.floor) / (0.4 + TUNING.floor)
     assert found_V[1].item() == pytest.approx(one / (one + two), abs=1e-4)
 
 
 def test_where_everything_ends_nothing_changes() -> None:
     logits_RV = torch.full((2, V), -1e4)
     logits_RV[:, PAD] = 0.0
-    balance = Balance(1.0, MASK, [EOS, PAD])
+    balance = Balance(1.0, MASK, [EOS, PAD], TUNING)
     c_V = balance.expected(balance.masses(logits_RV), torch.zeros(V))
     found_RV = balanced(balance, logits_RV, c_V, torch.zeros(V))
     assert found_RV.isfinite().all()
@@ -110,7 +111,7 @@ def test_where_everything_ends_nothing_changes() -> None:
 @given(seed=st.integers(0, 10**6), sure=st.floats(5, 60), strength=st.sampled_from([0.5, 0.7, 1.0]))
 def test_where_an_end_is_all_but_sure_logits_stay_finite(seed: int, sure: float, strength: float) -> None:
     """Whatever of the content is suppressed: its chance is as small as the rounding of the end's."""
-    balance = Balance(strength, MASK, [EOS, PAD])
+    balance = Balance(strength, MASK, [EOS, PAD], TUNING)
     logits_RV = logits_like(seed, L)
     logits_RV[1:, EOS] += sure
     logits_RV[:, :3] += 5  # what is there already, so that most of the content is suppressed
@@ -136,7 +137,7 @@ def denoiser() -> Denoiser:
 @torch.inference_mode()
 def naive(model: Denoiser, e_D: Tensor) -> Tensor:
     """One row, one position a pass from the left, with whole passes of the denoiser."""
-    balance = Balance(BALANCE, MASK, [EOS, PAD])
+    balance = Balance(Decoding.balance, MASK, [EOS, PAD], TUNING)
     ids_L = torch.full((L,), MASK)
     c_V: Tensor | None = None
     for place in range(L):
@@ -154,8 +155,8 @@ def test_decoding_keeps_to_the_first_pass_of_each_row() -> None:
     model, e_BD = denoiser(), torch.randn(6, D, generator=torch.Generator().manual_seed(2))
     expected_BL = torch.stack([naive(model, e_D) for e_D in e_BD])
     with torch.inference_mode():
-        *_, last = stream(model, model.condition(e_BD), Options(L, "sequential"))
-        *_, without = stream(model, model.condition(e_BD), Options(L, "sequential", balance=0.0))
+        *_, last = stream(model, model.condition(e_BD), Decoding(L, "sequential"))
+        *_, without = stream(model, model.condition(e_BD), Decoding(L, "sequential", balance=0.0))
     assert torch.equal(last.ids, expected_BL)
     assert not torch.equal(without.ids, expected_BL)  # so the comparison says something
 
@@ -164,8 +165,8 @@ def test_decoding_keeps_to_the_first_pass_of_each_row() -> None:
 def test_a_single_pass_is_as_it_is(strategy: str) -> None:
     model, e_BD = denoiser(), torch.randn(6, D, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        *_, last = stream(model, model.condition(e_BD), Options(1, strategy))
-        *_, without = stream(model, model.condition(e_BD), Options(1, strategy, balance=0.0))
+        *_, last = stream(model, model.condition(e_BD), Decoding(1, strategy))
+        *_, without = stream(model, model.condition(e_BD), Decoding(1, strategy, balance=0.0))
     assert torch.equal(last.ids, without.ids)
     assert torch.equal(last.confidence, without.confidence)
 

@@ -16,9 +16,11 @@ import torch
 from fakes import LocalEncoder, fake_encoder, local_parts, save_tiny_inverter, tiny_texts
 from unembed.cli import bulk
 from unembed.cli.bulk import invert_file
+from unembed.cli.options import Plan
 from unembed.encoders.vectors import open_vectors, scan
 from unembed.errors import InputError, OutputError
 from unembed.inverter import Inverter
+from unembed.search.options import plan
 
 OPTIONS = {"steps": 4, "strategy": "remask", "temperature": 0.7, "seed": 3, "measure_cosine": True}
 ROWS, BATCH = 23, 4
@@ -40,10 +42,14 @@ def vectors(tmp_path):
     return open_vectors(str(tmp_path / "in.npy"))
 
 
+def planned(batch_size=BATCH, measure_cosine=True, **options):
+    return Plan(*plan(**options), measure_cosine, batch_size)
+
+
 def run(inverter, vectors, output, batch_size=BATCH, overwrite=False, **changed):
     scanned = scan(vectors, inverter.recipe)
     return invert_file(
-        inverter, vectors, scanned, output, OPTIONS | changed, batch_size=batch_size, overwrite=overwrite
+        inverter, vectors, scanned, output, planned(batch_size, **(OPTIONS | changed)), overwrite=overwrite
     )
 
 
@@ -274,8 +280,8 @@ def test_a_stopped_process_is_continued(folder, tmp_path, stop):
     }
     options |= {"seed": 0, "measure_cosine": False}
     scanned = scan(vectors, inverter.recipe)
-    assert invert_file(inverter, vectors, scanned, output, options, batch_size=4)["continued_from"] >= 4
-    invert_file(inverter, vectors, scanned, tmp_path / "whole.jsonl", options, batch_size=4)
+    assert invert_file(inverter, vectors, scanned, output, planned(**options))["continued_from"] >= 4
+    invert_file(inverter, vectors, scanned, tmp_path / "whole.jsonl", planned(**options))
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -294,9 +300,9 @@ def test_guided_rows_say_what_was_found_and_in_what_time(tmp_path):
     np.save(tmp_path / "in.npy", (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
     inverter, seen = Inverter(local_parts(), LocalEncoder()), []
     plain = inverter.invert
-    inverter.invert = lambda e, **more: seen.append((len(e), more["journal_folder"])) or plain(e, **more)
+    inverter.invert = lambda e, *how, **more: seen.append((len(e), more["journal_folder"])) or plain(e, *how, **more)
     vectors = open_vectors(str(tmp_path / "in.npy"))
-    invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", {"max_calls": 1000})
+    invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", planned(max_calls=1000))
     rows = guided((tmp_path / "out.jsonl").read_bytes())
     assert (rows[0]["text"], rows[0]["exact"], rows[0]["near"]) == (texts[0], True, True)
     assert rows[0]["encoder_calls"] < 1000 == rows[1]["encoder_calls"]

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from test_surrogate import LINEAR, TABLE, V, linear, unit
-from unembed.search.changes import INSERTIONS, LEAST, LISTED, ORDERS, Changes
+from unembed.search.changes import LEAST, Changes
+from unembed.search.options import SearchTuning
 from unembed.surrogate.bag import Surrogate
 
 SURROGATE = Surrogate(TABLE, LINEAR)
 BASE = (3, 9, 8, 20, 31)
 E = unit(linear([3, 9, 21, 30, 2, 7])).astype(np.float32)
 NAT = 0.01
+TUNING = SearchTuning()
 BARRED = (0, 1)  # tokens that are not to be used
 STANDING = np.random.default_rng(1).normal(-2, 0.5, len(BASE)).astype(np.float32)
 
@@ -27,7 +29,7 @@ def likelihoods(rows: int) -> np.ndarray:
 def changes(ids: tuple[int, ...] = BASE, nat: float = NAT, seed: int = 0) -> Changes:
     e_hat = unit(linear(list(ids))).astype(np.float32)
     standing = np.resize(STANDING, len(ids))
-    return Changes(SURROGATE, ids, e_hat, E, standing, nat, np.random.default_rng(seed))
+    return Changes(SURROGATE, ids, e_hat, E, standing, SearchTuning(nat=nat), np.random.default_rng(seed))
 
 
 def cosine(found: Changes, after: tuple[int, ...]) -> float:
@@ -54,9 +56,9 @@ def test_exchanges_are_ranked_by_the_cosine_of_each() -> None:
             for token in range(V)
             if token != BASE[place] and token not in BARRED
         ]
-        ranked = sorted(every, key=score, reverse=True)[:LISTED]
+        ranked = sorted(every, key=score, reverse=True)[: TUNING.listed_exchanges]
         texts = [change.of(BASE) for change in listed]
-        assert len(texts) == len(set(texts)) == min(LISTED, len(every))
+        assert len(texts) == len(set(texts)) == min(TUNING.listed_exchanges, len(every))
         assert [score(text) for text in texts] == pytest.approx([score(text) for text in ranked], abs=1e-4)
         assert set(texts) <= set(every)
         for change in listed:
@@ -80,9 +82,11 @@ def test_insertions_are_ranked_by_the_cosine_of_each() -> None:
         if token not in BARRED
     }
     texts = [change.of(BASE) for change in listed]
-    assert len(listed) == INSERTIONS < len(every)
+    assert len(listed) == TUNING.listed_insertions < len(every)
     assert set(texts) <= set(every)
-    assert [every[text] for text in texts] == pytest.approx(sorted(every.values(), reverse=True)[:INSERTIONS], abs=1e-4)
+    assert [every[text] for text in texts] == pytest.approx(
+        sorted(every.values(), reverse=True)[: TUNING.listed_insertions], abs=1e-4
+    )
     assert {change.nats for change in listed} <= {max(LEAST, float(nats)) for nats in between.ravel()}
     assert any(text[-1] not in BASE for text in texts)
     assert any(text[0] not in BASE for text in texts)
@@ -121,7 +125,7 @@ def test_orders_are_all_that_a_swap_of_two_blocks_makes(count: int) -> None:
 def test_of_a_long_text_some_orders_are_listed() -> None:
     ids = tuple(int(token) for token in np.random.default_rng(3).permutation(np.arange(2, V))[:22])
     listed = [change.of(ids) for change in changes(ids).orders()]
-    assert len(listed) == len(set(listed)) == ORDERS
+    assert len(listed) == len(set(listed)) == TUNING.listed_orders
     assert all(sorted(text) == sorted(ids) and text != ids for text in listed)
     assert listed == [change.of(ids) for change in changes(ids).orders()]
     assert listed != [change.of(ids) for change in changes(ids, seed=1).orders()]

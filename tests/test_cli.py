@@ -163,7 +163,9 @@ def test_round_trip_as_json(run, model, tmp_path):
     result = run("invert", "--model", model, *TEXTS, "--json", "--steps", 5, "--seed", 7)
     (line,) = result.stdout.splitlines()
     tree = json.loads(line)
-    expected = Inverter.from_pretrained(model, encoder=fake_encoder()).invert(fake_encoder().encode(TEXTS), 5, seed=7)
+    expected = Inverter.from_pretrained(model, encoder=fake_encoder()).invert(
+        fake_encoder().encode(TEXTS), steps=5, seed=7
+    )
     assert tree["encoder"] == "fake"
     assert tree["options"] == {
         "steps": 5, "strategy": "confidence", "candidates": 1, "seconds": None, "max_calls": None, "guidance": 0.0,
@@ -244,7 +246,7 @@ def test_a_terminal_shows_every_pass(run, model, terminal):
     assert any(line.startswith(" original  the old cat watched a river.") for line in lines)
     recovered = next(line for line in lines if line.startswith("recovered  "))
     inverter = Inverter.from_pretrained(model, encoder=fake_encoder())
-    inversion = inverter.invert(fake_encoder().encode(TEXTS[:1]), 4)[0]
+    inversion = inverter.invert(fake_encoder().encode(TEXTS[:1]), steps=4)[0]
     assert recovered.removeprefix("recovered  ").strip() == inversion.text
     assert re.search(
         rf"cosine {inversion.cosine:.3f} · \d of 8 tokens in place \(\d+%\) · 4 passes, \d\.\d\d s", plain(out)

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +13,15 @@ from torch import nn
 from fakes import fake_encoder, tiny_config, tiny_parts, tiny_surrogate, tiny_texts, tiny_tokenizer
 from unembed.corpus.truths import truths
 from unembed.decoding.balance import Balance
-from unembed.decoding.steering import EARLY, Steering
+from unembed.decoding.inversion import Inversion
+from unembed.decoding.options import Decoding, DecodingTuning
+from unembed.decoding.steering import Steering
 from unembed.denoiser.model import Modulation
 from unembed.errors import InputError
 from unembed.evaluation.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate, fingerprint
 from unembed.evaluation.tables import baseline_rows, length_rows, rows
 from unembed.inverter import Inverter
+from unembed.search.options import Search, options_of
 from unembed.surrogate.bag import Fitted, Surrogate
 
 L = 16
@@ -78,16 +80,17 @@ class FakeInverter:
     def steering(self, e: torch.Tensor) -> None:
         return None
 
-    def invert(self, embeddings: np.ndarray, **options) -> list[SimpleNamespace]:
-        self.asked.append({"n": len(embeddings), **options})
+    def invert(self, embeddings: np.ndarray, decoding: Decoding, search: Search | None, **options) -> list[Inversion]:
+        self.asked.append({"n": len(embeddings), **options_of(decoding, search), **options})
         found = []
         for embedding in embeddings:
             ids = self.tokenizer.canvas(self.answer(embedding), L)
             cosine = float(self.encode([self.tokenizer.decode(ids)])[0] @ embedding)
             found.append(
-                SimpleNamespace(
-                    text=self.tokenizer.decode(ids), ids=ids, passes=8, encoder_calls=3, cosine=cosine,
-                    seconds=None if options["seconds"] is None else 0.5 + len(found),
+                Inversion(
+                    text=self.tokenizer.decode(ids), tokens=[], confidence=[], ids=ids, score=cosine, passes=8,
+                    encoder_calls=3, cosine=cosine,
+                    seconds=None if search is None else 0.5 + len(found),
                 )
             )  # fmt: skip
         return found
@@ -213,7 +216,7 @@ def test_random_vectors_are_as_long_as_embeddings_and_bounded_in_number():
     inverter = FakeInverter(TEXTS)
     vectors = []
     invert = inverter.invert
-    inverter.invert = lambda embeddings, **options: vectors.append(embeddings) or invert(embeddings, **options)
+    inverter.invert = lambda embeddings, *_, **options: vectors.append(embeddings) or invert(embeddings, **options)
     report = evaluate(inverter, TEXTS, tokens="natural", seed=2, random_vectors=7)
     assert report.baselines["random_vector"]["n"] == 7
     assert [len(batch) for batch in vectors] == [len(TEXTS), 7]
@@ -224,7 +227,7 @@ def test_random_vectors_are_as_long_as_embeddings_and_bounded_in_number():
 def test_cloze_masks_a_tenth_of_the_content_and_nothing_else():
     inverter = FakeInverter(TEXTS)
     truth = truths(TEXTS, inverter.tokenizer, "natural", L)
-    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), batch_size=16)
+    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), Decoding(), batch_size=16)
     seen = torch.cat(inverter.denoiser.seen)
     assert len(inverter.denoiser.seen) == 3  # one pass for each batch of at most 16
     for row, ids in zip(seen.tolist(), truth.ids, strict=True):
@@ -236,9 +239,9 @@ def test_cloze_masks_a_tenth_of_the_content_and_nothing_else():
     assert scores.value == 1.0
     assert scores.rows.sum(0).tolist() == [40.0, 40.0]
     again = FakeInverter(TEXTS)
-    cloze_accuracy(again, truth, inverter.encode(truth.texts), batch_size=40, seed=0)
+    cloze_accuracy(again, truth, inverter.encode(truth.texts), Decoding(), batch_size=40)
     assert torch.equal(torch.cat(again.denoiser.seen), seen)
-    cloze_accuracy(again, truth, inverter.encode(truth.texts), batch_size=40, seed=1)
+    cloze_accuracy(again, truth, inverter.encode(truth.texts), Decoding(seed=1), batch_size=40)
     assert not torch.equal(again.denoiser.seen[-1], seen)
 
 
@@ -249,12 +252,13 @@ def test_cloze_is_steered_by_each_texts_own_embedding(monkeypatch):
     truth = truths(TEXTS, inverter.tokenizer, "natural", L)
     embeddings = inverter.encode(truth.texts)
     found = {
-        steering: cloze_accuracy(inverter, truth, embeddings, share=0.5, steering=steering, batch_size=16)
+        steering: cloze_accuracy(inverter, truth, embeddings, Decoding(steering=steering), share=0.5, batch_size=16)
         for steering in (0.0, 20.0)
     }
     canvases, again = seen[: len(TEXTS)], seen[len(TEXTS) :]
     assert torch.equal(torch.stack(canvases), torch.stack(again))  # the same positions are masked
-    balance = Balance(0.0, denoiser.mask_id, denoiser.end_ids)
+    tuning = DecodingTuning()
+    balance = Balance(0.0, denoiser.mask_id, denoiser.end_ids, tuning)
     for steering, scores in found.items():
         restored = []
         for canvas, e, ids in zip(canvases, torch.tensor(embeddings), truth.ids, strict=True):
@@ -263,7 +267,7 @@ def test_cloze_is_steered_by_each_texts_own_embedding(monkeypatch):
             if steering:
                 masses, visible = balance.masses(logits), balance.visible(canvas, logits.shape[1])
                 alone = Steering(*inverter.surrogate.bag(torch.device("cpu")), e[None])
-                gains = alone.gains(0, masses, visible, torch.zeros_like(visible), EARLY * steering)
+                gains = alone.gains(0, masses, visible, torch.zeros_like(visible), tuning.early * steering)
                 logits = balance.multiplied(logits, masses, gains)
             hits = logits.argmax(-1) == torch.tensor(inverter.tokenizer.canvas(ids, L))[holes]
             restored.append([hits.sum().item(), len(hits)])
@@ -271,7 +275,7 @@ def test_cloze_is_steered_by_each_texts_own_embedding(monkeypatch):
     assert found[0.0].rows.tolist() != found[20.0].rows.tolist()
     for steering in (0.0, 20.0):
         report = evaluate(inverter, TEXTS, tokens="natural", steering=steering, random_vectors=0)
-        expected = cloze_accuracy(inverter, truth, embeddings, steering=steering)
+        expected = cloze_accuracy(inverter, truth, embeddings, Decoding(steering=steering))
         assert report.cloze_accuracy_10 == expected.value
         assert report.options["steering"] == steering
 
@@ -279,7 +283,7 @@ def test_cloze_is_steered_by_each_texts_own_embedding(monkeypatch):
 def test_cloze_share_and_misses():
     inverter = FakeInverter(TEXTS, lambda ids: [NOTHING[0]] * len(ids))
     truth = truths(TEXTS, inverter.tokenizer, "natural", L)
-    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), share=0.5)
+    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), Decoding(), share=0.5)
     assert scores.value == 0.0
     assert scores.rows[:, 1].tolist() == [round(len(ids) / 2) for ids in truth.ids]
 
@@ -287,7 +291,7 @@ def test_cloze_share_and_misses():
 def test_cloze_of_a_truth_longer_than_the_canvas():
     inverter = FakeInverter([])
     truth = truths(["the cat " * 20], inverter.tokenizer, 32, 32)
-    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), share=1.0)
+    scores = cloze_accuracy(inverter, truth, inverter.encode(truth.texts), Decoding(), share=1.0)
     assert scores.rows[0, 1] == L
 
 
@@ -346,16 +350,12 @@ def test_tables_are_aligned_markdown():
     assert len({line.count("|") for line in lines}) == 1
     assert "1.000 [1.000, 1.000]" in lines[2]
     assert "100.0 [100.0, 100.0]" in lines[2]
-    assert lines[3].startswith("| two-stage, candidates 4, temperature 0.5 |    32 |  40 | 0.")
+    assert lines[3].startswith("| two-stage, candidates 4 |    32 |  40 | 0.")
     chosen = measured(limit=2, balance=0.5, steering=0.0)
-    earlier = measured(limit=2)  # before there were these
-    for name in ("balance", "steering", "seconds", "max_calls"):
-        del earlier.options[name]
-    guided = measured(limit=2, seconds=60.0, max_calls=500, temperature=0.0)
-    named = [line.split("|")[1].strip() for line in rows([chosen, earlier, guided]).splitlines()[2:]]
+    guided = measured(limit=2, seconds=60.0, max_calls=500)
+    named = [line.split("|")[1].strip() for line in rows([chosen, guided]).splitlines()[2:]]
     assert named == [
         "confidence, balance 0.5, steering 0",
-        "confidence, balance 0, steering 0",
         "confidence, seconds 60, max calls 500",
     ]
     chance = baseline_rows(reports).splitlines()

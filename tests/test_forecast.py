@@ -11,25 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_surrogate import LINEAR, TABLE, TEXTS, D, V, linear, unit
-from unembed.search import forecast as module
-from unembed.search.forecast import (
-    CAUTION,
-    MEMORY,
-    NEAR,
-    NOISE,
-    PAIR,
-    PLACE,
-    PLACES,
-    SOFTNESS,
-    TOKEN,
-    WINDOW,
-    Answers,
-    Features,
-    Forecast,
-)
+from unembed.search.forecast import Answers, Features, Forecast
+from unembed.search.options import Kernel
 from unembed.surrogate.bag import Surrogate
 
 SURROGATE = Surrogate(TABLE, LINEAR)
+KERNEL = Kernel()
 BASE = (3, 9, 8, 20, 31, 8)
 E = unit(linear([3, 9, 8, 21, 30, 2]))
 Ids = tuple[int, ...]
@@ -44,15 +31,15 @@ def phi(ids: Ids, known: set[int] | None = None) -> Counter[tuple]:
         found[(*feature, len(found)) if strange else feature] += value
 
     for place, token in enumerate(ids):
-        count(TOKEN, "token", token)
-        for later in ids[place + 1 : place + 1 + WINDOW]:
-            count(NEAR, "near", token, later)
+        count(KERNEL.token, "token", token)
+        for later in ids[place + 1 : place + 1 + KERNEL.window]:
+            count(KERNEL.near, "near", token, later)
         at = place / (len(ids) - 1) if len(ids) > 1 else 0.5
-        for number in range(PLACES):
-            share = math.exp(-0.5 * ((at - number / (PLACES - 1)) / SOFTNESS) ** 2)
-            count(PLACE * share, "place", token, f"at {number}")
+        for number in range(KERNEL.places):
+            share = math.exp(-0.5 * ((at - number / (KERNEL.places - 1)) / KERNEL.softness) ** 2)
+            count(KERNEL.place * share, "place", token, f"at {number}")
     for one, other in zip(("start", *ids), (*ids, "end"), strict=True):
-        count(PAIR, "pair", one, other)
+        count(KERNEL.pair, "pair", one, other)
     return Counter({feature: value / len(ids) for feature, value in found.items()})
 
 
@@ -81,7 +68,7 @@ def around(seed: int, count: int) -> list[Ids]:
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
 def test_the_kernel_counts_what_texts_have_in_common(seed: int, count: int) -> None:
     several = texts(seed, count, tokens=6)
-    answers = Answers()
+    answers = Answers(KERNEL)
     for first in range(0, count, 3):  # bit by bit
         answers.take(several[first : first + 3], otherwise(first, len(several[first : first + 3])))
     expected = [[kernel(one, other) for other in several] for one in several]
@@ -89,7 +76,7 @@ def test_the_kernel_counts_what_texts_have_in_common(seed: int, count: int) -> N
 
 
 def test_what_is_not_known_has_no_features() -> None:
-    features = Features([(1, 2, 3)])
+    features = Features([(1, 2, 3)], KERNEL)
     numbers, values = features.of([(1, 2, 3), (1, 7, 3), (9, 9, 9, 9)])
     own = features.weights(numbers[0], values[0])
     shared = (own[numbers] * values).sum(1)
@@ -98,7 +85,7 @@ def test_what_is_not_known_has_no_features() -> None:
 
 
 def made(answered: list[Ids], e_ND: np.ndarray, hypotheses: list[Ids]) -> Forecast:
-    answers = Answers()
+    answers = Answers(KERNEL)
     answers.take(answered, e_ND)
     return Forecast(SURROGATE, answers, E, [(ids, embedded(ids)) for ids in hypotheses])
 
@@ -130,7 +117,7 @@ def test_it_is_the_posterior(seed: int, count: int) -> None:
     features = sorted({feature for one in told.values() for feature in one}, key=repr)
     rows = {ids: np.array([one.get(feature, 0.0) for feature in features]) for ids, one in told.items()}
     phi_NF = np.stack([rows[ids] for ids in answered])
-    weight_N = np.array([len(ids) ** 2 / NOISE for ids in answered])
+    weight_N = np.array([len(ids) ** 2 / KERNEL.noise for ids in answered])
     d_ND = np.stack([SURROGATE.unnormalised(ids, e_D) - bag(ids) for ids, e_D in zip(answered, e_ND, strict=True)])
     d_ND -= d_ND.mean(0)
     covariance_FF = np.linalg.inv(np.eye(len(features)) + phi_NF.T @ (weight_N[:, None] * phi_NF))
@@ -141,7 +128,7 @@ def test_it_is_the_posterior(seed: int, count: int) -> None:
     for ids in asked:
         change_F = rows[ids] - rows[BASE]
         y_D = SURROGATE.unnormalised(BASE, embedded(BASE)) + bag(ids) - bag(BASE) + change_F @ w_FD
-        spread = CAUTION * D * scale * (change_F @ covariance_FF @ change_F)
+        spread = KERNEL.caution * D * scale * (change_F @ covariance_FF @ change_F)
         expected.append(y_D @ E / math.sqrt(y_D @ y_D + spread))
     np.testing.assert_allclose(made(answered, e_ND, [BASE]).cosines(asked, BASE), expected, atol=1e-4)
 
@@ -186,7 +173,7 @@ def test_it_learns_which_orders_are_good() -> None:
     orders = [tuple(noise.permutation(BASE).tolist()) for _ in range(120)]
     known, asked = [BASE, *orders[:80]], orders[80:]
     e_ND = np.stack([learned(right, leads, ids) for ids in known])
-    answers = Answers()
+    answers = Answers(KERNEL)
     answers.take(known, e_ND)
     forecast = Forecast(SURROGATE, answers, E, [(BASE, e_ND[0])])
     measured = [float(learned(right, leads, ids) @ E) for ids in asked]
@@ -206,10 +193,8 @@ def test_what_mends_the_same_does_not_help_twice() -> None:
     assert both < 0.9 * scalar
 
 
-def test_only_the_latest_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MEMORY >= 400
-    monkeypatch.setattr(module, "MEMORY", 4)
-    answers, latest = Answers(), Answers()
+def test_only_the_latest_answers_count() -> None:
+    answers, latest = Answers(Kernel(memory=4)), Answers(Kernel(memory=4))
     answered = [tuple(ids) for ids in TEXTS[:9]]
     e_ND = otherwise(0, 9)
     answers.take(answered[:6], e_ND[:6])

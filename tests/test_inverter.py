@@ -15,12 +15,12 @@ import unembed
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.config import Recipe
 from unembed.decoding.consensus import agreement
+from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import decode
-from unembed.decoding.strategies import STEERING, STRATEGIES, Options
 from unembed.encoders.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
-from unembed.inverter import CONSENSUS, Inversion, Inverter
-from unembed.search.options import Tuning
+from unembed.inverter import Inversion, Inverter
+from unembed.search.options import SearchTuning
 from unembed.server.sentences import EASY
 from unembed.storage.checkpoint import save_pt
 
@@ -68,7 +68,7 @@ def test_encode_is_the_encoder(inverter: Inverter, fake: FakeEncoder) -> None:
 
 def test_an_inversion_is_what_was_decoded(inverter: Inverter, embeddings: np.ndarray) -> None:
     found = inverter.invert(embeddings, steps=5)
-    last = decode(inverter.denoiser, torch.tensor(embeddings), Options(5, "confidence"))
+    last = decode(inverter.denoiser, torch.tensor(embeddings), Decoding(5, "confidence"))
     assert len({inversion.text for inversion in found}) > 5
     for row, inversion in enumerate(found):
         ids = last.ids[row].tolist()
@@ -232,10 +232,10 @@ def test_steering_is_on_unless_it_is_0(fake: FakeEncoder, embeddings: np.ndarray
     def invert(**options: Any) -> list[Inversion]:
         return steered.invert(embeddings, **options, measure_cosine=False)
 
-    assert close(invert(), invert(steering=STEERING))
+    assert close(invert(), invert(steering=Decoding.steering))
     off = invert(steering=0.0)
     assert sum(one.text != other.text for one, other in zip(invert(), off, strict=True)) > 5
-    assert [one.ids for one in off] == decode(steered.denoiser, torch.tensor(embeddings), Options()).ids.tolist()
+    assert [one.ids for one in off] == decode(steered.denoiser, torch.tensor(embeddings), Decoding()).ids.tolist()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -262,8 +262,9 @@ def test_a_search_begins_with_steered_texts(embeddings: np.ndarray) -> None:
     for steering in (0.0, 40.0):
         first = next(steered.search(embeddings[0], steering=steering))
         (expected,) = steered.invert(
-            embeddings[0], Tuning().start_steps, candidates=Tuning().starts, steering=steering, measure_cosine=False
-        )
+            embeddings[0], steps=SearchTuning().start_steps, candidates=SearchTuning().starts, steering=steering,
+            measure_cosine=False,
+        )  # fmt: skip
         read = steered.tokenizer.encode_batch([one.text for one in expected.candidates])  # as the encoder reads them
         # Without what is too long once it is tokenised again, or holds an unknown token.
         special = set(steered.tokenizer.special_ids)
@@ -290,7 +291,7 @@ def test_a_surrogate_ranks_candidates_by_the_cosine_that_it_foresees_and_by_what
     ):
         assert judged.surrogate is not None
         contents = [fake.tokenizer.content(one.ids) for one in found.candidates]
-        expected = judged.surrogate.embed(contents) @ e_D + CONSENSUS * agreement(contents)
+        expected = judged.surrogate.embed(contents) @ e_D + DecodingTuning().consensus * agreement(contents)
         assert [one.score for one in found.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
         assert expected.tolist() == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
         assert (found.text, found.score) == (found.candidates[0].text, found.candidates[0].score)
@@ -317,7 +318,7 @@ def test_a_candidate_without_a_word_ranks_last(fake: FakeEncoder, embeddings: np
     *_, frame = judged.stream(embeddings[0])
     ids = torch.cat([torch.tensor([fake.tokenizer.canvas([], L)]), frame.ids])
     both = dataclasses.replace(frame, ids=ids, confidence=torch.ones(ids.shape), passes=frame.passes.repeat(2))
-    (first, words), (last, nothing) = judged.ranked(both, [0, 1], embeddings[0])
+    (first, words), (last, nothing) = judged.ranked(both, [0, 1], embeddings[0], Decoding())
     assert (first, last) == (1, 0)
     assert nothing.text == ""
     assert nothing.score == -1 < words.score
@@ -399,8 +400,8 @@ def test_streaming_takes_one_embedding(inverter: Inverter, embeddings: np.ndarra
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps is 0, expected 1 to 16"),
-        ({"steps": -1}, "steps is -1, expected 1 to 16"),
+        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"steps": -1}, "steps is -1, expected at least 1"),
         ({"steps": 33}, "steps is 33, expected 1 to 16"),
         ({"steps": 10_000}, "steps is 10000, expected 1 to 16"),
         ({"strategy": "best"}, "strategy is 'best', expected one of confidence, sequential, euler, remask, two-stage"),

@@ -10,13 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fakes import fake_encoder, tiny_config, tiny_texts
+from unembed.decoding.options import Decoding, DecodingTuning
 from unembed.errors import InputError
-from unembed.search.options import Tuning
+from unembed.search.options import Kernel, Search, SearchTuning
 
 TEXTS = tiny_texts(40, seed=2)
-
-
-EVERY = 2
 
 
 class Forgetful:
@@ -28,15 +26,14 @@ class Forgetful:
         self.length = tiny_config().model.max_tokens
         self.known = self.encode(TEXTS)
 
-    def invert(self, e: np.ndarray, steps: int, balance: float = 1.0, **_: object) -> list[SimpleNamespace]:
+    def invert(self, e: np.ndarray, decoding: Decoding, search: Search | None, **_: object) -> list[SimpleNamespace]:
         found = []
+        every = round(2 * decoding.balance / Decoding.balance * decoding.tuning.sharpness / DecodingTuning.sharpness)
         for row in (e @ self.known.T).argmax(1):
-            kept = self.tokenizer.encode(TEXTS[row])[
-                : -1 if self.forgets and row % round(EVERY * balance) == 1 else None
-            ]
+            kept = self.tokenizer.encode(TEXTS[row])[: -1 if self.forgets and row % every == 1 else None]
             found.append(
                 SimpleNamespace(
-                    text=self.tokenizer.decode(kept), ids=self.tokenizer.canvas(kept, self.length), steps=steps
+                    text=self.tokenizer.decode(kept), ids=self.tokenizer.canvas(kept, self.length), steps=decoding.steps
                 )
             )
         return found
@@ -73,12 +70,11 @@ def test_the_script_says_by_how_much_the_second_is_better(told: Callable[..., Re
 
 
 def test_settings_are_compared_with_the_inverter_as_it_is(told: Callable[..., Result]) -> None:
-    result = told("old", "--set", "balance=2.5", "--set", f"{__name__}.EVERY=4", "new")
+    result = told("old", "--set", "balance=1.75", "--set", "decoding.sharpness=2.3", "new")
     assert result.exit_code == 0, result.output
     _, *tables = result.stdout.split("\n\n")
-    assert [table.split("|")[3].strip() for table in tables] == ["new", "balance=2.5", f"{__name__}.EVERY=4"]
+    assert [table.split("|")[3].strip() for table in tables] == ["new", "balance=1.75", "decoding.sharpness=2.3"]
     assert [rows(table)["exact match"] for table in tables] == [[0.5, 1.0, 0.5], [0.5, 0.8, 0.3], [0.5, 0.75, 0.25]]
-    assert EVERY == 2
 
 
 def test_a_searchs_constants_are_set_where_inversions_are_guided(
@@ -86,17 +82,17 @@ def test_a_searchs_constants_are_set_where_inversions_are_guided(
 ) -> None:
     seen = []
     plain = Forgetful.invert
-    monkeypatch.setattr(Forgetful, "invert", lambda self, e, **more: seen.append(more) or plain(self, e, **more))
-    result = told("old", "--max-calls", "30", "--set", "search.starts=6", "--set", "seconds=2.5")
+    monkeypatch.setattr(Forgetful, "invert", lambda self, e, *how, **_: seen.append(how[1]) or plain(self, e, *how))
+    result = told("old", "--max-calls", "30", "--set", "search.starts=6", "--set", "seconds=2.5",
+                  "--set", "search.kernel.caution=.1")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert [(one["max_calls"], one.get("seconds"), one.get("tuning")) for one in seen] == [
-        (30, None, None), (30, None, Tuning(starts=6)), (30, 2.5, None)
+    assert seen == [
+        Search(max_calls=30), Search(max_calls=30, tuning=SearchTuning(starts=6)), Search(2.5, 30),
+        Search(max_calls=30, tuning=SearchTuning(kernel=Kernel(caution=0.1))),
     ]  # fmt: skip
     blind = told("old", "--set", "search.starts=6").exception
     assert isinstance(blind, InputError)
-    assert "--set search.starts=6: these inversions are blind, expected --seconds or --max-calls beside it" in str(
-        blind
-    )
+    assert "--set search.starts=6: inversion is blind, expected --seconds or --max-calls beside it" in str(blind)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +102,20 @@ def test_a_searchs_constants_are_set_where_inversions_are_guided(
         "search.starts",
         "balance",
         "colour=1",
-        "unembed.decoding.balance.COLOUR=1",
-        "nowhere.COLOUR=1",
-        "self=1",
+        "decoding.colour=1",
+        "decoding.tuning=1",
+        "decoding.kernel.caution=1",
+        "strategy=1",
+        "balance=high",
+        "balance=-1",
+        "nowhere.colour=1",
+        "tuning=1",
     ],
 )
 def test_what_cannot_be_set_is_refused(told: Callable[..., Result], setting: str) -> None:
-    result = told("old", "--set", setting)
+    result = told("old", "--seconds", "1", "--set", setting)
     assert isinstance(result.exception, InputError)
-    assert setting in str(result.exception)
+    assert setting in str(result.exception) or setting == "balance=-1"
 
 
 def test_a_second_inverter_or_a_setting_is_needed(told: Callable[..., Result]) -> None:

@@ -198,7 +198,7 @@ def test_a_blind_inversion_gives_mostly_the_same_tokens(folder: Path, steps: int
     fake = fake_encoder()
     embeddings = fake.encode(tiny_texts(100, seed=5))
     whole, packed = (Inverter(parts, encoder=fake) for parts in (tiny_parts(), load_inverter(folder)))
-    pairs = zip(*(inverter.invert(embeddings, steps) for inverter in (whole, packed)), strict=True)
+    pairs = zip(*(inverter.invert(embeddings, steps=steps) for inverter in (whole, packed)), strict=True)
     same = [one == other for a, b in pairs for one, other in zip(a.ids, b.ids, strict=False)]
     assert len(same) > 1000
     assert sum(same) > least * len(same)

@@ -13,16 +13,16 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fakes import LocalEncoder, local_parts, tiny_parts, tiny_texts
-from unembed.decoding.inversion import Inversion
+from unembed.decoding.inversion import EXACT, Inversion
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
-from unembed.search.options import EXACT, Search, Tuning
+from unembed.search.options import Search, SearchTuning
 
 PARTS = local_parts()
 TEXTS = ["wild horse and dog", "the old cat", *tiny_texts(4, seed=2)[2:]]
 E = LocalEncoder().encode(TEXTS)
 EASY, HARD = (0, 1), 3  # rows whose text is found with a few hundred calls, and one that takes more
-ROUND = Tuning().frugal_asked + Tuning().frugal_composed  # texts at most, where calls are counted
+ROUND = SearchTuning().frugal_asked + SearchTuning().frugal_composed  # texts at most, where calls are counted
 
 
 class Asked(LocalEncoder):
@@ -84,7 +84,7 @@ def test_the_best_so_far_gets_better_and_all_that_it_costs_is_counted() -> None:
         asked.append(len(encoder.texts))
     assert len(seen) > 5
     assert [one.encoder_calls for one in seen] == asked
-    assert 1 <= asked[0] <= Tuning().starts  # the blind candidates
+    assert 1 <= asked[0] <= SearchTuning().starts  # the blind candidates
     for column in ("cosine", "encoder_calls", "seconds", "passes"):
         values = [getattr(one, column) for one in seen]
         assert values == sorted(values), column
@@ -169,7 +169,7 @@ def test_a_search_that_is_stuck_begins_again(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Inverter, "_blind_candidates", counted)
     encoder = Asked()
-    *_, found = inverter(encoder).search(E[HARD], seconds=None, max_calls=150, tuning=Tuning(patience=1))
+    *_, found = inverter(encoder).search(E[HARD], search=Search(max_calls=150, tuning=SearchTuning(patience=1)))
     assert begun == list(range(len(begun)))
     assert len(begun) > 1
     assert found.cosine == pytest.approx(max(own_cosine(text, E[HARD]) for text in encoder.texts), abs=1e-6)
@@ -236,7 +236,7 @@ def test_what_a_search_needs() -> None:
         with pytest.raises(InputError, match="this inverter has no surrogate, which a guided inversion needs"):
             call(np.ones(16, np.float32) / 4, seconds=1.0)
     with pytest.raises(InputError, match="seconds and max_calls are both None"):
-        inverter().search(E[0], seconds=None)
+        Search()
 
 
 # --- encoders that fail

@@ -12,17 +12,18 @@ from torch.nn import functional as F
 from test_balance import EOS, MASK, PAD, D, L, V, denoiser, logits_like
 from unembed.decoding import steering
 from unembed.decoding.balance import Balance
+from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import Predictor, stream
-from unembed.decoding.steering import EARLY, LATE, Steering, growth
-from unembed.decoding.strategies import STRATEGIES, Options
+from unembed.decoding.steering import Steering, growth
 
 COUNTED = torch.tensor([token not in (MASK, EOS, PAD) for token in range(V)])
 GENERATOR = torch.Generator().manual_seed(5)
 E = torch.randn(6, D, generator=GENERATOR)
 X = torch.randn(V, D, generator=GENERATOR)
 BIAS = torch.randn(D, generator=GENERATOR)
+TUNING = DecodingTuning()
 STEERING = Steering(X, BIAS, E)
-BALANCE = Balance(0.0, MASK, [EOS, PAD])
+BALANCE = Balance(0.0, MASK, [EOS, PAD], TUNING)
 NOTHING = torch.zeros(V)
 
 
@@ -131,14 +132,20 @@ def test_a_missing_word_comes_and_one_too_many_goes() -> None:
 
 
 def test_the_strength_grows_with_what_is_decoded() -> None:
-    assert [growth(count, 32) for count in (0, 8, 32)] == [EARLY, 0.75 * EARLY + 0.25 * LATE, LATE]
+    assert [growth(count, 32, TUNING) for count in (0, 8, 32)] == [
+        TUNING.early,
+        0.75 * TUNING.early + 0.25 * TUNING.late,
+        TUNING.late,
+    ]
 
 
 @pytest.mark.parametrize("given", [0, 3])
 def test_tokens_that_were_given_are_not_decoded(given: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, options = denoiser(), Options(L - given, "sequential", balance=0.0, steering=10.0)
+    model, options = denoiser(), Decoding(L - given, "sequential", balance=0.0, steering=10.0)
     seen: list[float] = []
-    monkeypatch.setattr("unembed.decoding.predictor.growth", lambda decoded, length: seen.append(decoded) or 1.0)
+    monkeypatch.setattr(
+        "unembed.decoding.predictor.growth", lambda decoded, length, tuning: seen.append(decoded) or 1.0
+    )
     start_BL = torch.full((1, L), MASK)
     start_BL[:, :given] = 1
     with torch.inference_mode():
@@ -169,7 +176,7 @@ def test_where_everything_ends_or_nobody_knows_a_token_logits_stay_finite() -> N
 def naive(e_D: Tensor, strength: float, balance: float) -> Tensor:
     """One row, one position a pass from the left, with whole passes of the denoiser."""
     model, alone = denoiser(), Steering(X, BIAS, e_D[None])
-    balanced = Balance(balance, MASK, [EOS, PAD])
+    balanced = Balance(balance, MASK, [EOS, PAD], TUNING)
     ids_L = torch.full((L,), MASK)
     c_V: Tensor | None = None
     for place in range(L):
@@ -178,7 +185,7 @@ def naive(e_D: Tensor, strength: float, balance: float) -> Tensor:
         masses_RV = balanced.masses(logits_RV)
         factor_V = torch.zeros(V) if c_V is None else balanced.factors(masses_RV, c_V, n_V)
         visible = sum(token not in (MASK, EOS, PAD) for token in ids_L.tolist())
-        grown = strength * (EARLY + (LATE - EARLY) * visible / L)
+        grown = strength * (TUNING.early + (TUNING.late - TUNING.early) * visible / L)
         logits_RV = balanced.multiplied(
             logits_RV, masses_RV, factor_V + alone.gains(0, masses_RV, n_V, factor_V, grown)
         )
@@ -190,7 +197,7 @@ def naive(e_D: Tensor, strength: float, balance: float) -> Tensor:
 
 @pytest.mark.parametrize("balance", [0.0, 0.7])
 def test_each_row_is_steered_by_its_own_embedding(balance: float) -> None:
-    model, options = denoiser(), Options(L, "sequential", balance=balance, steering=20.0)
+    model, options = denoiser(), Decoding(L, "sequential", balance=balance, steering=20.0)
     expected_BL = torch.stack([naive(e_D, 20.0, balance) for e_D in E])
     with torch.inference_mode():
         *_, last = stream(model, model.condition(E), options, steering=STEERING)
@@ -202,7 +209,7 @@ def test_each_row_is_steered_by_its_own_embedding(balance: float) -> None:
 @pytest.mark.parametrize("balance", [0.7, 20.0, 100.0])
 @pytest.mark.parametrize("strength", [0.0, 100.0, 1e4])
 def test_however_strong_the_options_chances_stay_numbers(balance: float, strength: float) -> None:
-    model, options = denoiser(), Options(4, temperature=1.0, balance=balance, steering=strength)
+    model, options = denoiser(), Decoding(4, temperature=1.0, balance=balance, steering=strength)
     with torch.inference_mode():
         *_, last = stream(model, model.condition(E), options, steering=STEERING)
     assert last.confidence.isfinite().all()
@@ -211,7 +218,7 @@ def test_however_strong_the_options_chances_stay_numbers(balance: float, strengt
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_at_strength_0_a_decoding_is_as_without(strategy: str) -> None:
-    model, options = denoiser(), Options(L, strategy, steering=0.0)
+    model, options = denoiser(), Decoding(L, strategy, steering=0.0)
     with torch.inference_mode():
         *_, last = stream(model, model.condition(E), options, steering=STEERING)
         *_, without = stream(model, model.condition(E), options)
@@ -224,7 +231,7 @@ def test_visible_tokens_are_scored_as_they_were() -> None:
     model = denoiser()
     start_BL = torch.full((len(E), L), MASK)
     start_BL[:, ::2] = 1
-    options = Options(2, "two-stage", steering=20.0)
+    options = Decoding(2, "two-stage", steering=20.0)
     with torch.inference_mode():
         *_, last = stream(model, model.condition(E), options, None, start_BL, STEERING)
     assert torch.equal(last.ids[:, ::2], start_BL[:, ::2])

@@ -14,14 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fakes import small_denoiser
-from unembed.decoding.predictor import ENOUGH, Predictor, compute, decode, sample, stream, text_or_end
+from unembed.decoding.options import Decoding, DecodingTuning
+from unembed.decoding.predictor import Predictor, compute, decode, sample, stream, text_or_end
 from unembed.decoding.strategies import (
-    REMASKS_PER_PASS,
     STRATEGIES,
-    THRESHOLD,
     Canvas,
     Frame,
-    Options,
     Prediction,
     quotas,
 )
@@ -44,7 +42,7 @@ DENOISER = make_denoiser()
 E = torch.randn(6, D, generator=torch.Generator().manual_seed(1))
 
 
-def frames(options: Options, rows: list[int] | None = None, start: Tensor | None = None) -> list[Frame]:
+def frames(options: Decoding, rows: list[int] | None = None, start: Tensor | None = None) -> list[Frame]:
     """All frames for the embeddings of `rows`."""
     rows = list(range(len(E))) if rows is None else rows
     return list(stream(DENOISER, DENOISER.condition(E[rows]), options, rows, start))
@@ -74,7 +72,7 @@ def test_no_mask_is_left_and_frames_say_what_happened(
     strategy: str, steps: int, temperature: float, guidance: float, seed: int, start: list[list[int]]
 ) -> None:
     canvas = torch.tensor(start)
-    options = Options(steps, strategy, temperature, guidance, seed)
+    options = Decoding(steps, strategy, temperature=temperature, guidance=guidance, seed=seed)
     seen = frames(options, list(range(len(canvas))), canvas)
     last = seen[-1]
     assert [frame.done for frame in seen] == [False] * (len(seen) - 1) + [True]
@@ -97,7 +95,7 @@ def test_no_mask_is_left_and_frames_say_what_happened(
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("steps", range(1, L + 1))
 def test_all_masks_are_filled(strategy: str, steps: int) -> None:
-    seen = frames(Options(steps, strategy))
+    seen = frames(Decoding(steps, strategy))
     assert (seen[0].ids == MASK).all()
     assert not seen[0].changed.any()
     assert not (seen[-1].ids == MASK).any()
@@ -140,14 +138,14 @@ def naive(e: Tensor, one_at_a_time: Any) -> Tensor:
 )
 def test_one_position_per_pass_equals_a_naive_loop(strategy: str, choice: Any) -> None:
     expected = torch.stack([naive(e, choice) for e in E])
-    assert torch.equal(decode(DENOISER, E, Options(L, strategy, balance=0.0)).ids, expected)
+    assert torch.equal(decode(DENOISER, E, Decoding(L, strategy, balance=0.0)).ids, expected)
     assert len(expected.unique(dim=0)) > 3  # rows do differ, so the comparison says something
 
 
 @pytest.mark.parametrize("strategy", NAMES)
 def test_one_pass_takes_every_best_token(strategy: str) -> None:
     logits = DENOISER(torch.full((len(E), L), MASK), E)
-    last = decode(DENOISER, E, Options(1, strategy))
+    last = decode(DENOISER, E, Decoding(1, strategy))
     assert torch.equal(last.ids, logits.argmax(-1))
     torch.testing.assert_close(last.confidence, logits.softmax(-1).amax(-1))
 
@@ -159,7 +157,7 @@ def test_one_pass_takes_every_best_token(strategy: str) -> None:
 @pytest.mark.parametrize("filled", [False, True])
 @pytest.mark.parametrize("steps", [3, L])
 def test_a_row_is_decoded_the_same_in_any_company(strategy: str, filled: bool, steps: int) -> None:
-    options = Options(steps, strategy, temperature=0.9, guidance=0.5, seed=3)
+    options = Decoding(steps, strategy, temperature=0.9, guidance=0.5, seed=3)
     start = partly_filled() if filled else torch.full((len(E), L), MASK)
     together = frames(options, start=start)[-1]
     shuffled = [4, 0, 5, 2, 1, 3]
@@ -176,7 +174,7 @@ def test_a_row_is_decoded_the_same_in_any_company(strategy: str, filled: bool, s
 def test_seeds_and_rows_decide_what_is_random() -> None:
     def drawn(seed: int, rows: list[int]) -> Tensor:
         same = DENOISER.condition(E[:1].expand(len(rows), -1))
-        *_, last = stream(DENOISER, same, Options(4, "euler", temperature=1.5, seed=seed), rows)
+        *_, last = stream(DENOISER, same, Decoding(4, "euler", temperature=1.5, seed=seed), rows)
         return last.ids
 
     assert torch.equal(drawn(0, [0, 1, 2]), drawn(0, [0, 1, 2]))
@@ -195,7 +193,7 @@ def sure(ids: Tensor) -> Prediction:
 
 def schedule(strategy: str, rows: int, length: int, steps: int) -> Iterator[Frame]:
     """The frames of a strategy on empty canvases, whatever would be predicted."""
-    canvas = Canvas(torch.full((rows, length), 1), 1, (), Options(steps, strategy, seed=5), range(rows))
+    canvas = Canvas(torch.full((rows, length), 1), 1, (), Decoding(steps, strategy, seed=5), range(rows))
     decoding = STRATEGIES[strategy](canvas)
     frame = next(decoding)
     yield frame
@@ -223,7 +221,7 @@ def test_remask_masks_as_often_as_it_says() -> None:
     for step, found in enumerate(again):
         t, s = step / steps, (step + 1) / steps
         # sigma is at most (1 - alpha_s) / alpha_t, and alpha_t of the positions can be masked again
-        expected = min(REMASKS_PER_PASS, (1 - s) * length, t * length)
+        expected = min(DecodingTuning().remasked, (1 - s) * length, t * length)
         assert found == pytest.approx(expected, abs=4 * math.sqrt(1.0 / rows))
     assert not (seen[-1].ids == 1).any()
 
@@ -250,7 +248,7 @@ def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
     n = 20_000
     logits = torch.tensor([1.0, -0.5, 0.3, 2.0, -torch.inf, -1.0, 0.0, -torch.inf])
     modulation = DENOISER.condition(torch.ones(1, D)).repeat(n)
-    options = Options(1, "confidence", temperature, seed=1)
+    options = Decoding(1, "confidence", temperature=temperature, seed=1)
     *_, last = stream(Fixed(logits), modulation, options)  # type: ignore[arg-type]
     possible = logits.isfinite()
     counts = last.ids.flatten().bincount(minlength=8)
@@ -262,7 +260,7 @@ def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
 
 
 def test_logits_looked_at_in_chunks_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = Options(4, "two-stage", temperature=0.8, guidance=1.0, seed=6)
+    options = Decoding(4, "two-stage", temperature=0.8, guidance=1.0, seed=6)
     whole = frames(options, start=partly_filled())[-1]
     for rows in (1, 3):
         monkeypatch.setattr("unembed.decoding.predictor.CHUNK", {"cpu": rows * V})
@@ -282,9 +280,9 @@ def test_samples_are_where_the_distribution_function_passes_the_uniform_number()
 
 
 def test_a_temperature_near_zero_takes_the_best_token() -> None:
-    best = decode(DENOISER, E, Options(L, "confidence")).ids
+    best = decode(DENOISER, E, Decoding(L, "confidence")).ids
     for temperature in (1e-4, 1e-300):
-        assert torch.equal(decode(DENOISER, E, Options(L, "confidence", temperature)).ids, best)
+        assert torch.equal(decode(DENOISER, E, Decoding(L, "confidence", temperature=temperature)).ids, best)
 
 
 # --- passes
@@ -311,7 +309,7 @@ def counter() -> Iterator[Counter]:
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_passes_are_the_rows_that_were_computed(strategy: str, guidance: float, counter: Counter) -> None:
-    last = frames(Options(5, strategy, guidance=guidance), start=partly_filled())[-1]
+    last = frames(Decoding(5, strategy, guidance=guidance), start=partly_filled())[-1]
     assert sum(counter.rows) == last.passes.sum()
 
 
@@ -320,7 +318,7 @@ def test_threshold_stops_where_it_is_sure(counter: Counter) -> None:
         denoiser = make_denoiser(sharpness)
         denoiser.blocks[0].register_forward_pre_hook(counter)
         counter.rows.clear()
-        seen = list(stream(denoiser, denoiser.condition(E), Options(L, "threshold")))
+        seen = list(stream(denoiser, denoiser.condition(E), Decoding(L, "threshold")))
         passes = seen[-1].passes
         assert (passes <= L).all()
         assert sum(counter.rows) == passes.sum()
@@ -336,7 +334,7 @@ def test_threshold_stops_where_it_is_sure(counter: Counter) -> None:
         waiting = (after.ids == MASK) & ~(before.ids != MASK)
         assert (after.confidence[new] >= 0).all()
         assert (new.sum(1) >= 1)[(before.ids == MASK).any(1)].all()
-        assert not waiting[(after.confidence >= THRESHOLD) & (before.ids == MASK)].any()
+        assert not waiting[(after.confidence >= DecodingTuning().threshold) & (before.ids == MASK)].any()
 
 
 # --- guidance
@@ -348,7 +346,7 @@ def asking(ids: Tensor, wanted: Tensor) -> Frame:
     return Frame(0, 1, ids, wanted, torch.zeros(ids.shape), wanted, zero, False)
 
 
-def prediction(options: Options, ids: Tensor, alternatives: int = 0) -> Prediction:
+def prediction(options: Decoding, ids: Tensor, alternatives: int = 0) -> Prediction:
     """One pass over the masks of `ids`."""
     predictor = Predictor(DENOISER, DENOISER.condition(E), options, range(len(E)), alternatives)
     return predictor(asking(ids, ids == MASK))
@@ -361,17 +359,17 @@ def test_guidance_is_its_formula() -> None:
     without = DENOISER.logits(DENOISER.hidden(ids, DENOISER.unconditional(len(E))))[..., : V - 1]
     for w in (-1.0, -0.5, 0.7, 3.0):
         expected = (without + (w + 1) * (conditional - without)).softmax(-1)
-        found = prediction(Options(guidance=w), ids)
+        found = prediction(Decoding(guidance=w), ids)
         torch.testing.assert_close(found.confidence[masked], expected.amax(-1)[masked])
         assert torch.equal(found.tokens[masked], expected.argmax(-1)[masked])
-    plain = prediction(Options(guidance=0.0), ids)
+    plain = prediction(Decoding(guidance=0.0), ids)
     torch.testing.assert_close(plain.confidence[masked], conditional.softmax(-1).amax(-1)[masked])
 
 
 def test_visible_tokens_are_scored_by_the_probability_of_what_stands_there() -> None:
     ids = partly_filled()
     frame = asking(ids, torch.ones_like(ids, dtype=torch.bool))
-    found = Predictor(DENOISER, DENOISER.condition(E), Options(), range(len(E)))(frame)
+    found = Predictor(DENOISER, DENOISER.condition(E), Decoding(), range(len(E)))(frame)
     probabilities = DENOISER(ids, E).softmax(-1)
     expected = torch.where(
         ids == MASK,
@@ -384,8 +382,8 @@ def test_visible_tokens_are_scored_by_the_probability_of_what_stands_there() -> 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 def test_alternatives_are_the_likeliest_tokens(guidance: float) -> None:
     ids = partly_filled()
-    found = prediction(Options(guidance=guidance), ids, alternatives=3)
-    every = prediction(Options(guidance=guidance), ids, alternatives=V)
+    found = prediction(Decoding(guidance=guidance), ids, alternatives=3)
+    every = prediction(Decoding(guidance=guidance), ids, alternatives=V)
     assert found.alternatives is not None
     assert every.alternatives is not None
     masked = ids == MASK
@@ -400,7 +398,7 @@ def test_alternatives_are_the_likeliest_tokens(guidance: float) -> None:
 def test_passes_of_several_predictors_can_be_computed_as_one() -> None:
     ids = partly_filled()
     frame = asking(ids, ids == MASK)
-    cases = [Options(), Options(guidance=1.0), Options(temperature=1.0, seed=4)]
+    cases = [Decoding(), Decoding(guidance=1.0), Decoding(temperature=1.0, seed=4)]
 
     def predictors() -> list[Predictor]:
         return [Predictor(DENOISER, DENOISER.condition(E), options, range(len(E))) for options in cases]
@@ -416,7 +414,7 @@ def test_passes_of_several_predictors_can_be_computed_as_one() -> None:
 
 
 def test_two_stage_revises_what_it_doubts() -> None:
-    seen = frames(Options(6, "two-stage"))
+    seen = frames(Decoding(6, "two-stage"))
     revised = sum(((a.ids != b.ids) & (a.ids != MASK)).sum().item() for a, b in pairwise(seen))
     assert revised > 0
     final = seen[-1]
@@ -430,32 +428,32 @@ def test_two_stage_revises_what_it_doubts() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(steps=0), f"steps is 0, expected 1 to {L}"),
-        (Options(steps=-1), f"steps is -1, expected 1 to {L}"),
-        (Options(steps=L + 1), f"steps is {L + 1}, expected 1 to {L}"),
-        (Options(steps=10_000), f"steps is 10000, expected 1 to {L}"),
-        (Options(1, strategy="greedy"), "strategy is 'greedy', expected one of confidence, sequential"),
-        (Options(1, temperature=-0.1), "temperature is -0.1, expected 0 or more"),
-        (Options(1, temperature=math.nan), "temperature is nan, expected 0 or more"),
-        (Options(1, temperature=math.inf), "temperature is inf, expected 0 or more"),
-        (Options(1, guidance=-1.5), "guidance is -1.5, expected -1 or more"),
-        (Options(1, guidance=math.inf), "guidance is inf, expected -1 or more"),
-        (Options(1, balance=-0.1), "balance is -0.1, expected 0 or more"),
-        (Options(1, balance=math.nan), "balance is nan, expected 0 or more"),
-        (Options(1, steering=-1.0), "steering is -1.0, expected 0 or more"),
-        (Options(1, steering=math.nan), "steering is nan, expected 0 or more"),
-        (Options(1, steering=math.inf), "steering is inf, expected 0 or more"),
+        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"steps": -1}, "steps is -1, expected at least 1"),
+        ({"steps": L + 1}, f"steps is {L + 1}, expected 1 to {L}"),
+        ({"steps": 10_000}, f"steps is 10000, expected 1 to {L}"),
+        ({"strategy": "greedy"}, "strategy is 'greedy', expected one of confidence, sequential"),
+        ({"temperature": -0.1}, "temperature is -0.1, expected 0 or more"),
+        ({"temperature": math.nan}, "temperature is nan, expected 0 or more"),
+        ({"temperature": math.inf}, "temperature is inf, expected 0 or more"),
+        ({"guidance": -1.5}, "guidance is -1.5, expected -1 or more"),
+        ({"guidance": math.inf}, "guidance is inf, expected -1 or more"),
+        ({"balance": -0.1}, "balance is -0.1, expected 0 or more"),
+        ({"balance": math.nan}, "balance is nan, expected 0 or more"),
+        ({"steering": -1.0}, "steering is -1.0, expected 0 or more"),
+        ({"steering": math.nan}, "steering is nan, expected 0 or more"),
+        ({"steering": math.inf}, "steering is inf, expected 0 or more"),
     ],
 )
-def test_impossible_options_are_refused(options: Options, message: str) -> None:
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        next(stream(DENOISER, DENOISER.condition(E), options))
+        next(stream(DENOISER, DENOISER.condition(E), Decoding(**options)))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 def test_the_normalised_direction_is_all_that_counts() -> None:
-    options = Options(3, "confidence")
+    options = Decoding(3, "confidence")
     assert torch.equal(decode(DENOISER, E, options).ids, decode(DENOISER, F.normalize(E, dim=-1), options).ids)
 
 
@@ -468,7 +466,7 @@ END = 9  # "PAD"
 def decoding(name: str, steps: int, tokens: list[int], sure: list[float], ending: list[float]) -> list[Frame]:
     """The frames of a strategy for a denoiser that always predicts the same of a row."""
     length = len(tokens)
-    options = Options(steps=steps, strategy=name)
+    options = Decoding(steps=steps, strategy=name)
     strategy = STRATEGIES[name](Canvas(torch.full((1, length), MASK), MASK, (END,), options, [0]))
     prediction = Prediction(torch.tensor([tokens]), torch.tensor([sure]), torch.tensor([ending]))
     seen = [next(strategy)]
@@ -535,22 +533,21 @@ def test_a_length_that_is_open_counts_by_what_is_expected_of_it() -> None:
 def test_without_temperature_the_likelier_kind_decides_and_then_its_likeliest_token() -> None:
     likelihood_RV = torch.randn(400, 9, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
     ending_R = likelihood_RV[:, [2, 7]].exp().sum(-1)
-    chosen_R = text_or_end(likelihood_RV, ending_R, [2, 7], 0.0).argmax(-1)
+    chosen_R = text_or_end(likelihood_RV, ending_R, [2, 7], 0.0, 0.4).argmax(-1)
     others = 0
     for likelihood_V, ending, chosen in zip(likelihood_RV, ending_R.tolist(), chosen_R.tolist(), strict=True):
-        kind = [2, 7] if ending > ENOUGH else [0, 1, 3, 4, 5, 6, 8]
+        kind = [2, 7] if ending > 0.4 else [0, 1, 3, 4, 5, 6, 8]
         assert chosen == max(kind, key=lambda token: float(likelihood_V[token]))
         others += chosen != int(likelihood_V.argmax())
     assert others > 10  # where the single likeliest token is of the other kind
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.5, 0.9])
-def test_a_temperature_sharpens_each_choice_alone(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.decoding.predictor.ENOUGH", 0.5)
+def test_a_temperature_sharpens_each_choice_alone(temperature: float) -> None:
     p_RV = torch.randn(50, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(-1)
     ends, power = [2, 7], 1 / temperature
     ending_R = p_RV[:, ends].sum(-1)
-    found_RV = (text_or_end(p_RV.log(), ending_R, ends, temperature) / temperature).softmax(-1)
+    found_RV = (text_or_end(p_RV.log(), ending_R, ends, temperature, 0.5) / temperature).softmax(-1)
     sharp_R = ending_R**power / (ending_R**power + (1 - ending_R) ** power)
     for kind, share_R in ((ends, sharp_R), ([0, 1, 3, 4, 5, 6, 8], 1 - sharp_R)):
         within_RK = p_RV[:, kind] ** power
@@ -560,5 +557,5 @@ def test_a_temperature_sharpens_each_choice_alone(temperature: float, monkeypatc
 
 def test_at_temperature_one_the_model_is_sampled_as_it_is() -> None:
     likelihood_RV = torch.randn(5, 9).log_softmax(-1)
-    assert text_or_end(likelihood_RV, likelihood_RV[:, [2, 7]].exp().sum(-1), [2, 7], 1.0) is likelihood_RV
-    assert text_or_end(likelihood_RV, torch.zeros(5), [], 0.0) is likelihood_RV
+    assert text_or_end(likelihood_RV, likelihood_RV[:, [2, 7]].exp().sum(-1), [2, 7], 1.0, 0.4) is likelihood_RV
+    assert text_or_end(likelihood_RV, torch.zeros(5), [], 0.0, 0.4) is likelihood_RV

@@ -10,30 +10,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unembed.config import Recipe
     from unembed.decoding.inversion import Inversion
+    from unembed.decoding.options import Decoding
     from unembed.decoding.strategies import Frame
     from unembed.encoders.encoder import load_encoder
     from unembed.errors import InputError, UnembedError
     from unembed.inverter import Inverter
+    from unembed.search.options import Search
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Decoding",
     "Frame",
     "InputError",
     "Inversion",
     "Inverter",
     "Recipe",
+    "Search",
     "UnembedError",
     "__version__",
     "load_encoder",
 ]
 
 _MODULES = {
+    "Decoding": "unembed.decoding.options",
     "Frame": "unembed.decoding.strategies",
     "InputError": "unembed.errors",
     "Inversion": "unembed.decoding.inversion",
     "Inverter": "unembed.inverter",
     "Recipe": "unembed.config",
+    "Search": "unembed.search.options",
     "UnembedError": "unembed.errors",
     "load_encoder": "unembed.encoders.encoder",
 }

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from unembed.config import Config, Recipe
 from unembed.decoding.calibration import Calibration
 from unembed.decoding.consensus import agreement
 from unembed.decoding.inversion import Inversion, with_cosines
+from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import check, stream
 from unembed.decoding.steering import Steering
-from unembed.decoding.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Frame, Options, default_temperature
+from unembed.decoding.strategies import Frame
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
 from unembed.encoders.encoder import Encoder, check_embeddings, check_recipe, load_encoder
@@ -36,15 +37,15 @@ from unembed.encoders.recipes import RECIPES
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
 from unembed.search.asking import Asking, fast_lane
-from unembed.search.inversions import inversions, side_by_side
+from unembed.search.inversions import inversions
 from unembed.search.loop import Searcher
-from unembed.search.options import Search, Tuning
+from unembed.search.options import Options, Search, plan
 from unembed.storage.checkpoint import Parts, load_inverter, save_inverter
 from unembed.storage.packaged import DEFAULT, locate
 from unembed.surrogate.bag import Surrogate
 
 BEGIN_AGAIN = 7919  # added to the seed each time that a search begins again
-CONSENSUS = 0.2  # what a candidate's agreement with the others counts beside the cosine that is foreseen
+SECONDS = 30.0  # of a search that was given no limit
 
 
 class Inverter:
@@ -146,50 +147,57 @@ class Inverter:
         embeddings: NDArray[np.float32] = self.encoder.encode(texts, batch_size, show_progress_bar)
         return embeddings
 
+    def plan(
+        self, decoding: Decoding | None = None, search: Search | None = None, **options: Unpack[Options]
+    ) -> tuple[Decoding, Search | None]:
+        """What `invert` does with these arguments, checked for this inverter; the search is None where it is blind.
+
+        Raises:
+            InputError: an option is impossible.
+            TypeError: there is no such option.
+        """
+        decoding, search = plan(decoding, search, **options)
+        check(self.denoiser, decoding)
+        if search is not None and self.surrogate is None:
+            raise InputError(
+                "this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one"
+            )
+        return decoding, search
+
     def invert(
         self,
         embeddings: ArrayLike | Tensor,
-        steps: int = 8,
-        strategy: str = "confidence",
-        candidates: int = 1,
+        decoding: Decoding | None = None,
+        search: Search | None = None,
         *,
-        seconds: float | None = None,
-        max_calls: int | None = None,
-        guidance: float = 0.0,
-        balance: float = BALANCE,
-        steering: float = STEERING,
-        temperature: float | None = None,
-        seed: int = 0,
         batch_size: int = 64,
         recipe: Recipe | str | None = None,
         measure_cosine: bool = True,
         first_row: int = 0,
         journal_folder: str | Path | None = None,
-        tuning: Tuning | None = None,
         show_progress_bar: bool = False,
+        **options: Unpack[Options],
     ) -> list[Inversion]:
         """Recover a text from each embedding, from all masks, its length not given.
 
         Args:
             embeddings: (n, d) or (d,), made by this inverter's recipe.
-            steps: most passes per candidate, 1 to L.
-            candidates: texts per embedding, best first: ranked by the cosine that the surrogate foresees and by how
-                many words they share with the others (`ranked`), or where there is a search by their cosine.
-            seconds: guided inversion: search for each embedding's text so long, asking the encoder, until it is exact.
-            max_calls: guided inversion with a priced encoder: most encoder calls per embedding. With both, whichever is
-                spent first ends the search.
-            balance: how strongly later passes keep to the token counts that the first one expects; 0: not at all.
-            steering: how strongly tokens are drawn towards those whose bag has the embedding, by the surrogate, where
-                its tokens have contributions of their own; 0: not at all, so that the embedding enters through AdaLN
-                alone.
-            temperature: 0 takes the best token; by default 0 for one candidate and 0.5 for several.
-            seed: decides everything that is random; a row's result does not depend on `batch_size`.
+            decoding: how masks become tokens.
+            search: guided inversion: what a search for each embedding's text may spend. It asks the encoder, until the
+                text is exact. None: blind inversion.
+            batch_size: canvases on the device at once, where inversion is blind. No result depends on it.
             recipe: what the embeddings were made by, where known; checked against the inverter's.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
             first_row: number of the first embedding in a larger file, so that its parts invert as the whole would.
-            tuning: other constants of the search than were chosen.
             journal_folder: where a guided inversion keeps how far it has come, so that the same call after a kill
                 goes on from there. It is the caller's to delete.
+            options: single fields of `decoding` and `search` by name, such as `steps=16`, `candidates=4` or
+                `seconds=30`; they change those two (`plan`).
+
+        Returns:
+            One inversion for each embedding. Of several candidates it is the best, ranked by the cosine that the
+            surrogate foresees and by how many words they share with the others (`ranked`), or by their cosine where
+            there is a search.
 
         Raises:
             EmbeddingError: wrong dimension or rank, not finite, zero or not normalised.
@@ -197,83 +205,68 @@ class Inverter:
             InputError: an option is impossible.
             EncoderError: guided, and the encoder fails.
         """
-        search = Search(seconds, max_calls, seed, tuning or Tuning())
-        options = self._options(steps, strategy, candidates, guidance, balance, steering, temperature, seed)
+        decoding, search = self.plan(decoding, search, **options)
         e_BD = self._checked(embeddings, recipe)
-        bar = tqdm(total=len(e_BD), desc="invert", disable=not show_progress_bar)
         found: list[Inversion] = []
-        with bar:
-            if search.guided:
-                self._check_search()
+        with tqdm(total=len(e_BD), desc="invert", disable=not show_progress_bar) as bar:
+            if search is not None:
                 for row, e_1D in enumerate(e_BD[:, None], first_row):  # none of none, where split gives one
                     journal = None if journal_folder is None else Path(journal_folder) / f"{row}.npz"
-                    *_, last = self._search(e_1D, options, search, candidates, row, journal)
+                    *_, last = self._search(e_1D, decoding, search, row, journal)
                     found.append(last)
                     bar.update(1)
                 return found
-            at_once = max(1, batch_size // candidates)
+            at_once = max(1, batch_size // decoding.candidates)
             for start in range(0, len(e_BD), at_once):
-                found += self._invert_batch(e_BD[start : start + at_once], candidates, options, first_row + start)
+                found += self._invert_batch(e_BD[start : start + at_once], decoding, first_row + start)
                 bar.update(len(found) - bar.n)
-        return self._with_cosines(found, e_BD) if measure_cosine and found else found
+        return self.measured(found, e_BD.cpu().numpy()) if measure_cosine and found else found
 
     def stream(
         self,
         embedding: ArrayLike | Tensor,
-        steps: int = 8,
-        strategy: str = "confidence",
+        decoding: Decoding | None = None,
         *,
-        guidance: float = 0.0,
-        balance: float = BALANCE,
-        steering: float = STEERING,
-        temperature: float | None = None,
-        seed: int = 0,
         recipe: Recipe | str | None = None,
         first_row: int = 0,
+        **options: Unpack[Options],
     ) -> Iterator[Frame]:
-        """Recover the text of one embedding (d,), yielding one frame a pass; frame 0 is all masks.
+        """Recover the text of one embedding (d,) blindly, yielding one frame a pass; frame 0 is all masks.
 
         Arguments and errors as for `invert`, whose one candidate for the embedding the last frame holds; options are
         checked before the first frame is asked for.
         """
-        options = self._options(steps, strategy, 1, guidance, balance, steering, temperature, seed)
+        decoding, search = self.plan(decoding, None, **options)
+        if search is not None or decoding.candidates > 1:
+            raise InputError("a stream shows one blind candidate, expected no seconds, max_calls or candidates")
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
-        return stream(self.denoiser, self._condition(e_BD), options, [first_row], steering=self.steering(e_BD))
+        return stream(self.denoiser, self._condition(e_BD), decoding, [first_row], steering=self.steering(e_BD))
 
     def search(
         self,
         embedding: ArrayLike | Tensor,
-        seconds: float | None = 30.0,
-        candidates: int = 1,
-        steps: int = 8,
-        strategy: str = "confidence",
+        decoding: Decoding | None = None,
+        search: Search | None = None,
         *,
-        max_calls: int | None = None,
-        guidance: float = 0.0,
-        balance: float = BALANCE,
-        steering: float = STEERING,
-        temperature: float | None = None,
-        seed: int = 0,
         recipe: Recipe | str | None = None,
         first_row: int = 0,
-        tuning: Tuning | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Inversion]:
         """Recover the text of one embedding (d,) by guided inversion, yielding the best so far after each round.
 
         The first is the best of the blind candidates that it begins with. Arguments and errors as for `invert`, whose
-        result for the embedding is the last one; options are checked before the first is asked for.
+        result for the embedding is the last one; without `search`, seconds and max_calls it takes 30 seconds. Options
+        are checked before the first is asked for.
         """
-        search = Search(seconds, max_calls, seed, tuning or Tuning())
-        if not search.guided:
-            raise InputError("seconds and max_calls are both None, expected one of them for a search")
-        self._check_search()
-        options = self._options(steps, strategy, candidates, guidance, balance, steering, temperature, seed)
+        decoding, search = self.plan(decoding, search, **options)
+        decoding, search = self.plan(decoding, search or Search(SECONDS))
+        assert search is not None
         e_BD = self._checked(embedding, recipe)
         if len(e_BD) != 1:
             raise EmbeddingError(f"search takes one embedding, found {len(e_BD)}")
-        return self._search(e_BD, options, search, candidates, first_row)
+        return self._search(e_BD, decoding, search, first_row)
 
     def inversion(self, frame: Frame, row: int = 0) -> Inversion:
         """A frame's canvas as text; masks that are left are shown as nothing."""
@@ -291,94 +284,73 @@ class Inverter:
             encoder_calls=0,
         )
 
-    def ranked(self, frame: Frame, rows: Sequence[int], e_D: NDArray[np.float32]) -> list[tuple[int, Inversion]]:
+    def ranked(
+        self, frame: Frame, rows: Sequence[int], e_D: NDArray[np.float32], decoding: Decoding
+    ) -> list[tuple[int, Inversion]]:
         """The blind candidates for one embedding (D,) in some rows of a frame, best first, each with its row.
 
         Which of several is nearest the surrogate tells better than the denoiser, and which has the words the others
-        say: the score is the cosine that the surrogate foresees and `CONSENSUS` of the agreement with the others. The
-        denoiser's confidence stays the score where there is no surrogate or nothing to choose from.
+        say: the score is the cosine that the surrogate foresees and `tuning.consensus` of the agreement with the
+        others. The denoiser's confidence stays the score where there is no surrogate or nothing to choose from.
         """
         several = [self.inversion(frame, row) for row in rows]
         if self.surrogate is not None and len(several) > 1:
             texts = [self.tokenizer.content(one.ids) for one in several]
-            scores = self.surrogate.cosines(texts, e_D) + CONSENSUS * agreement(texts)
+            scores = self.surrogate.cosines(texts, e_D) + decoding.tuning.consensus * agreement(texts)
             several = [replace(one, score=float(score)) for one, score in zip(several, scores, strict=True)]
         return sorted(zip(rows, several, strict=True), key=lambda pair: -pair[1].score)
 
-    def _invert_batch(self, e_BD: Tensor, candidates: int, options: Options, first_row: int) -> list[Inversion]:
+    def measured(self, found: list[Inversion], e_BD: NDArray[np.float32]) -> list[Inversion]:
+        """Inversions of embeddings (B, D) with the cosine of each text, candidates included.
+
+        Without an encoder they stay as they are, with a warning. Raises EncoderError where it fails.
+        """
+        try:
+            encoder = self.encoder
+        except EncoderError as error:
+            warnings.warn(f"cosines are not measured: {error}", stacklevel=3)
+            return found
+        return with_cosines(found, e_BD, encoder)
+
+    def _invert_batch(self, e_BD: Tensor, decoding: Decoding, first_row: int) -> list[Inversion]:
+        candidates = decoding.candidates
         rows = range(first_row * candidates, (first_row + len(e_BD)) * candidates)
         modulation = self._condition(e_BD).repeat(candidates)
-        *_, last = stream(self.denoiser, modulation, options, rows, steering=self.steering(e_BD, candidates))
+        *_, last = stream(self.denoiser, modulation, decoding, rows, steering=self.steering(e_BD, candidates))
         found = []
         for number, e_D in enumerate(e_BD.cpu().numpy()):
             rows = range(number * candidates, (number + 1) * candidates)
-            several = [one for _, one in self.ranked(last, rows, e_D)]
+            several = [one for _, one in self.ranked(last, rows, e_D, decoding)]
             passes = sum(inversion.passes for inversion in several)
             found.append(replace(several[0], passes=passes, candidates=several if candidates > 1 else []))
         return found
 
-    def _searched(
-        self,
-        e_BD: Tensor,
-        options: Options,
-        search: Search,
-        candidates: int,
-        first_row: int,
-        folder: Path | None,
-    ) -> Iterator[Inversion]:
-        """What guided inversions of several embeddings end with, in their order.
-
-        With a local encoder on a CPU a search has one core, and as many run side by side as torch has threads.
-        """
-        local = self._fast_lane(search) is not None and self.device.type == "cpu"
-
-        def one(row: int) -> Iterator[Inversion]:
-            journal = None if folder is None else folder / f"{row}.npz"
-            return self._search(e_BD[row - first_row][None], options, search, candidates, row, journal)
-
-        rows = range(first_row, first_row + len(e_BD))
-        return side_by_side(one, rows, torch.get_num_threads() if local else 1)
-
     def _search(
-        self,
-        e_1D: Tensor,
-        options: Options,
-        search: Search,
-        candidates: int,
-        row: int,
-        journal: Path | None = None,
+        self, e_1D: Tensor, decoding: Decoding, search: Search, row: int, journal: Path | None = None
     ) -> Iterator[Inversion]:
         """The best so far of a guided inversion, after its blind candidates and after each round."""
         assert self.surrogate is not None
         asking = Asking(self.encoder, self._fast_lane(search), self.tokenizer, search, self.recipe.dimension)
-        begin = self._blind_candidates(e_1D, options, search, row)
+        begin = self._blind_candidates(e_1D, decoding, search, row)
         e_D = e_1D[0].cpu().numpy()
         searcher = Searcher(
-            self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, search, candidates, row,
-            repr(options),
+            self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, decoding, search, row
         )  # fmt: skip
         return inversions(searcher, journal)
 
     def _blind_candidates(
-        self, e_1D: Tensor, options: Options, search: Search, row: int
+        self, e_1D: Tensor, decoding: Decoding, search: Search, row: int
     ) -> Callable[[int, int], tuple[list[tuple[int, ...]], int]]:
         """Tokens of blind candidates for one embedding and their passes, others each time that a search begins."""
-        steps, temperature = min(options.steps, search.tuning.start_steps), options.temperature or CANDIDATE_TEMPERATURE
+        steps = min(decoding.steps, search.tuning.start_steps)
 
         def begin(times: int, count: int) -> tuple[list[tuple[int, ...]], int]:
-            seed = options.seed + BEGIN_AGAIN * times
-            sampled = replace(options, steps=steps, temperature=temperature, seed=seed)
-            (best,) = self._invert_batch(e_1D, count, sampled, row)
+            seed, temperature = decoding.seed + BEGIN_AGAIN * times, decoding.temperature or None  # at 0 all are alike
+            sampled = replace(decoding, steps=steps, candidates=count, temperature=temperature, seed=seed)
+            (best,) = self._invert_batch(e_1D, sampled, row)
             return [tuple(self.tokenizer.content(one.ids)) for one in best.candidates or [best]], best.passes
 
         return begin
-
-    def _check_search(self) -> None:
-        """Raise InputError where there can be no search."""
-        if self.surrogate is None:
-            raise InputError(
-                "this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one"
-            )
 
     def _fast_lane(self, search: Search) -> FastEncoder | None:
         """The encoder's, made once."""
@@ -404,34 +376,6 @@ class Inverter:
         if recipe is not None:
             check_recipe(_known(recipe), self.recipe)
         return torch.tensor(check_embeddings(embeddings, self.recipe), device=self.device)
-
-    def _options(
-        self,
-        steps: int,
-        strategy: str,
-        candidates: int,
-        guidance: float,
-        balance: float,
-        steering: float,
-        temperature: float | None,
-        seed: int,
-    ) -> Options:
-        if candidates < 1:
-            raise InputError(f"candidates is {candidates}, expected at least 1")
-        if temperature is None:
-            temperature = default_temperature(candidates)
-        options = Options(steps, strategy, temperature, guidance, seed, balance, steering)
-        check(self.denoiser, options)
-        return options
-
-    def _with_cosines(self, found: list[Inversion], e_BD: Tensor) -> list[Inversion]:
-        """The same inversions with the cosine of each text, candidates included; without an encoder as they are."""
-        try:
-            encoder = self.encoder
-        except EncoderError as error:
-            warnings.warn(f"cosines are not measured: {error}", stacklevel=3)
-            return found
-        return with_cosines(found, e_BD.cpu().numpy(), encoder)
 
 
 def _known(recipe: Recipe | str) -> Recipe:

@@ -12,8 +12,8 @@ import torch
 from serving import Seen, working
 
 from fakes import tiny_texts
+from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.decoding.predictor import Predictor, stream
-from unembed.decoding.strategies import STRATEGIES, Options
 from unembed.inverter import Inversion
 from unembed.server.batching import Batcher
 from unembed.server.faults import Fault
@@ -42,10 +42,10 @@ def endless(ticket: Ticket) -> Generator[Need, Any, None]:
         yield Pause()
 
 
-def some_options() -> list[tuple[Options, int]]:
+def some_decodings() -> list[Decoding]:
     """Every strategy, sampled, guided or neither, steered or not, with as many candidates."""
     return [
-        (Options(steps, strategy, temperature, guidance, steps, steering=steering), candidates)
+        Decoding(steps, strategy, candidates, temperature, guidance, steering=steering, seed=steps)
         for strategy in STRATEGIES
         for steps, temperature, guidance, steering, candidates in (
             (3, 0.0, 0.0, 100.0, 1),
@@ -61,7 +61,7 @@ def same(found: Inversion, expected: Inversion) -> bool:
 
 def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) -> None:
     """All strategies at once, over two models, must come out as `Inverter.invert` gives them one by one."""
-    cases = [(served, options, n) for served in models.all for options, n in some_options()]
+    cases = [(served, decoding) for served in models.all for decoding in some_decodings()]
     vectors = [
         served.inverter.encode([text]) for (served, *_), text in zip(cases, tiny_texts(len(cases), 3), strict=True)
     ]
@@ -72,8 +72,8 @@ def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) 
         async with working(seen, max_batch=256) as batcher:
             holder = batcher.submit(models.default, 1, blocked(gate))
             tickets = [
-                batcher.submit(served, n, lambda _, s=served, e=e_BD, o=options, n=n: invert(s, e, o, n))
-                for (served, options, n), e_BD in zip(cases, vectors, strict=True)
+                batcher.submit(served, decoding.candidates, lambda _, s=served, e=e_BD, d=decoding: invert(s, e, d))
+                for (served, decoding), e_BD in zip(cases, vectors, strict=True)
             ]
             gate.set()
             found = [await ticket.result() for ticket in tickets]
@@ -81,15 +81,12 @@ def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) 
             return found
 
     found = asyncio.run(together())
-    for (served, options, n), e_BD, recovered in zip(cases, vectors, found, strict=True):
-        expected = served.inverter.invert(
-            e_BD, options.steps, options.strategy, n,
-            guidance=options.guidance, steering=options.steering, temperature=options.temperature, seed=options.seed,
-        )[0]  # fmt: skip
+    for (served, decoding), e_BD, recovered in zip(cases, vectors, found, strict=True):
+        expected = served.inverter.invert(e_BD, decoding)[0]
         several = expected.candidates or [expected]
         assert len(recovered[0].inversions) == len(several)
         for one, other in zip(recovered[0].inversions, several, strict=True):
-            assert same(one, other), (options, n)
+            assert same(one, other), decoding
             assert one.cosine == pytest.approx(other.cosine, abs=1e-4)
     assert max(requests for _, requests, _ in seen.passes) == len(cases) // 2  # one model's requests, all in one pass
     assert len(seen.passes) <= 2 * 8
@@ -99,7 +96,7 @@ def test_merged_passes_recover_what_each_request_recovers_alone(models: Models) 
 def test_frames_are_those_of_the_library(models: Models, model: str) -> None:
     served = models.find(model)
     e_BD = served.inverter.encode(["no river is quiet."])
-    options = Options(steps=6, strategy="two-stage", temperature=0.4, seed=2)
+    options = Decoding(steps=6, strategy="two-stage", temperature=0.4, seed=2)
 
     async def watched() -> list[Snapshot]:
         async with working() as batcher:
@@ -135,9 +132,9 @@ def test_requests_join_and_leave_between_passes(served: Served) -> None:
                     reached.set()
                     go_on.wait(20)
 
-            first = batcher.submit(served, 1, lambda _: invert(served, e_BD[:1], Options(steps=12), watch=watch))
+            first = batcher.submit(served, 1, lambda _: invert(served, e_BD[:1], Decoding(steps=12), watch=watch))
             await asyncio.to_thread(reached.wait, 20)
-            second = batcher.submit(served, 1, lambda _: invert(served, e_BD[1:], Options(steps=12)))
+            second = batcher.submit(served, 1, lambda _: invert(served, e_BD[1:], Decoding(steps=12)))
             go_on.set()
             await first.result()
             await second.result()
@@ -161,10 +158,10 @@ def test_a_large_request_lets_others_in(served: Served) -> None:
         async with working(seen, max_batch=8) as batcher:
             batcher.submit(served, 1, blocked(gate))
             large = [
-                batcher.submit(served, 4, lambda _: invert(served, e_BD, Options(steps=4), at_once=batcher.at_once))
+                batcher.submit(served, 4, lambda _: invert(served, e_BD, Decoding(steps=4), at_once=batcher.at_once))
                 for _ in range(2)
             ]
-            small = batcher.submit(served, 1, lambda _: invert(served, e_BD[:1], Options(steps=4)))
+            small = batcher.submit(served, 1, lambda _: invert(served, e_BD[:1], Decoding(steps=4)))
             gate.set()
 
             async def note(name: str, ticket: Ticket) -> None:
@@ -227,7 +224,7 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(served: Served) -> None:
     async def fill() -> None:
         gate = threading.Event()
         async with working(time_limit=20.0) as batcher:
-            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=8)), cost=8).result()
+            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Decoding(steps=8)), cost=8).result()
             assert 0 < batcher.seconds_for(8) < 10
             holder = batcher.submit(served, 1, blocked(gate))
             assert await holder.event() == "begun"
@@ -235,7 +232,7 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(served: Served) -> None:
             with pytest.raises(Fault, match="longer than the limit of 20 s") as refused:
                 batcher.submit(served, 1, endless, cost=100 * most)
             assert refused.value.status == 503
-            fits = batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=2)), cost=2)
+            fits = batcher.submit(served, 1, lambda _: invert(served, e_BD, Decoding(steps=2)), cost=2)
             gate.set()
             await fits.result()
 
@@ -257,7 +254,7 @@ def test_who_leaves_frees_the_place_and_its_work_ends(served: Served) -> None:
                 assert await ticket.event() == "again"
             assert await asyncio.to_thread(closed.wait, 20)
             e_BD = served.inverter.encode(["a child."])
-            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=2))).result()
+            await batcher.submit(served, 1, lambda _: invert(served, e_BD, Decoding(steps=2))).result()
             assert (batcher.active, batcher.waiting) == (0, 0)
 
     asyncio.run(leave())
@@ -282,7 +279,7 @@ def test_one_request_that_fails_does_not_take_others_along(served: Served, caplo
         e_BD = served.inverter.encode(["a child."])
         async with working() as batcher:
             bad = batcher.submit(served, 1, broken)
-            good = batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=4)))
+            good = batcher.submit(served, 1, lambda _: invert(served, e_BD, Decoding(steps=4)))
             empty = batcher.submit(served, 1, lambda _: embed(served, ["fine", "\u200b"]))
             assert len(await good.result()) == 1
             with pytest.raises(Fault, match="^internal error$"):
@@ -307,8 +304,8 @@ def test_a_pass_that_fails_fails_its_requests_and_the_thread_goes_on(
             with monkeypatch.context() as patch:
                 patch.setattr(Predictor, "questions", fail)
                 with pytest.raises(Fault, match="internal error"):
-                    await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options(steps=4))).result()
-            assert len(await batcher.submit(served, 1, lambda _: invert(served, e_BD, Options())).result()) == 1
+                    await batcher.submit(served, 1, lambda _: invert(served, e_BD, Decoding(steps=4))).result()
+            assert len(await batcher.submit(served, 1, lambda _: invert(served, e_BD, Decoding())).result()) == 1
 
     asyncio.run(run())
 

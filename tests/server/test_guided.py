@@ -11,7 +11,7 @@ from httpx2 import Client
 from serving import Start, connect, events, post, tiny_inverter, wait_until
 
 from fakes import fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
-from unembed.decoding.strategies import STEERING
+from unembed.decoding.options import Decoding
 from unembed.inverter import Inverter
 from unembed.server.models import Models, Served, load_models
 
@@ -62,7 +62,7 @@ def test_a_stream_shows_every_round_and_ends_with_the_answer(client: Client, oth
     e_D = other.inverter.encode(["this letter is never cold."])[0]
     body = {"embeddings": e_D.tolist(), "model": "other", "max_calls": 50, "candidates": candidates}
     *rounds, last = stream(client, **body)
-    expected = list(other.inverter.search(e_D, None, candidates, max_calls=50))
+    expected = list(other.inverter.search(e_D, candidates=candidates, max_calls=50))
     assert [event["step"] for event in rounds] == list(range(len(expected)))
     assert len(rounds) > 2
     for event, inversion in zip(rounds, expected, strict=True):
@@ -181,7 +181,7 @@ def test_the_packaged_inverter_is_searched_in_the_servers_thread(start: Start) -
     client = start(models)
     model = client.get("/v1/models").json()["data"][0]
     assert model["guided"]
-    assert model["defaults"]["steering"] == STEERING
+    assert model["defaults"]["steering"] == Decoding.steering
     inverter = models.default.inverter
     e_D = inverter.encode(["The library opens at nine."])[0]
     body = {"embeddings": e_D.tolist(), "max_calls": 12, "steps": 2}

@@ -12,7 +12,7 @@ import pytest
 from serving import Seen, working
 
 from fakes import tiny_texts
-from unembed.decoding.strategies import Options
+from unembed.decoding.options import Decoding
 from unembed.inverter import Inversion
 from unembed.server.faults import Fault
 from unembed.server.guided import Limits, Reached, search
@@ -81,14 +81,14 @@ def test_a_blind_request_is_done_while_long_searches_run(slow: Callable[[float],
                 batcher.submit(
                     models.default,
                     1,
-                    lambda t, e=e_D: search(lambda _, seconds: inverter.search(e, seconds), 1, ENOUGH, t.emit),
+                    lambda t, e=e_D: search(lambda _, seconds: inverter.search(e, seconds=seconds), 1, ENOUGH, t.emit),
                 )
                 for e_D in e_BD[:3]
             ]
             for ticket in searches:
                 assert (await ticket.event()).step == 0
             before = len(seen.rounds)
-            plain = batcher.submit(models.default, 1, lambda _: invert(models.default, e_BD[3:], Options(steps=16)))
+            plain = batcher.submit(models.default, 1, lambda _: invert(models.default, e_BD[3:], Decoding(steps=16)))
             assert len(await plain.result()) == 1
             rounds = len(seen.rounds) - before
             for ticket in searches:
@@ -108,7 +108,7 @@ def test_searches_take_turns_and_are_counted(other: Served) -> None:
             tickets = []
             for number, e_D in enumerate(other.inverter.encode(tiny_texts(3, 2))):
                 watch = lambda reached, n=number: (gate.wait(20), order.append(f"{n}.{reached.step}"))  # noqa: E731
-                begin = lambda _, s, e=e_D: other.inverter.search(e, s, max_calls=60)  # noqa: E731
+                begin = lambda _, s, e=e_D: other.inverter.search(e, seconds=s, max_calls=60)  # noqa: E731
                 limits = Limits(60.0, 60, float("inf"))
                 work = lambda _, b=begin, w=watch, x=limits: search(b, 1, x, w)  # noqa: E731
                 tickets.append(batcher.submit(other, 1, work, 5.0, True))
@@ -132,10 +132,12 @@ def test_a_search_counts_by_its_time(other: Served) -> None:
 
         def make(_: Any) -> Any:
             limits = Limits(60.0, 9, float("inf"))
-            return search(lambda _, s: inverter.search(e_BD[0], s, max_calls=9), 1, limits, lambda _: gate.wait(20))
+            return search(
+                lambda _, s: inverter.search(e_BD[0], seconds=s, max_calls=9), 1, limits, lambda _: gate.wait(20)
+            )
 
         async with working(time_limit=20.0) as batcher:
-            blind = lambda _: invert(other, e_BD[1:], Options(steps=8))  # noqa: E731
+            blind = lambda _: invert(other, e_BD[1:], Decoding(steps=8))  # noqa: E731
             await batcher.submit(other, 1, blind, cost=8).result()
             alone = batcher.seconds_for(8)
             assert 0 < alone < 10

@@ -10,7 +10,7 @@ from httpx2 import Client
 from serving import Start, events, tiny_inverter
 
 from fakes import tiny_texts
-from unembed.decoding.strategies import STEERING, STRATEGIES
+from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.server.models import Models, Served
 
 
@@ -74,7 +74,7 @@ def test_passes_are_steered_as_the_library_steers_them(client: Client, models: M
     inverter = models.find("other").inverter
     e_BD = inverter.encode(tiny_texts(3, 1))
     said = {}
-    for strength in (0.0, STEERING, 2000.0):
+    for strength in (0.0, Decoding.steering, 2000.0):
         body = {"embeddings": e_BD.tolist(), "model": "other", "steering": strength, "candidates": 2, "seed": 3}
         found = client.post("/v1/invert", json=body).json()["data"]
         expected = inverter.invert(e_BD, candidates=2, steering=strength, seed=3)
@@ -82,7 +82,7 @@ def test_passes_are_steered_as_the_library_steers_them(client: Client, models: M
         assert said[strength] == [one.text for one in expected]
     assert len({tuple(texts) for texts in said.values()}) == 3
     body = {"embeddings": e_BD.tolist(), "model": "other", "candidates": 2, "seed": 3}
-    assert [one["text"] for one in client.post("/v1/invert", json=body).json()["data"]] == said[STEERING]
+    assert [one["text"] for one in client.post("/v1/invert", json=body).json()["data"]] == said[Decoding.steering]
     refused = client.post("/v1/invert", json={"embeddings": e_BD.tolist(), "steering": -1})
     assert refused.status_code == 422
     assert "steering" in refused.json()["error"]["message"]

@@ -8,23 +8,23 @@ Unusual here: the lines are their own journal. A run that goes on counts them, c
 unfinished batch, so that every row is inverted in the batch it would have been in: interrupted or not, the results
 are the same. Lines of another input, inverter or options are never continued.
 
-A guided inversion takes seconds or minutes a row and does not depend on the rows beside it. So its batches are small,
-none of its lines are dropped, and the row in work goes on after the last round that it finished.
+A guided inversion takes seconds or minutes a row and does not depend on the rows beside it. So each row is a batch of
+its own, none of its lines are dropped, and the row in work goes on after the last round that it finished.
 """
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from unembed.cli.options import Plan
 from unembed.config import config_to_dict
 from unembed.decoding.inversion import Inversion
 from unembed.encoders.vectors import Scan, Vectors
@@ -32,10 +32,8 @@ from unembed.errors import InputError
 from unembed.evaluation.evaluate import fingerprint
 from unembed.files.atomic import atomic_file, fsync, output_errors
 from unembed.inverter import Inverter
-from unembed.search.options import EXACT
 
 ENDING = ".jsonl"
-NEAR = 0.7  # cosine that a search reaches early for an embedding of the encoder, and hardly ever for another vector
 
 
 def record(inversion: Inversion, row: int) -> dict[str, Any]:
@@ -52,23 +50,13 @@ def record(inversion: Inversion, row: int) -> dict[str, Any]:
     }
     if inversion.seconds is not None:
         tree["seconds"] = round(inversion.seconds, 3)
-        tree |= {"exact": is_exact(inversion), "near": is_near(inversion)}
+        tree |= {"exact": inversion.exact, "near": inversion.near}
     if inversion.candidates:
         tree["candidates"] = [
             {"text": other.text, "cosine": _rounded(other.cosine), "score": round(other.score, 6)}
             for other in inversion.candidates
         ]
     return tree
-
-
-def is_exact(inversion: Inversion) -> bool:
-    """Whether a guided inversion found the very text."""
-    return inversion.cosine is not None and inversion.cosine >= EXACT
-
-
-def is_near(inversion: Inversion) -> bool:
-    """Whether a guided inversion found anything near; else its embedding may be none of this encoder."""
-    return inversion.cosine is not None and inversion.cosine >= NEAR
 
 
 def line(inversion: Inversion, row: int) -> bytes:
@@ -81,9 +69,8 @@ def invert_file(
     vectors: Vectors,
     scan: Scan,
     output: Path,
-    options: Mapping[str, Any],
+    plan: Plan,
     *,
-    batch_size: int = 64,
     overwrite: bool = False,
     show_progress_bar: bool = False,
 ) -> dict[str, Any]:
@@ -92,8 +79,7 @@ def invert_file(
     Args:
         scan: of these vectors, by the inverter's recipe.
         output: a name ending in .jsonl.
-        options: of `Inverter.invert`, those that decide the results. Batch size and device may change between calls.
-        batch_size: rows inverted at once, where they are inverted blind.
+        plan: its options decide the results. Batch size and device may change between calls.
         overwrite: forget what an earlier call wrote.
 
     Returns:
@@ -114,7 +100,7 @@ def invert_file(
             "tokenizer": inverter.tokenizer.fingerprint,
         },
         "recipe": config_to_dict(inverter.recipe),
-        "options": dict(options),
+        "options": plan.options,
     }
     with output_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +118,7 @@ def invert_file(
                 file.truncate(0)  # before the new state is written, so that old lines never stand beside it
             with atomic_file(state_file) as temporary:
                 temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        done, size = _finished_rows(part, scan.rows, 1 if _guided(options) else batch_size)
+        done, size = _finished_rows(part, scan.rows, plan.rows_at_once)
         with output_errors(part):
             file.truncate(size)
         with tqdm(
@@ -143,10 +129,8 @@ def invert_file(
             dynamic_ncols=True,
             disable=not show_progress_bar,
         ) as bar:
-            for start, batch in vectors.batches(rows_at_once(options, batch_size), done):
-                found = inverter.invert(
-                    batch, **options, batch_size=batch_size, first_row=start, journal_folder=journal
-                )  # fmt: skip
+            for start, batch in vectors.batches(plan.rows_at_once, done):
+                found = plan.invert(inverter, batch, first_row=start, journal_folder=journal)
                 lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
                 with output_errors(part):
                     _append(file, lines)
@@ -159,15 +143,6 @@ def invert_file(
         fsync(output.parent)
     seconds = round(time.perf_counter() - started, 3)
     return {"output": str(output), "rows": scan.rows, "continued_from": done, "seconds": seconds}
-
-
-def rows_at_once(options: Mapping[str, Any], batch_size: int) -> int:
-    """Rows that are inverted between two looks at the results: as many as are searched side by side, where guided."""
-    return torch.get_num_threads() if _guided(options) else batch_size
-
-
-def _guided(options: Mapping[str, Any]) -> bool:
-    return options.get("seconds") is not None or options.get("max_calls") is not None
 
 
 @contextmanager

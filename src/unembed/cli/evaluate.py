@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import TEXT_FILES, check_options, decoding_options, load_inverter, option
+from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, option, planned
 
 
 @click.command()
@@ -33,10 +33,10 @@ def evaluate(
         from unembed.evaluation.evaluate import evaluate as measure
 
         inverter = load_inverter(model, device, encoder_url)
-    check_options(inverter, options)
+    decoding, search = planned(inverter, options)
     report = measure(
-        inverter, read_texts(texts), tokens=wanted, limit=limit, batch_size=batch_size,
-        show_progress_bar=sys.stderr.isatty(), **options,
+        inverter, read_texts(texts), decoding, search, tokens=wanted, limit=limit, batch_size=batch_size,
+        show_progress_bar=sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_dict()))

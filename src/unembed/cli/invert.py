@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.commands import CONTINUE, say
-from unembed.cli.options import check_ending, check_options, content, decoding_options, load_inverter, option, room_of
+from unembed.cli.options import Plan, check_ending, content, decoding_options, load_inverter, option, planned, room_of
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,39 +54,35 @@ def invert(
 
         vectors = None if embeddings is None else open_vectors(embeddings, column)
         inverter = load_inverter(model, device, encoder_url)
-        check_options(inverter, options, encoder)
-    options["measure_cosine"] = not no_cosine
+        plan = Plan(*planned(inverter, options, encoder), not no_cosine, batch_size)
     if vectors is None:
-        _round_trip(inverter, text, options, batch_size, output, as_json)
+        _round_trip(inverter, text, plan, output, as_json)
         return
     bars = sys.stderr.isatty()
     scanned = scan(vectors, inverter.recipe, bars)
     if output is None:
-        _print_inversions(inverter, vectors, options, batch_size, as_json)
+        _print_inversions(inverter, vectors, plan, as_json)
         return
     from unembed.cli.bulk import invert_file
 
     how = "without --overwrite" if overwrite else "again"
     ctx.meta[CONTINUE] = f"; the same command {how} goes on from the rows in {output}.part"
     done = invert_file(
-        inverter, vectors, scanned, Path(output), options,
-        batch_size=batch_size, overwrite=overwrite, show_progress_bar=bars,
+        inverter, vectors, scanned, Path(output), plan, overwrite=overwrite, show_progress_bar=bars
     )  # fmt: skip
     kept = f", {done['continued_from']:,} of them from before" if done["continued_from"] else ""
     click.echo(json.dumps(done) if as_json else f"{done['rows']:,} rows -> {output}{kept}")
 
 
-def _print_inversions(
-    inverter: "Inverter", vectors: "Vectors", options: dict[str, Any], batch_size: int, as_json: bool
-) -> None:
+def _print_inversions(inverter: "Inverter", vectors: "Vectors", plan: Plan, as_json: bool) -> None:
     """Every row to standard output: a table in a terminal, else one text a line, or one JSON object."""
-    from unembed.cli.bulk import record, rows_at_once
+    from unembed.cli.bulk import record
     from unembed.cli.terminal import console, printable, show_inversions
 
     out = console()
     results: list[dict[str, Any]] = []
-    for start, batch in vectors.batches(rows_at_once(options, batch_size)):
-        found = inverter.invert(batch, **options, batch_size=batch_size, first_row=start)
+    for start, batch in vectors.batches(plan.rows_at_once):
+        found = plan.invert(inverter, batch, first_row=start)
         if as_json:
             results += [record(inversion, row) for row, inversion in enumerate(found, start)]
         elif out.is_terminal:
@@ -94,13 +90,10 @@ def _print_inversions(
         else:
             click.echo("\n".join(printable(inversion.text) for inversion in found))
     if as_json:
-        click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": options, "results": results}))
+        click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": plan.options, "results": results}))
 
 
-def _round_trip(
-    inverter: "Inverter", texts: Sequence[str], options: dict[str, Any], batch_size: int, output: str | None,
-    as_json: bool,
-) -> None:  # fmt: skip
+def _round_trip(inverter: "Inverter", texts: Sequence[str], plan: Plan, output: str | None, as_json: bool) -> None:
     """Texts to embeddings and back, beside each other."""
     from unembed.cli.bulk import line, record
     from unembed.cli.terminal import console, count_hits, plain_round_trip, show_inverting, show_round_trip, working
@@ -116,10 +109,10 @@ def _round_trip(
     out = console()
     if out.is_terminal and output is None and not as_json:
         for row, (text, truth) in enumerate(zip(texts, truths, strict=True)):
-            inversion, seconds = show_inverting(out, inverter, embeddings[row], options, row)
+            inversion, seconds = show_inverting(out, inverter, embeddings[row], plan, row)
             show_round_trip(out, inverter.tokenizer, text, inversion, truth, seconds)
         return
-    found = inverter.invert(embeddings, **options, batch_size=batch_size)
+    found = plan.invert(inverter, embeddings)
     if output is not None:
         with atomic_file(output) as temporary:
             temporary.write_bytes(b"".join(line(inversion, row) for row, inversion in enumerate(found)))
@@ -131,6 +124,6 @@ def _round_trip(
         elif output is None:
             click.echo("\n" * bool(row) + plain_round_trip(text, inversion, hits, len(truth)))
     if as_json:
-        click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": options, "results": results}))
+        click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": plan.options, "results": results}))
     elif output is not None:
         click.echo(f"{len(found):,} rows -> {output}")

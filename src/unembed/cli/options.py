@@ -5,27 +5,53 @@ a model is loaded or a file is written.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import click
 
+from unembed.decoding.options import Decoding
 from unembed.errors import InputError
+from unembed.search.options import Search, options_of
 
 if TYPE_CHECKING:
+    from unembed.decoding.inversion import Inversion
     from unembed.encoders.encoder import Encoder
     from unembed.inverter import Inverter
 
 ENCODER = "all-MiniLM-L6-v2"
-STRATEGIES = "confidence, sequential, euler, remask, two-stage or threshold"
 TEXT_FILES = ".txt (one a line), .jsonl or .parquet, also .zst or .gz; or a dataset id"
-SAMPLING = "0 takes the likeliest token, more samples.  [default: 0, or 0.5 for several candidates]"
-SECONDS = "Guided inversion: search each embedding's text for up to N seconds, with the encoder's help."
-MAX_CALLS = "Guided inversion with a priced encoder: embed at most N texts per embedding."
 REMOTE = "Ask the encoder behind this address, in the OpenAI shape, not a local one."
+METAVARS = {int: "N", float: "N", str: "NAME"}
 DEVICES = "cpu, cuda, cuda:N, mps, or auto: cuda where there is one."
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with each row of embeddings: the same in a terminal, in a pipe and in a file."""
+
+    decoding: Decoding
+    search: Search | None
+    measure_cosine: bool
+    batch_size: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides the results, JSON-ready."""
+        return options_of(self.decoding, self.search) | {"measure_cosine": self.measure_cosine}
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are inverted between two looks at the results: one by one where each is searched for."""
+        return self.batch_size if self.search is None else 1
+
+    def invert(self, inverter: "Inverter", embeddings: Any, **more: Any) -> "list[Inversion]":
+        """`Inverter.invert` by this plan."""
+        more |= {"batch_size": self.batch_size, "measure_cosine": self.measure_cosine}
+        return inverter.invert(embeddings, self.decoding, self.search, **more)
 
 
 def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
@@ -38,29 +64,22 @@ def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
 
 
 def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The inverter, and the options that decide how masks become tokens."""
-    at_once = click.IntRange(min=1)
-    for decorator in (
-        option("--device", "auto", DEVICES, metavar="NAME"),
-        option("--batch-size", 64, "Rows on the device at once.", type=at_once),
-        option("--seed", 0, "Decides everything that is random."),
-        option("--temperature", None, SAMPLING, type=float),
-        option("--steering", 75.0, "How strongly tokens are drawn towards the embedding, by the surrogate; 0: not."),
-        option("--balance", 0.7, "How strongly later passes keep to the token counts that the first one expects."),
-        option("--guidance", 0.0, "Strength of classifier-free guidance; doubles the passes."),
+    """The inverter, and an option for each field of `Decoding` and of `Search`."""
+    model = "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]"
+    decorators = [option("--model", None, model, metavar="NAME")]
+    for one in (Decoding, Search):
+        hints = get_type_hints(one)
+        for f in fields(one):
+            if "doc" in f.metadata:
+                kind = next(kind for kind in (int, float, str) if kind in (hints[f.name], *get_args(hints[f.name])))
+                name = f"--{f.name.replace('_', '-')}"
+                decorators.append(option(name, f.default, f.metadata["doc"], type=kind, metavar=METAVARS.get(kind)))
+    decorators += [
         option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
-        option("--max-calls", None, MAX_CALLS, type=int),
-        option("--seconds", None, SECONDS, type=float),
-        option("--candidates", 1, "Texts recovered per embedding, best first."),
-        option("--strategy", "confidence", f"How masks become tokens: {STRATEGIES}.", metavar="NAME"),
-        option("--steps", 8, "Most passes per candidate, from 1 to the length of the inverter's canvas."),
-        option(
-            "--model",
-            None,
-            "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]",
-            metavar="NAME",
-        ),
-    ):
+        option("--batch-size", 64, "Rows on the device at once.", type=click.IntRange(min=1)),
+        option("--device", "auto", DEVICES, metavar="NAME"),
+    ]
+    for decorator in reversed(decorators):
         command = decorator(command)
     return command
 
@@ -102,11 +121,15 @@ def check_ending(output: str | None, ending: str) -> None:
         raise InputError(f"{output}: unknown ending {Path(output).suffix!r} of --output, expected {ending}")
 
 
-def check_options(inverter: "Inverter", options: dict[str, Any], encoder: str | None = None) -> None:
-    """Refuse what is impossible before anything is embedded or written: inverting no rows checks it all."""
+def planned(
+    inverter: "Inverter", options: dict[str, Any], encoder: str | None = None
+) -> tuple[Decoding, Search | None]:
+    """The plan that the options make, impossible ones refused before anything is embedded or written."""
     import numpy as np
 
-    inverter.invert(np.zeros((0, inverter.recipe.dimension), np.float32), **options, recipe=encoder)
+    decoding, search = inverter.plan(**options)
+    inverter.invert(np.zeros((0, inverter.recipe.dimension), np.float32), decoding, search, recipe=encoder)
+    return decoding, search
 
 
 def content(

@@ -9,10 +9,9 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from unembed.cli.options import Plan
 from unembed.corpus.truths import NATURAL
+from unembed.decoding.options import Decoding
+from unembed.search.options import Search
 
 if TYPE_CHECKING:
     from unembed.corpus.windows import Manifest
@@ -99,7 +101,7 @@ def show_inverting(
     out: Console,
     inverter: "Inverter",
     embedding: NDArray[np.float32],
-    options: Mapping[str, Any],
+    plan: Plan,
     row: int = 0,
 ) -> "tuple[Inversion, float]":
     """Invert one embedding (d,), printing a line a pass as it comes.
@@ -108,24 +110,21 @@ def show_inverting(
     inversion, a line for each text that is better than those before.
 
     Args:
-        options: of `Inverter.invert`.
         row: the embedding's number among those of the same call.
 
     Returns:
         What came back, and the seconds that recovering it took, without pauses for the eye.
     """
     started = time.perf_counter()
-    if options["seconds"] is not None or options["max_calls"] is not None:
-        inversion = show_search(out, inverter, embedding, options, row)
+    if plan.search is not None:
+        inversion = show_search(out, inverter, embedding, plan.decoding, plan.search, row)
         return inversion, time.perf_counter() - started
-    if options["candidates"] > 1:
+    if plan.decoding.candidates > 1:
         with working("inverting"):
-            several = inverter.invert(embedding, **options, first_row=row)
+            several = plan.invert(inverter, embedding, first_row=row)
         return several[0], time.perf_counter() - started
     seconds = 0.0
-    decoding = "steps", "strategy", "guidance", "balance", "steering", "temperature", "seed"
-    one = {name: options[name] for name in decoding}
-    for frame in inverter.stream(embedding, **one):
+    for frame in inverter.stream(embedding, plan.decoding, first_row=row):
         spent = time.perf_counter() - started
         seconds += spent
         canvas = canvas_text(out, inverter.tokenizer, frame.ids[0].tolist(), frame.changed[0].tolist())
@@ -134,23 +133,25 @@ def show_inverting(
             time.sleep(max(0.0, min(FRAME_SECONDS, SHOW_SECONDS / frame.total) - spent))
         started = time.perf_counter()
     inversion = inverter.inversion(frame)
-    if options["measure_cosine"]:
+    if plan.measure_cosine:
         with working("measuring the cosine"):
-            found = inverter.encode([inversion.text])[0]
-        cosine = float(found @ embedding / (np.linalg.norm(found) * np.linalg.norm(embedding)))
-        inversion = replace(inversion, cosine=cosine)
+            (inversion,) = inverter.measured([inversion], embedding[None])
     return inversion, seconds
 
 
 def show_search(
-    out: Console, inverter: "Inverter", embedding: NDArray[np.float32], options: Mapping[str, Any], row: int
+    out: Console,
+    inverter: "Inverter",
+    embedding: NDArray[np.float32],
+    decoding: Decoding,
+    search: Search,
+    row: int,
 ) -> "Inversion":
     """Search for one embedding's text, printing the best so far whenever it changes, words that are new highlighted."""
-    asked = {name: value for name, value in options.items() if name != "measure_cosine"}
     before: list[str] = []
     with Live(console=out, transient=True, auto_refresh=False) as live:
         live.update(_row("", Text("searching", style="dim")), refresh=True)
-        for inversion in inverter.search(embedding, **asked, first_row=row):
+        for inversion in inverter.search(embedding, decoding, search, first_row=row):
             words = printable(inversion.text).split(" ")
             if words != before:
                 line = Text(f"{_cosine(inversion)}  ", style="dim")
@@ -161,26 +162,23 @@ def show_search(
                     fresh[word] -= 1
                 live.console.print(_row(f"{inversion.seconds:.1f} s" if before else "blind", line))
                 before = words
-            live.update(_row("", Text(_spent(inversion, options), style="dim")), refresh=True)
+            live.update(_row("", Text(_spent(inversion, search), style="dim")), refresh=True)
     return inversion
 
 
-def _spent(inversion: "Inversion", options: Mapping[str, Any]) -> str:
+def _spent(inversion: "Inversion", search: Search) -> str:
     """How much of what a search may spend is spent."""
-    seconds, calls = options["seconds"], options["max_calls"]
-    time_limit = "" if seconds is None else f" of {seconds:g}"
-    call_limit = "" if calls is None else f" of {calls:,}"
+    time_limit = "" if search.seconds is None else f" of {search.seconds:g}"
+    call_limit = "" if search.max_calls is None else f" of {search.max_calls:,}"
     return f"{inversion.seconds:.1f}{time_limit} s, {inversion.encoder_calls:,}{call_limit} encoder calls"
 
 
 def outcome(inversion: "Inversion") -> str:
     """How a guided inversion ended, and what it cost."""
-    from unembed.cli.bulk import is_exact, is_near
-
     costs = f"after {inversion.seconds:.1f} s, {inversion.encoder_calls:,} encoder calls"
-    if is_exact(inversion):
+    if inversion.exact:
         return f"exact {costs}"
-    if is_near(inversion):
+    if inversion.near:
         return f"not exact {costs}, which is all that it may spend"
     return f"nothing near was found {costs}: this may be no embedding of this encoder"
 

@@ -8,7 +8,7 @@ token are visible, the masked positions should hold
 
     r = max(c - n, 0)
 
-of it. Where a pass expects m instead, the token's probability is multiplied by (r + FLOOR) / (m + FLOOR), at every
+of it. Where a pass expects m instead, the token's probability is multiplied by (r + floor) / (m + floor), at every
 masked position: one step of iterative proportional fitting (Deming and Stephan 1940, Annals of Mathematical
 Statistics 11, 4) towards the counts. EOS and PAD keep their probabilities, so that the length is not affected.
 The first pass itself is left as it is.
@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOOR = 0.1  # counts are not told apart below this, so that what was hardly expected is not scaled up at will
-SHARPNESS = 1.15  # power of the expected counts: places unknown, a first pass spreads its chances over too many tokens
+from unembed.decoding.options import DecodingTuning
+
 MOST = 60.0  # nats that a token gains or loses, however strong an option is: float32 ends at 88
 NEGLIGIBLE = 1e-3  # a token neither expected nor missing this often keeps its logits, which changes them by .01 at most
 
@@ -34,10 +34,12 @@ class Balance:
     Args:
         strength: power of the factor; 1 is the formula above, 0 changes nothing.
         mask_id, end_ids: the tokens that are not counted: [MASK], EOS and PAD.
+        tuning: holds the floor, and the sharpness of the expected counts.
     """
 
-    def __init__(self, strength: float, mask_id: int, end_ids: Sequence[int]) -> None:
+    def __init__(self, strength: float, mask_id: int, end_ids: Sequence[int], tuning: DecodingTuning) -> None:
         self.strength = strength
+        self.tuning = tuning
         self.end_ids = list(end_ids)
         self.uncounted = [*end_ids, mask_id]
 
@@ -56,13 +58,13 @@ class Balance:
     def expected(self, masses_RV: Tensor, n_V: Tensor) -> Tensor:
         """How often the text holds each token, (V,), by the `masses` of the canvas' first pass: c."""
         m_V = masses_RV.sum(0)
-        sharp_V = m_V**SHARPNESS
+        sharp_V = m_V**self.tuning.sharpness
         return n_V + sharp_V * (m_V.sum() / sharp_V.sum().clamp(min=1e-9))
 
     def factors(self, masses_RV: Tensor, c_V: Tensor, n_V: Tensor) -> Tensor:
         """Logarithms (V,) of what the probabilities of a pass (`masses`) are to be multiplied by."""
         m_V, r_V = masses_RV.sum(0), (c_V - n_V).clamp(min=0)
-        factor_V = self.strength * ((r_V + FLOOR) / (m_V + FLOOR)).log()
+        factor_V = self.strength * ((r_V + self.tuning.floor) / (m_V + self.tuning.floor)).log()
         return factor_V.masked_fill(torch.maximum(r_V, m_V) <= NEGLIGIBLE, 0.0)
 
     def multiplied(self, logits_RV: Tensor, masses_RV: Tensor, factor_V: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from unembed.encoders.encoder import Encoder
 
+EXACT = 1 - 1e-6  # float32 cosine from which a text is the very one: float noise is 2e-7, the next text is at 1 - 1e-3
+NEAR = 0.7  # cosine that a search reaches early for an embedding of the encoder, and hardly ever for another vector
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -28,6 +31,16 @@ class Inversion:
     cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand
     seconds: float | None = None  # that a search for it took; None where there was none
     candidates: list["Inversion"] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it has the very text: its cosine was measured, and is 1 but for rounding."""
+        return self.cosine is not None and self.cosine >= EXACT
+
+    @property
+    def near(self) -> bool:
+        """Whether a search found anything near; else the embedding may be none of this encoder."""
+        return self.cosine is not None and self.cosine >= NEAR
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from unembed.decoding.balance import Balance
+from unembed.decoding.options import Decoding
 from unembed.decoding.steering import Steering, growth
-from unembed.decoding.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Options, Prediction
+from unembed.decoding.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Prediction
 from unembed.denoiser.model import Denoiser, Modulation
 from unembed.errors import InputError
 
 CHUNK = {"cpu": 2**20}  # logits looked at together: on a CPU what its cache holds, elsewhere what memory can spare
 LARGE_CHUNK = 2**26
-ENOUGH = 0.4  # see `text_or_end`; chosen on validation texts
 
 
 class Question(NamedTuple):
@@ -60,28 +60,28 @@ class Predictor:
         modulation: what the embeddings do to the network, computed once.
         rows: the rows' numbers, which decide their random streams.
         alternatives: K, how many of the likeliest tokens to tell for each position.
-        steering: of the same embeddings, without which `options.steering` changes nothing.
+        steering: of the same embeddings, without which `decoding.steering` changes nothing.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
         modulation: Modulation,
-        options: Options,
+        decoding: Decoding,
         rows: Sequence[int],
         alternatives: int = 0,
         steering: Steering | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.modulation = modulation
-        self.unconditional = denoiser.unconditional(1) if options.guidance else None
-        self.options = options
-        self.noise = Noise(options.seed, rows, stream=1)
-        self.balance = Balance(options.balance, denoiser.mask_id, denoiser.end_ids)
+        self.unconditional = denoiser.unconditional(1) if decoding.guidance else None
+        self.decoding = decoding
+        self.noise = Noise(decoding.seed, rows, stream=1)
+        self.balance = Balance(decoding.balance, denoiser.mask_id, denoiser.end_ids, decoding.tuning)
         self.expected: dict[int, Tensor] = {}  # row of the batch -> token counts (V,), from its first pass on
         self.given: dict[int, float] = {}  # row of the batch -> content tokens that were visible at first
         self.alternatives = alternatives
-        self.steering = steering if options.steering else None
+        self.steering = steering if decoding.steering else None
 
     def __call__(self, frame: Frame) -> Prediction:
         """The prediction for the positions that `frame` wants."""
@@ -102,8 +102,8 @@ class Predictor:
 
         A few canvases at a time, whose rows are still in the cache when they are read again.
         """
-        standing_R = frame.ids[frame.wanted]
-        uniform_R = self._uniform(frame.wanted) if self.options.temperature else None
+        standing_R, temperature = frame.ids[frame.wanted], self.decoding.sampling
+        uniform_R = self._uniform(frame.wanted) if temperature else None
         chosen_R, confidence_R = standing_R.clone(), frame.confidence[frame.wanted]
         ending_R = torch.zeros_like(confidence_R)
         best_RK = Alternatives(
@@ -113,15 +113,17 @@ class Predictor:
         most = max(1, CHUNK.get(logits[0].device.type, LARGE_CHUNK) // logits[0].shape[1])
         for canvases, chunk in chunks(frame.wanted.sum(1).tolist(), most):
             logits_CV = self._guided([each_RV[chunk].float() for each_RV in logits])
-            if self.options.balance or self.steering is not None:
+            if self.decoding.balance or self.steering is not None:
                 self._agree(logits_CV, frame, canvases)
             likelihood_CV = logits_CV.log_softmax(-1)
             ending_R[chunk] = likelihood_CV[:, self.balance.end_ids].exp().sum(-1)
-            choice_CV = text_or_end(likelihood_CV, ending_R[chunk], self.balance.end_ids, self.options.temperature)
+            choice_CV = text_or_end(
+                likelihood_CV, ending_R[chunk], self.balance.end_ids, temperature, self.decoding.tuning.ending
+            )
             if uniform_R is None:
                 chosen_R[chunk] = choice_CV.argmax(-1)
             else:
-                chosen_R[chunk] = sample(choice_CV, self.options.temperature, uniform_R[chunk])
+                chosen_R[chunk] = sample(choice_CV, temperature, uniform_R[chunk])
             scored_C = torch.where(standing_R[chunk] == self.denoiser.mask_id, chosen_R[chunk], standing_R[chunk])
             confidence_R[chunk] = likelihood_CV.gather(1, scored_C[:, None]).exp().squeeze(1)
             if self.alternatives:
@@ -142,7 +144,7 @@ class Predictor:
         if len(logits) == 1:
             return logits[0]
         with_CV, without_CV = logits
-        guided_CV = without_CV + (self.options.guidance + 1) * (with_CV - without_CV)
+        guided_CV = without_CV + (self.decoding.guidance + 1) * (with_CV - without_CV)
         guided_CV[:, self.denoiser.mask_id] = -torch.inf  # where -inf - -inf is not a number
         return guided_CV
 
@@ -163,7 +165,7 @@ class Predictor:
             if self.steering is not None:
                 visible = float(n_V.sum())
                 decoded = max(0.0, visible - self.given.setdefault(canvas, visible))
-                strength = self.options.steering * growth(decoded, len(ids_L))
+                strength = self.decoding.steering * growth(decoded, len(ids_L), self.decoding.tuning)
                 factor_V += self.steering.gains(canvas, masses_RV, n_V, factor_V, strength)
             elif first:  # which balance leaves as it is
                 self.expected[canvas] = self.balance.expected(masses_RV, n_V)
@@ -198,7 +200,9 @@ def chunks(counts: Sequence[int], most: int) -> Iterator[tuple[list[int], slice]
         yield canvases, slice(start, stop)
 
 
-def text_or_end(likelihood_RV: Tensor, ending_R: Tensor, end_ids: Sequence[int], temperature: float) -> Tensor:
+def text_or_end(
+    likelihood_RV: Tensor, ending_R: Tensor, end_ids: Sequence[int], temperature: float, enough: float
+) -> Tensor:
     """Logits (R, V) with which a temperature decides between text and its end first, then which token it is.
 
     Text is many tokens and its end is two. A temperature below 1 favours the single likeliest token, which is an end
@@ -208,7 +212,7 @@ def text_or_end(likelihood_RV: Tensor, ending_R: Tensor, end_ids: Sequence[int],
 
     is added: after division by T both kinds have their chances to the power of 1 / T. At T = 0 that leaves the best
     token of the likelier kind, and so the median of the lengths that are possible; from T = 1 on nothing changes. The
-    odds of an end are raised a little: it is taken where its chance is above `ENOUGH`, so that sentences keep their
+    odds of an end are raised a little: it is taken where its chance is above `enough`, so that sentences keep their
     length.
 
     Args:
@@ -220,7 +224,7 @@ def text_or_end(likelihood_RV: Tensor, ending_R: Tensor, end_ids: Sequence[int],
     end_RE = likelihood_RV[:, end_ids]
     text_RV = likelihood_RV.index_fill(1, torch.tensor(end_ids, device=likelihood_RV.device), -torch.inf)
     text_RV += ((1 - ending_R).clamp(min=1e-30).log() - tempered(text_RV, temperature))[:, None]
-    raised = (1 - temperature) * math.log((1 - ENOUGH) / ENOUGH)
+    raised = (1 - temperature) * math.log((1 - enough) / enough)
     text_RV[:, end_ids] = end_RE + (end_RE.logsumexp(-1) - tempered(end_RE, temperature) + raised)[:, None]
     return text_RV
 
@@ -244,19 +248,19 @@ def sample(logits_RV: Tensor, temperature: float, uniform_R: Tensor) -> Tensor:
     return index_R1.squeeze(1).to(logits_RV.device)
 
 
-def check(denoiser: Denoiser, options: Options) -> None:
+def check(denoiser: Denoiser, decoding: Decoding) -> None:
     """Raise InputError where an option is impossible for this denoiser."""
-    options.check(denoiser.config.max_tokens)
-    if options.guidance and not denoiser.null_embedding.any():
+    decoding.check(denoiser.config.max_tokens)
+    if decoding.guidance and not denoiser.null_embedding.any():
         raise InputError(
-            f"guidance is {options.guidance}, but this inverter was trained without condition dropout: expected 0"
+            f"guidance is {decoding.guidance}, but this inverter was trained without condition dropout: expected 0"
         )
 
 
 def begin(
-    denoiser: Denoiser, options: Options, rows: Sequence[int], start_BL: Tensor | None = None
+    denoiser: Denoiser, decoding: Decoding, rows: Sequence[int], start_BL: Tensor | None = None
 ) -> Generator[Frame, Prediction, None]:
-    """The strategy of `options` at work on a canvas of its own, to be driven with `next` and `send`.
+    """The strategy of `decoding` at work on a canvas of its own, to be driven with `next` and `send`.
 
     Args:
         rows: the rows' numbers, one for each row of the canvas.
@@ -265,17 +269,17 @@ def begin(
     Raises:
         InputError: an option is impossible.
     """
-    check(denoiser, options)
+    check(denoiser, decoding)
     if start_BL is None:
         shape = (len(rows), denoiser.config.max_tokens)
         start_BL = torch.full(shape, denoiser.mask_id, device=denoiser.output_bias.device)
-    return STRATEGIES[options.strategy](Canvas(start_BL, denoiser.mask_id, denoiser.end_ids, options, rows))
+    return STRATEGIES[decoding.strategy](Canvas(start_BL, denoiser.mask_id, denoiser.end_ids, decoding, rows))
 
 
 def stream(
     denoiser: Denoiser,
     modulation: Modulation,
-    options: Options,
+    decoding: Decoding,
     rows: Sequence[int] | None = None,
     start_BL: Tensor | None = None,
     steering: Steering | None = None,
@@ -286,23 +290,23 @@ def stream(
         modulation: of B embeddings (`denoiser.condition`).
         rows: the rows' numbers for their random streams; 0 to B - 1 where not given.
         start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
-        steering: of the same embeddings, without which `options.steering` changes nothing.
+        steering: of the same embeddings, without which `decoding.steering` changes nothing.
 
     Raises:
         InputError: an option is impossible.
     """
     rows = range(len(modulation.final)) if rows is None else rows
-    decoding = begin(denoiser, options, rows, start_BL)
-    predictor = Predictor(denoiser, modulation, options, rows, steering=steering)
-    frame = next(decoding)
+    strategy = begin(denoiser, decoding, rows, start_BL)
+    predictor = Predictor(denoiser, modulation, decoding, rows, steering=steering)
+    frame = next(strategy)
     yield frame
     while not frame.done:
-        frame = decoding.send(predictor(frame))
+        frame = strategy.send(predictor(frame))
         yield frame
 
 
 @torch.inference_mode()
-def decode(denoiser: Denoiser, e_BD: Tensor, options: Options) -> Frame:
+def decode(denoiser: Denoiser, e_BD: Tensor, decoding: Decoding) -> Frame:
     """The last frame of decoding embeddings (B, D) from all masks."""
-    *_, last = stream(denoiser, denoiser.condition(e_BD), options)
+    *_, last = stream(denoiser, denoiser.condition(e_BD), decoding)
     return last

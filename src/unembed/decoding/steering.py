@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unembed.decoding.balance import MOST
+from unembed.decoding.options import DecodingTuning
 
 STEPS = 3  # of the iteration
-EARLY, LATE = 0.5, 3.0  # times the strength: before anything is decoded, and when a text that fills the canvas is
 NEGLIGIBLE = 1e-4  # a token that no position expects so much keeps its probability
 
 
@@ -80,10 +80,10 @@ class Steering:
         return gain_V
 
 
-def growth(decoded: float, length: int) -> float:
+def growth(decoded: float, length: int, tuning: DecodingTuning) -> float:
     """What the strength is multiplied by for a canvas of `length` positions.
 
     Args:
         decoded: content tokens that are visible and were not from the beginning.
     """
-    return EARLY + (LATE - EARLY) * decoded / length
+    return tuning.early + (tuning.late - tuning.early) * decoded / length

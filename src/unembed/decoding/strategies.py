@@ -18,54 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unembed.errors import InputError
-
-REMASKS_PER_PASS = 1.0  # `remask`: visible tokens masked again in a pass, on average over a row
-DOUBTED_SHARE = 0.5  # `two-stage`: share of the tokens revised in the first pass of the second stage
-THRESHOLD = 0.9  # `threshold`: confidence at which a token is committed
-CANDIDATE_TEMPERATURE = 0.5
-BALANCE = 0.7  # see `balance`; chosen on validation texts: 1 gains words and loses places
-STEERING = 75.0  # see `steering`; chosen on validation texts
-
-
-def default_temperature(candidates: int) -> float:
-    """One candidate alone is the best guess; several must differ."""
-    return 0.0 if candidates == 1 else CANDIDATE_TEMPERATURE
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to decode.
-
-    steps: most passes a row may take, 1 to L. temperature: 0 takes the best token, more samples from the
-    tempered distribution. guidance: w of classifier-free guidance, un + (w + 1)(cond - un); it doubles the passes.
-    balance: how strongly later passes keep to the token counts that the first one expects (see `balance`).
-    steering: how many nats a cosine is worth where tokens are drawn towards the embedding (see `steering`); 0 leaves
-    the embedding to the denoiser alone, as does a surrogate without `contributions`.
-    """
-
-    steps: int = 8
-    strategy: str = "confidence"
-    temperature: float = 0.0
-    guidance: float = 0.0
-    seed: int = 0
-    balance: float = BALANCE
-    steering: float = STEERING
-
-    def check(self, length: int) -> None:
-        """Raise InputError where an option is impossible for a canvas of `length` positions."""
-        if not 1 <= self.steps <= length:
-            raise InputError(f"steps is {self.steps}, expected 1 to {length} (the inverter's length)")
-        if self.strategy not in STRATEGIES:
-            raise InputError(f"strategy is {self.strategy!r}, expected one of {', '.join(STRATEGIES)}")
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}, expected 0 or more")
-        if not -1 <= self.guidance < float("inf"):
-            raise InputError(f"guidance is {self.guidance}, expected -1 or more")
-        if not 0 <= self.balance < float("inf"):
-            raise InputError(f"balance is {self.balance}, expected 0 or more")
-        if not 0 <= self.steering < float("inf"):
-            raise InputError(f"steering is {self.steering}, expected 0 or more")
+from unembed.decoding.options import STRATEGIES as NAMES
+from unembed.decoding.options import Decoding
 
 
 class Alternatives(NamedTuple):
@@ -121,15 +75,15 @@ class Canvas:
     """
 
     def __init__(
-        self, ids: Tensor, mask_id: int, end_ids: Sequence[int], options: Options, rows: Sequence[int]
+        self, ids: Tensor, mask_id: int, end_ids: Sequence[int], decoding: Decoding, rows: Sequence[int]
     ) -> None:
         self.ids = ids
         self.mask_id = mask_id
         self.end_ids = torch.tensor(end_ids, dtype=torch.int64, device=ids.device)
-        self.options = options
+        self.decoding = decoding
         self.confidence = torch.zeros(ids.shape, device=ids.device)
         self.passes = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
-        self.noise = Noise(options.seed, rows, stream=0)
+        self.noise = Noise(decoding.seed, rows, stream=0)
         self._before = ids
         self._step = 0
 
@@ -198,11 +152,11 @@ class Canvas:
         done = last or not bool(wanted.any())
         changed = self.ids != self._before
         frame = Frame(
-            self._step, self.options.steps, self.ids, changed, self.confidence, wanted, self.passes.clone(), done
+            self._step, self.decoding.steps, self.ids, changed, self.confidence, wanted, self.passes.clone(), done
         )
         self._before = self.ids
         self._step += 1
-        self.passes += wanted.any(1) * (1 if self.options.guidance == 0 else 2)
+        self.passes += wanted.any(1) * (1 if self.decoding.guidance == 0 else 2)
         return frame
 
 
@@ -220,7 +174,7 @@ def confidence(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 def sequential(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     """In each pass the leftmost masked positions, equally many each time."""
     leftmost = -torch.arange(canvas.ids.shape[1], device=canvas.ids.device).float().expand(canvas.ids.shape)
-    for quota_B in quotas(canvas.masked.sum(1), canvas.options.steps):
+    for quota_B in quotas(canvas.masked.sum(1), canvas.decoding.steps):
         prediction = yield canvas.frame()
         canvas.reveal(highest(leftmost, canvas.masked, quota_B), prediction)
     yield canvas.frame(last=True)
@@ -228,7 +182,7 @@ def sequential(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 
 def euler(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     """Ancestral sampling: going from time t to s, a mask stays with probability s / t (arXiv 2406.07524, eq. 6)."""
-    steps = canvas.options.steps
+    steps = canvas.decoding.steps
     for step in range(steps):
         prediction = yield canvas.frame()
         t, s = 1 - step / steps, 1 - (step + 1) / steps
@@ -241,10 +195,10 @@ def remask(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 
     From time t to s a visible token is masked with probability sigma, and a masked one stays masked with
     probability (1 - alpha_s - sigma alpha_t) / (1 - alpha_t), which leaves the marginal at s unchanged. sigma is such
-    that `REMASKS_PER_PASS` tokens of a row are masked again on average, within sigma <= (1 - alpha_s) / alpha_t.
+    that `tuning.remasked` tokens of a row are masked again on average, within sigma <= (1 - alpha_s) / alpha_t.
     Only positions that were masked at the start are masked again.
     """
-    steps, length = canvas.options.steps, canvas.ids.shape[1]
+    steps, length = canvas.decoding.steps, canvas.ids.shape[1]
     free_BL = canvas.masked
     for step in range(steps):
         # Where no row has a mask there is nothing to predict, but a later pass may mask again.
@@ -252,7 +206,7 @@ def remask(canvas: Canvas) -> Generator[Frame, Prediction, None]:
         visible_t, visible_s = step / steps, (step + 1) / steps  # alpha_t, alpha_s
         sigma = 0.0
         if visible_t > 0:
-            sigma = min(REMASKS_PER_PASS / (visible_t * length), (1 - visible_s) / visible_t, 1.0)
+            sigma = min(canvas.decoding.tuning.remasked / (visible_t * length), (1 - visible_s) / visible_t, 1.0)
         stays = (1 - visible_s - sigma * visible_t) / (1 - visible_t)
         draw_BL, masked_BL = canvas.uniform(), canvas.masked
         canvas.reveal(masked_BL & (draw_BL >= stays), prediction)
@@ -266,14 +220,14 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
     Each pass of the second stage scores every visible token in its context, fills the masks, and masks the
     least confident tokens for the next pass, fewer each time. Only positions that were masked at the start are revised.
     """
-    steps = canvas.options.steps
+    steps = canvas.decoding.steps
     free_BL = canvas.masked
     first, second = (steps + 1) // 2, steps // 2
     for left in range(first, 0, -1):
         prediction = (yield canvas.frame()) if bool(canvas.masked.any()) else canvas.unchanged()
         canvas.reveal(highest(canvas.eagerness(prediction), canvas.masked, canvas.due(prediction, left)), prediction)
     for step in range(second):
-        doubted_B = (free_BL.sum(1) * DOUBTED_SHARE * (second - step) / second).ceil().long()
+        doubted_B = (free_BL.sum(1) * canvas.decoding.tuning.revised * (second - step) / second).ceil().long()
         canvas.mask(highest(-canvas.confidence, free_BL, doubted_B))
         prediction = yield canvas.frame(wanted=free_BL)
         canvas.reveal(canvas.masked, prediction)
@@ -282,26 +236,21 @@ def two_stage(canvas: Canvas) -> Generator[Frame, Prediction, None]:
 
 
 def threshold(canvas: Canvas) -> Generator[Frame, Prediction, None]:
-    """As `confidence`, and every position at least `THRESHOLD` confident (Fast-dLLM, arXiv 2505.22618).
+    """As `confidence`, and every position at least `tuning.threshold` confident (Fast-dLLM, arXiv 2505.22618).
 
     So easy rows take fewer passes.
     """
-    return surest(canvas, THRESHOLD)
+    return surest(canvas, canvas.decoding.tuning.threshold)
 
 
-STRATEGIES: dict[str, Strategy] = {
-    "confidence": confidence,
-    "sequential": sequential,
-    "euler": euler,
-    "remask": remask,
-    "two-stage": two_stage,
-    "threshold": threshold,
-}
+STRATEGIES: dict[str, Strategy] = dict(
+    zip(NAMES, (confidence, sequential, euler, remask, two_stage, threshold), strict=True)
+)
 
 
 def surest(canvas: Canvas, certain: float) -> Generator[Frame, Prediction, None]:
     """In each pass the surest masked positions, as many as are `due`, and all others that are at least so `certain`."""
-    for left in range(canvas.options.steps, 0, -1):
+    for left in range(canvas.decoding.steps, 0, -1):
         frame = canvas.frame()
         if frame.done:
             yield frame

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ from torch import nn
 
 from unembed import __version__
 from unembed.corpus.truths import Truths, truths
+from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import stream
-from unembed.decoding.strategies import BALANCE, CANDIDATE_TEMPERATURE, STEERING, Options, default_temperature
 from unembed.errors import InputError
 from unembed.evaluation import metrics
 from unembed.evaluation.metrics import Scores
-from unembed.search.options import EXACT
+from unembed.search.options import Options, Search, options_of, plan
 from unembed.surrogate.bag import Surrogate
 
 if TYPE_CHECKING:
@@ -111,22 +111,15 @@ class Report:
 def evaluate(
     inverter: "Inverter",
     texts: Iterable[str],
+    decoding: Decoding | None = None,
+    search: Search | None = None,
     *,
     tokens: int | str = 32,
     limit: int | None = None,
-    steps: int = 8,
-    strategy: str = "confidence",
-    candidates: int = 1,
-    seconds: float | None = None,
-    max_calls: int | None = None,
-    seed: int = 0,
-    guidance: float = 0.0,
-    balance: float = BALANCE,
-    steering: float = STEERING,
-    temperature: float | None = None,
     batch_size: int = 64,
     random_vectors: int | None = None,
     show_progress_bar: bool = False,
+    **options: Unpack[Options],
 ) -> Report:
     """Embed texts, invert the embeddings, and compare.
 
@@ -134,49 +127,35 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
-        steps, strategy, candidates, seconds, max_calls, seed, guidance, balance, steering, temperature, batch_size,
-            show_progress_bar: as in `Inverter.invert`; the seed also draws cloze masks, random vectors and resamples.
+        decoding, search, batch_size, show_progress_bar, options: as in `Inverter.invert`; the seed also draws cloze
+            masks, random vectors and resamples.
         random_vectors: how many, for the baseline of that name; 0 leaves it out. By default 100, or where inversion is
             guided 2, since each of their searches spends all that it may.
 
     Raises:
         InputError: a negative seed; also as `truths` and `Inverter.invert` do.
     """
-    if seed < 0:
+    decoding, search = plan(decoding, search, **options)
+    if (seed := decoding.seed) < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
-    guided = seconds is not None or max_calls is not None
-    if temperature is None:
-        temperature = CANDIDATE_TEMPERATURE if guided else default_temperature(candidates)
     if random_vectors is None:
-        random_vectors = GUIDED_RANDOM_VECTORS if guided else RANDOM_VECTORS
-    options: dict[str, Any] = {"candidates": candidates, "seconds": seconds, "max_calls": max_calls}
-    options |= {"guidance": guidance, "balance": balance, "steering": steering, "temperature": temperature}
+        random_vectors = RANDOM_VECTORS if search is None else GUIDED_RANDOM_VECTORS
     length = inverter.config.model.max_tokens
     truth = truths(texts, inverter.tokenizer, tokens, length, limit)
     n = len(truth.texts)
     embeddings = inverter.encode(truth.texts)
 
     def invert(vectors: Floats) -> "list[Inversion]":
-        return inverter.invert(
-            vectors,
-            steps=steps,
-            strategy=strategy,
-            **options,
-            seed=seed,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-        )
+        return inverter.invert(vectors, decoding, search, batch_size=batch_size, show_progress_bar=show_progress_bar)
 
     start = time.perf_counter()
     inversions = invert(embeddings)
     took = time.perf_counter() - start
-    exact = [one.seconds for one in inversions if one.seconds is not None and (one.cosine or 0) >= EXACT]
+    exact = [one.seconds for one in inversions if one.seconds is not None and one.exact]
     found = read_back(inverter, inversions)
 
     scores = compare(found, (truth.texts, truth.ids, embeddings))
-    scores["cloze_accuracy_10"] = cloze_accuracy(
-        inverter, truth, embeddings, steering=steering, seed=seed, batch_size=batch_size
-    )
+    scores["cloze_accuracy_10"] = cloze_accuracy(inverter, truth, embeddings, decoding, batch_size=batch_size)
 
     baselines: dict[str, dict[str, Any] | None] = {"random_vector": None, "shuffled_pairs": None}
     if random_vectors:
@@ -208,17 +187,23 @@ def evaluate(
         encoder_calls=float(np.mean([inversion.encoder_calls for inversion in inversions])),
         seconds=took,
         seconds_per_text=took / n,
-        strategy=strategy,
-        steps=steps,
-        options=options | {"batch_size": batch_size},
+        strategy=decoding.strategy,
+        steps=decoding.steps,
+        options=reported(decoding, search) | {"batch_size": batch_size},
         seed=seed,
         baselines=baselines,
         truths_sha256=truth.sha256,
         model=describe_model(inverter),
         machine=describe_machine(inverter),
-        calls_per_second=sum(one.encoder_calls for one in inversions) / took if guided else None,
+        calls_per_second=sum(one.encoder_calls for one in inversions) / took if search is not None else None,
         seconds_to_exact=float(np.median(exact)) if exact else None,
     )
+
+
+def reported(decoding: Decoding, search: Search | None) -> dict[str, Any]:
+    """The options of a report that have no field of their own there."""
+    own = ("strategy", "steps", "seed")
+    return {name: value for name, value in options_of(decoding, search).items() if name not in own}
 
 
 def compare(
@@ -242,10 +227,9 @@ def cloze_accuracy(
     inverter: "Inverter",
     truth: Truths,
     embeddings: Floats,
+    decoding: Decoding,
     *,
     share: float = CLOZE_SHARE,
-    steering: float = STEERING,
-    seed: int = 0,
     batch_size: int = 64,
 ) -> Scores:
     """Share of masked positions that one pass restores, by argmax, when only `share` of each truth is masked.
@@ -255,11 +239,12 @@ def cloze_accuracy(
 
     Args:
         embeddings: (n, d) float32, of the truths.
-        steering: as in `Inverter.invert`.
+        decoding: its steering and its seed count.
     """
-    length, options = inverter.config.model.max_tokens, Options(1, steering=steering)
+    length = inverter.config.model.max_tokens
+    once = Decoding(1, steering=decoding.steering, tuning=decoding.tuning)
     device = next(inverter.denoiser.parameters()).device
-    generator = np.random.default_rng((seed, 1))
+    generator = np.random.default_rng((decoding.seed, 1))
     predicted: list[list[int]] = []
     masked: list[list[int]] = []
     for start in range(0, len(truth.ids), batch_size):
@@ -273,7 +258,7 @@ def cloze_accuracy(
         e_BD = torch.from_numpy(embeddings[start : start + batch_size]).to(device)
         start_BL = canvas_BL.masked_fill(holes_BL, inverter.tokenizer.mask_id).to(device)
         modulation, steered_by = inverter.denoiser.condition(e_BD), inverter.steering(e_BD)
-        *_, last = stream(inverter.denoiser, modulation, options, None, start_BL, steered_by)
+        *_, last = stream(inverter.denoiser, modulation, once, None, start_BL, steered_by)
         best_BL = last.ids.cpu()
         predicted += [best[holes].tolist() for best, holes in zip(best_BL, holes_BL, strict=True)]
         masked += [ids[holes].tolist() for ids, holes in zip(canvas_BL, holes_BL, strict=True)]

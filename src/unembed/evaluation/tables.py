@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unembed.decoding.strategies import BALANCE, STEERING
-from unembed.evaluation.evaluate import BASELINE_METRICS, Report
+from unembed.decoding.options import Decoding
+from unembed.evaluation.evaluate import BASELINE_METRICS, Report, reported
 
 
 def rows(reports: Sequence[Report]) -> str:
@@ -46,12 +46,10 @@ def length_rows(reports: Sequence[Report]) -> str:
 
 
 def _strategy(report: Report) -> str:
-    defaults = {"candidates": 1, "seconds": None, "max_calls": None, "guidance": 0.0, "balance": BALANCE}
-    defaults |= {"steering": STEERING, "temperature": 0.0}
-    # Rows of earlier versions do not name all of them.
-    options = {"seconds": None, "max_calls": None, "balance": 0.0, "steering": 0.0} | report.options
     changed = [
-        f"{name.replace('_', ' ')} {options[name]:g}" for name, value in defaults.items() if options[name] != value
+        f"{name.replace('_', ' ')} {report.options[name]:g}"
+        for name, default in reported(Decoding(), None).items()
+        if report.options[name] != default
     ]
     return ", ".join([report.strategy, *changed])
 

@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.search.composition import Change
+from unembed.search.options import SearchTuning
 from unembed.surrogate.bag import Surrogate
 
-# How many are listed: what the forecast can look at in a fraction of the time that the encoder takes for those asked.
-LISTED = 200  # exchanges
-INSERTIONS = 100
-ORDERS = 1000
 LEAST = -50.0  # nats that an exchange or an insertion loses at most
 
 Ids = tuple[int, ...]
@@ -36,7 +33,8 @@ class Changes:
         e_hat: its embedding (D,).
         e_D: the embedding that is searched for.
         standing_T: log-likelihood of the tokens.
-        nat: cosine that a nat is worth.
+        tuning: how many are listed, which the forecast can look at in a fraction of the time that the encoder takes for
+            those asked, and what a nat is worth.
     """
 
     def __init__(
@@ -46,12 +44,12 @@ class Changes:
         e_hat: Floats,
         e_D: Floats,
         standing_T: Floats,
-        nat: float,
+        tuning: SearchTuning,
         noise: np.random.Generator,
     ) -> None:
         self.ids = ids
         self.standing_T = standing_T
-        self.nat = nat
+        self.tuning = tuning
         self.noise = noise
         self.x_VD, self.xx_V = surrogate.x_VD, surrogate.squares
         self.e_D = e_D
@@ -75,7 +73,7 @@ class Changes:
         score_TV[np.arange(count), ids] = -np.inf
         return [
             Change({place: (token,)}, nats=max(LEAST, float(gains_TV[place, token])))
-            for place, token in _largest(score_TV, LISTED)
+            for place, token in _largest(score_TV, self.tuning.listed_exchanges)
         ]
 
     def insertions(self, between_GV: Floats) -> list[Change]:
@@ -90,7 +88,7 @@ class Changes:
         moved_V = (self.xx_V - 2 * self.xy_V + self.y_D @ self.y_D) / (count + 1) ** 2
         across_V = 2 * (self.xy_V - self.y_D @ self.y_D) / (count + 1) + moved_V
         found = []
-        for place, token in _largest(self._scored(along_V, across_V, between_GV), INSERTIONS):
+        for place, token in _largest(self._scored(along_V, across_V, between_GV), self.tuning.listed_insertions):
             replaced = {place: (token, ids[place])} if place < count else {count - 1: (ids[-1], token)}
             found.append(Change(replaced, nats=max(LEAST, float(between_GV[place, token]))))
         return found
@@ -106,9 +104,9 @@ class Changes:
 
     def orders(self) -> list[Change]:
         """Two blocks in each other's place, or one moved: all of them, or a sample of a long text's."""
-        cuts = _cuts(len(self.ids))
-        if len(cuts) > ORDERS:
-            cuts = cuts[self.noise.choice(len(cuts), ORDERS, replace=False)]
+        cuts, most = _cuts(len(self.ids)), self.tuning.listed_orders
+        if len(cuts) > most:
+            cuts = cuts[self.noise.choice(len(cuts), most, replace=False)]
         at = tuple(range(len(self.ids)))
         return [Change({}, at[:a] + at[c:d] + at[b:c] + at[a:b] + at[d:]) for a, b, c, d in cuts.tolist()]
 
@@ -116,7 +114,7 @@ class Changes:
         """Cosine after a move of y whose product with e is `along`, and that adds `squared` to |y|^2; and language."""
         y_D = self.y_D
         cosine = (y_D @ self.e_D + along) / np.sqrt(np.maximum(y_D @ y_D + squared, 1e-6))
-        score: NDArray[Any] = cosine + self.nat * nats.clip(min=LEAST)
+        score: NDArray[Any] = cosine + self.tuning.nat * nats.clip(min=LEAST)
         score[np.isneginf(nats)] = -np.inf
         return score
 

@@ -21,10 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BEAM = 24  # joined changes that are tried with every further one
-MOST = 7  # changes joined at most
-KEPT = 12  # joined changes of more than two that may be asked, of each number
-NEXT = 4  # further changes kept for each of the beam
+from unembed.search.options import SearchTuning
 
 Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
@@ -58,15 +55,15 @@ class Change:
 
 
 def compose(
-    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int, nat: float = 0.0
+    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int, tuning: SearchTuning
 ) -> list[Change]:
-    """The `count` most promising joined changes, of two to `MOST` each, best first.
+    """The `count` most promising joined changes, of two to `joined` each, best first.
 
     Args:
         e_hat: the hypothesis' embedding (D,), of length 1.
         changes: of the hypothesis, each with the embedding (D,) that it led to, of length 1.
         e_D: the embedding that is searched for, of length 1.
-        nat: cosine that a nat of log-likelihood is worth.
+        tuning: how wide the beam is, and what a nat of log-likelihood is worth.
     """
     if len(changes) < 2:
         return []
@@ -75,7 +72,7 @@ def compose(
     along_N, gram_NN = d_ND @ e_D, d_ND @ d_ND.T
     square_N = 2 * d_ND @ e_hat + gram_NN.diagonal()
 
-    nats_N = nat * np.array([change.nats for change, _ in changes])
+    nats_N = tuning.nat * np.array([change.nats for change, _ in changes])
 
     def promised(
         along: NDArray[Any], square: NDArray[Any], language: NDArray[Any], possible: NDArray[Any]
@@ -88,7 +85,7 @@ def compose(
         along_N[:, None] + along_N, square_N[:, None] + square_N + 2 * gram_NN, nats_N[:, None] + nats_N,
         np.triu(apart_NN, 1),
     )  # fmt: skip
-    most = min(pairs_NN.size, max(BEAM, 3 * count))
+    most = min(pairs_NN.size, max(tuning.beam, 3 * count))
     best = np.argpartition(-pairs_NN, most - 1, axis=None)[:most]
     rows, columns = np.unravel_index(best[np.argsort(-pairs_NN.flat[best], kind="stable")], pairs_NN.shape)
     found: dict[tuple[int, ...], float] = {
@@ -96,8 +93,8 @@ def compose(
         for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
         if pairs_NN[i, j] > -np.inf
     }
-    level = list(found)[:BEAM]
-    for _ in range(MOST - 2):
+    level = list(found)[: tuning.beam]
+    for _ in range(tuning.joined - 2):
         wider: dict[tuple[int, ...], float] = {}
         for joint in level:
             group = list(joint)
@@ -108,11 +105,11 @@ def compose(
                 nats_N[group].sum() + nats_N,
                 np.logical_and.reduce(apart_NN[group]),
             )
-            for other in np.argsort(-cosine_N, kind="stable")[:NEXT].tolist():
+            for other in np.argsort(-cosine_N, kind="stable")[: tuning.widened].tolist():
                 if cosine_N[other] > -np.inf:
                     wider[tuple(sorted((*group, other)))] = float(cosine_N[other])
-        level = sorted(wider, key=lambda group: -wider[group])[:BEAM]
-        found |= {group: wider[group] for group in level[:KEPT]}
+        level = sorted(wider, key=lambda group: -wider[group])[: tuning.beam]
+        found |= {group: wider[group] for group in level[: tuning.kept]}
     ranked = sorted(found, key=lambda group: -found[group])[:count]
     return [reduce(and_, (changes[number][0] for number in group)) for group in ranked]
 

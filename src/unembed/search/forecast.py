@@ -10,19 +10,19 @@ The kernel counts what two texts have in common, like a string kernel (Lodhi et 
 features,
 
     k(x, y) = phi(x) . phi(y),      phi(x) = 1/T times the sum over x of
-        TOKEN   for each token                                          which words
-        PAIR    for each pair of neighbours, both ends included         which word after which
-        NEAR    for each token and each of the WINDOW tokens after it   and soon after which
-        PLACE   for each token, at each of PLACES soft places           whether early, in the middle, or late
+        token   for each token                                          which words
+        pair    for each pair of neighbours, both ends included         which word after which
+        near    for each token and each of the window's after it        and soon after which
+        place   for each token, at each of some soft places             whether early, in the middle, or late
 
 so that an answer about one order of words tells of all orders that share something with it. The function is d(x), by
 which an embedding differs from the surrogate's. A hypothesis h was embedded, so that of a change x to it only the
 difference d(x) - d(h) is uncertain. Where its posterior has the mean m and the variance s^2 v in each dimension,
 
-    y(x) = y(h) + bag(x) - bag(h) + m,      expected cosine ~ y . e / sqrt(|y|^2 + CAUTION D s^2 v)
+    y(x) = y(h) + bag(x) - bag(h) + m,      expected cosine ~ y . e / sqrt(|y|^2 + caution D s^2 v)
 
 since what is uncertain leads away from e more often than towards it: the less a text has in common with those that
-are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; CAUTION is less than 1, since
+are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; caution is less than 1, since
 the kernel overstates what is uncertain.
 
 Shape suffixes: N texts answered about, P texts asked about, L tokens of the longest, K features of a text, T tokens
@@ -38,15 +38,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from unembed.search.options import Kernel
 from unembed.surrogate.bag import Surrogate
-
-TOKEN, PAIR, NEAR, PLACE = 1.5, 0.7, 0.5, 0.7  # features' sizes
-WINDOW = 3
-PLACES = 4
-SOFTNESS = 0.2  # standard deviation of a place, as a share of the text
-NOISE = 0.8  # variance of an answer beside what the kernel explains, times T^2
-CAUTION = 0.5  # share of what is uncertain that counts against a text
-MEMORY = 500  # latest answers that count
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -54,10 +47,10 @@ Ids = NDArray[np.int64]
 
 
 @lru_cache(maxsize=512)
-def places(count: int) -> Doubles:
-    """How much each of `count` tokens belongs to each place, (count, PLACES)."""
+def places(count: int, number: int, softness: float) -> Doubles:
+    """How much each of `count` tokens belongs to each place, (count, number)."""
     at = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
-    shares: Doubles = np.exp(-0.5 * ((at[:, None] - np.linspace(0, 1, PLACES)) / SOFTNESS) ** 2)
+    shares: Doubles = np.exp(-0.5 * ((at[:, None] - np.linspace(0, 1, number)) / softness) ** 2)
     return shares
 
 
@@ -68,17 +61,18 @@ class Features:
     What involves another token than the known ones has number `nothing`.
     """
 
-    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, texts: Sequence[Sequence[int]], kernel: Kernel) -> None:
+        self.kernel = kernel
         self.tokens = np.unique(_flat(texts))
         size = len(self.tokens)
         self.size = size + 2  # with the ends
-        kinds = (self.size, self.size**2, self.size**2, self.size * PLACES)
+        kinds = (self.size, self.size**2, self.size**2, self.size * kernel.places)
         firsts: list[int] = np.cumsum([0, *kinds]).tolist()
         *self.first, self.nothing = firsts
 
     def of(self, texts: Sequence[Sequence[int]]) -> tuple[Ids, Doubles]:
         """The features of texts: their numbers and values, (P, K) each, 0 where a text has fewer than K."""
-        lengths = np.array([len(ids) for ids in texts])
+        kernel, lengths = self.kernel, np.array([len(ids) for ids in texts])
         longest, size = int(lengths.max()), len(self.tokens)
         inside_PL = np.arange(longest) < lengths[:, None]
         flat = _flat(texts)
@@ -89,16 +83,16 @@ class Features:
         framed[np.arange(len(texts)), lengths + 1] = size + 1
         x_PL = np.where(inside_PL, framed[:, 1:-1], -1)
         parts = [
-            (np.where(x_PL < 0, self.nothing, x_PL), TOKEN * inside_PL),
-            (self._pair(1, framed[:, :-1], framed[:, 1:]), PAIR * (np.arange(longest + 1) <= lengths[:, None])),
+            (np.where(x_PL < 0, self.nothing, x_PL), kernel.token * inside_PL),
+            (self._pair(1, framed[:, :-1], framed[:, 1:]), kernel.pair * (np.arange(longest + 1) <= lengths[:, None])),
         ]
-        for apart in range(1, min(WINDOW, longest - 1) + 1):
-            parts.append((self._pair(2, x_PL[:, :-apart], x_PL[:, apart:]), NEAR * inside_PL[:, apart:]))
-        shares = np.zeros((len(texts), longest, PLACES))
+        for apart in range(1, min(kernel.window, longest - 1) + 1):
+            parts.append((self._pair(2, x_PL[:, :-apart], x_PL[:, apart:]), kernel.near * inside_PL[:, apart:]))
+        shares = np.zeros((len(texts), longest, kernel.places))
         for row, count in enumerate(lengths.tolist()):
-            shares[row, :count] = PLACE * places(count)
-        for number in range(PLACES):
-            at_PL = np.where(x_PL < 0, self.nothing, self.first[3] + x_PL * PLACES + number)
+            shares[row, :count] = kernel.place * places(count, kernel.places, kernel.softness)
+        for number in range(kernel.places):
+            at_PL = np.where(x_PL < 0, self.nothing, self.first[3] + x_PL * kernel.places + number)
             parts.append((at_PL, shares[:, :, number]))
         numbers, values = zip(*parts, strict=True)
         return np.concatenate(numbers, 1), np.concatenate(values, 1) / lengths[:, None]
@@ -117,26 +111,27 @@ class Features:
 class Answers:
     """What the encoder has said of the texts of one search."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
         self.texts: list[tuple[int, ...]] = []
         self.e_ND: Floats = np.zeros((0, 0), np.float32)  # their embeddings
         self.gram_NN: Doubles = np.zeros((0, 0))  # the kernel of all pairs
 
     def take(self, texts: Sequence[tuple[int, ...]], e_ND: Floats) -> None:
-        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest MEMORY count."""
-        old = len(self.texts)
+        """Learn the embeddings (new, D) of some texts, of one token at least each. Only the latest count."""
+        old, memory = len(self.texts), self.kernel.memory
         self.texts += texts
         gram_NN = np.zeros((len(self.texts), len(self.texts)))
         gram_NN[:old, :old] = self.gram_NN
-        features = Features(self.texts)
+        features = Features(self.texts, self.kernel)
         numbers, values = features.of(self.texts)
         for new in range(old, len(self.texts)):
             # Rounded, so that it does not depend in its last digits on which texts are taken at once.
             gram_NN[new] = np.round(_look_up(features.weights(numbers[new], values[new]), (numbers, values)), 10)
             gram_NN[:, new] = gram_NN[new]
-        self.e_ND = np.concatenate([self.e_ND, e_ND])[-MEMORY:] if old else e_ND[-MEMORY:].copy()
-        del self.texts[:-MEMORY]
-        self.gram_NN = gram_NN[-MEMORY:, -MEMORY:]
+        self.e_ND = np.concatenate([self.e_ND, e_ND])[-memory:] if old else e_ND[-memory:].copy()
+        del self.texts[:-memory]
+        self.gram_NN = gram_NN[-memory:, -memory:]
 
 
 class Forecast:
@@ -162,7 +157,7 @@ class Forecast:
         self.starts_HD = np.stack([surrogate.unnormalised(*hypothesis) for hypothesis in hypotheses])
         self.bags_HD = self._bags(texts)
         self.answered = len(answers.texts)
-        self.features = Features([*answers.texts, *texts])
+        self.features = Features([*answers.texts, *texts], answers.kernel)
         numbers, values = self.features.of([*answers.texts, *texts])
         used = np.unique(numbers[values != 0])
         self.column = np.full(self.features.nothing + 1, len(used), np.int32)  # of each feature's number
@@ -176,7 +171,7 @@ class Forecast:
             torch.from_numpy(values.astype(np.float32)),
             accumulate=True,
         )
-        noise_N = NOISE / np.array([len(ids) for ids in answers.texts]) ** 2
+        noise_N = answers.kernel.noise / np.array([len(ids) for ids in answers.texts]) ** 2
         lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
         self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
         self.alpha_ND, self.scale = self._learned()
@@ -193,7 +188,7 @@ class Forecast:
         y_PD = self.starts_HD[number] + changed_PD + difference_PN @ self.alpha_ND
         apart_P = _self(self.features, features) + self.own_H[number] - 2 * shared_PX[:, self.answered + number]
         v_P = (apart_P - ((difference_PN @ self.inverse_NN.T) ** 2).sum(1)).clip(min=0)
-        spread_P = CAUTION * len(self.e_D) * self.scale * v_P
+        spread_P = self.answers.kernel.caution * len(self.e_D) * self.scale * v_P
         cosine_P: Doubles = y_PD @ self.e_D / np.sqrt(((y_PD**2).sum(1) + spread_P).clip(min=1e-6))
         return cosine_P
 

@@ -18,7 +18,7 @@ from unembed.files.atomic import atomic_file
 from unembed.search.forecast import Answers
 from unembed.search.loop import Hypothesis, Searcher
 
-FORMAT = 8
+FORMAT = 9
 
 
 def save_search(path: Path, searcher: Searcher) -> None:
@@ -60,7 +60,7 @@ def load_search(path: Path, searcher: Searcher) -> None:
             [_hypothesis(told, e) for told, e in zip(tree[name], arrays[name], strict=True)]
             for name in ("pool", "found")
         )
-        answers = Answers()
+        answers = Answers(searcher.search.tuning.kernel)
         answers.take([tuple(ids) for ids in tree["answers"]], arrays["answers"])
         values = {name: int(tree[name]) for name in ("rounds", "idle", "begun")}
         calls, passes, seconds = int(tree["calls"]), int(tree["passes"]), float(tree["seconds"])
@@ -89,7 +89,7 @@ def _hypothesis(told: list[Any], e_hat: Any) -> Hypothesis:
 
 def _key(searcher: Searcher) -> str:
     """Says whether two searches are the same: embedding, options, and where the random numbers began."""
-    digest = hashlib.sha256(repr((searcher.search, searcher.row, searcher.candidates, searcher.begun_by)).encode())
+    digest = hashlib.sha256(repr((searcher.search, searcher.decoding, searcher.row)).encode())
     digest.update(searcher.denoiser.denoiser.output_bias.detach().float().cpu().numpy().tobytes())
     digest.update(searcher.surrogate.fitted.weight.numpy().tobytes())
     digest.update(searcher.e_D.tobytes())

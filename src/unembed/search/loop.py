@@ -20,6 +20,8 @@ from heapq import nlargest
 import numpy as np
 from numpy.typing import NDArray
 
+from unembed.decoding.inversion import EXACT
+from unembed.decoding.options import Decoding
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.asking import Asking
@@ -27,7 +29,7 @@ from unembed.search.changes import Changes
 from unembed.search.composition import Change, compose
 from unembed.search.denoising import Conditioned
 from unembed.search.forecast import Answers, Forecast
-from unembed.search.options import EXACT, Search
+from unembed.search.options import Search
 from unembed.surrogate.bag import Surrogate
 
 FRUITLESS = 10  # rounds without a new text after which there is none to be expected
@@ -56,10 +58,10 @@ class State:
     """A search as far as it has come."""
 
     noise: np.random.Generator
+    answers: Answers
     pool: list[Hypothesis] = field(default_factory=list)  # best first, by cosine and language
     found: list[Hypothesis] = field(default_factory=list)  # confirmed, nearest first, of all pools
     seen: set[int] = field(default_factory=set)  # hashes of token rows that were asked about, or lead to such
-    answers: Answers = field(default_factory=Answers)
     rounds: int = 0
     idle: int = 0  # rounds since the pool's best was found
     begun: int = 0  # times that the search began
@@ -77,9 +79,8 @@ class Searcher:
         e_D: the embedding (D,).
         begin: blind candidates and the passes that they took, from the number of times that the search has begun and
             how many are wanted.
-        candidates: texts that are wanted in the end.
+        decoding: of the blind candidates; also the texts that are wanted in the end, and the seed.
         row: number of the embedding, which decides the random numbers.
-        begun_by: says how blind candidates are made, so that a journal of another way is not continued.
 
     Raises:
         EncoderError: the encoder fails, or answers with something else than one finite vector (D,) per text.
@@ -93,25 +94,23 @@ class Searcher:
         asking: Asking,
         e_D: Floats,
         begin: Callable[[int, int], tuple[Sequence[Ids], int]],
+        decoding: Decoding,
         search: Search,
-        candidates: int = 1,
         row: int = 0,
-        begun_by: str = "",
     ) -> None:
         self.tokenizer = tokenizer
         self.surrogate = surrogate
         self.asking = asking
         self.e_D: Floats = (e_D / np.linalg.norm(e_D)).astype(np.float32)
         self.begin = begin
+        self.decoding = decoding
         self.search = search
-        self.candidates = candidates
-        self.wanted = max(candidates, search.tuning.admitted)  # texts that are confirmed in a round
+        self.wanted = max(decoding.candidates, search.tuning.admitted)  # texts that are confirmed in a round
         self.row = row
-        self.begun_by = begun_by
         self.length = denoiser.config.max_tokens
         self.special = set(tokenizer.special_ids)
         self.denoiser = Conditioned(denoiser, tokenizer, self.e_D)
-        self.state = State(np.random.default_rng([search.seed, row]))
+        self.state = State(np.random.default_rng([decoding.seed, row]), Answers(search.tuning.kernel))
 
     @property
     def passes(self) -> int:
@@ -152,7 +151,7 @@ class Searcher:
         changes = {ids: change for texts in proposals.values() for ids, change in texts.items() if ids in known}
         measured = [(change, known[ids]) for ids, change in changes.items()]
         composed = tuning.frugal_composed if frugal else tuning.composed
-        joined = compose(parent.e_hat, measured, self.e_D, 2 * composed, tuning.nat)
+        joined = compose(parent.e_hat, measured, self.e_D, 2 * composed, tuning)
         new = dict.fromkeys(change.of(parent.ids) for change in joined)
         found += self._ask([ids for ids in new if hash(ids) not in state.seen][:composed])
         parent.changed = True
@@ -193,8 +192,8 @@ class Searcher:
         if parent.proposals is None:
             gains_TV, nats_T = self._judged(parent)
             # Random numbers of its own, so that a search that goes on lists the same changes.
-            own = np.random.default_rng([self.search.seed, self.row, *parent.ids])
-            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, self.search.tuning.nat, own)
+            own = np.random.default_rng([self.decoding.seed, self.row, *parent.ids])
+            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, self.search.tuning, own)
             listed = {
                 "exchanges": changes.exchanges(gains_TV), "deletions": changes.deletions(), "orders": changes.orders()
             }  # fmt: skip
@@ -275,7 +274,7 @@ class Searcher:
     def _confirm(self, near: Sequence[Hypothesis]) -> None:
         """Ask the encoder itself about some hypotheses, where the fast lane may be wrong about them."""
         state = self.state
-        worst = state.found[self.candidates - 1 :][:1]  # of those that are wanted
+        worst = state.found[self.decoding.candidates - 1 :][:1]  # of those that are wanted
         least = worst[0].cosine - self.asking.error if worst else -1.0
         near = [h for h in near if h.cosine >= least]
         if near and self.asking.error:

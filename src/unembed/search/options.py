@@ -1,15 +1,43 @@
-"""What a search may spend, and the constants that were tuned for it."""
+"""What a search may spend, the constants that were tuned for it, and the plan that every door makes of its options.
+
+Kept free of imports beyond the standard library, since the command line reads the fields to build its options.
+"""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict, Unpack
 
+from unembed.decoding.options import Decoding, option
 from unembed.errors import InputError
-
-EXACT = 1 - 1e-6  # float32 cosine from which a text is the very one: float noise is 2e-7, the next text is at 1 - 1e-3
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Kernel:
+    """The forecast's kernel, chosen by the correlation of forecast and truth (LOG.md, 2026-11-26, sixth day).
+
+    Attributes:
+        token, pair, near, place: sizes of its features.
+        window: tokens after a token that are near it.
+        places, softness: places in a text, and the standard deviation of one as a share of the text.
+        noise: variance of an answer beside what the kernel explains, times T^2.
+        caution: share of what is uncertain that counts against a text.
+        memory: latest answers that count.
+    """
+
+    token: float = 1.5
+    pair: float = 0.7
+    near: float = 0.5
+    place: float = 0.7
+    window: int = 3
+    places: int = 4
+    softness: float = 0.2
+    noise: float = 0.8
+    caution: float = 0.5
+    memory: int = 500
+
+
+@dataclass(frozen=True)
+class SearchTuning:
     """Constants of the search (experiments/LOG.md, 2026-11-28 and 29, says which were chosen on texts).
 
     Attributes:
@@ -20,6 +48,11 @@ class Tuning:
         admitted: of these, the nearest, at which the denoiser looks; the others are only learned from.
         frugal_asked, frugal_composed: the same where calls are counted (`Search.max_calls`).
         exchanges, insertions, deletions, orders: their shares of `asked`.
+        listed_exchanges, listed_insertions, listed_orders: how many the forecast looks at.
+        joined: changes joined at most.
+        beam: joined changes that are tried with every further one.
+        widened: further changes kept for each of the beam.
+        kept: joined changes of more than two that may be asked, of each number.
         nat: cosine that one nat of the denoiser's log-likelihood is worth.
         pool: hypotheses kept.
         patience: rounds without a better hypothesis after which the search begins again.
@@ -36,39 +69,87 @@ class Tuning:
     insertions: float = 0.2
     deletions: float = 0.1
     orders: float = 0.35
+    listed_exchanges: int = 200
+    listed_insertions: int = 100
+    listed_orders: int = 1000
+    joined: int = 7
+    beam: int = 24
+    widened: int = 4
+    kept: int = 12
     nat: float = 0.003
     pool: int = 64
     patience: int = 8
+    kernel: Kernel = Kernel()
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search may spend on each embedding: seconds, encoder calls, or both.
+    """What a search may spend on each embedding: seconds, encoder calls, or both. Raises InputError.
 
     Attributes:
         seconds: wall time, the blind candidates at the beginning included. As many calls as fit are made.
         max_calls: encoder calls. Where it is given, calls are what is scarce: few a round, screened harder.
-        seed: decides everything that is random.
     """
 
-    seconds: float | None = None
-    max_calls: int | None = None
-    seed: int = 0
-    tuning: Tuning = field(default_factory=Tuning)
+    seconds: float | None = option(
+        None, "Guided inversion: search each embedding's text for up to N seconds, with the encoder's help."
+    )
+    max_calls: int | None = option(None, "Guided inversion with a priced encoder: embed at most N texts per embedding.")
+    tuning: SearchTuning = SearchTuning()
 
     def __post_init__(self) -> None:
-        """Raise InputError where an option is impossible."""
+        if self.seconds is None and self.max_calls is None:
+            raise InputError("seconds and max_calls are both None, expected one of them for a search")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise InputError(f"seconds is {self.seconds}, expected more than 0")
         if self.max_calls is not None and self.max_calls < 1:
             raise InputError(f"max_calls is {self.max_calls}, expected at least 1")
 
     @property
-    def guided(self) -> bool:
-        """Whether there is a search at all."""
-        return self.seconds is not None or self.max_calls is not None
-
-    @property
     def frugal(self) -> bool:
         """Whether calls are counted."""
         return self.max_calls is not None
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Decoding` and of `Search` that callers choose, by name."""
+
+    steps: int
+    strategy: str
+    candidates: int
+    temperature: float | None
+    guidance: float
+    balance: float
+    steering: float
+    seed: int
+    seconds: float | None
+    max_calls: int | None
+
+
+def plan(
+    decoding: Decoding | None = None, search: Search | None = None, **options: Unpack[Options]
+) -> tuple[Decoding, Search | None]:
+    """What an inversion is to do, from values or single options; the latter change the former.
+
+    Returns:
+        How to decode, and the search, or None where the inversion is blind: the one place where this is decided.
+
+    Raises:
+        InputError: an option is impossible.
+        TypeError: there is no such option.
+    """
+    if unknown := options.keys() - Options.__annotations__.keys():
+        raise TypeError(f"no option {min(unknown)!r}, expected one of {', '.join(Options.__annotations__)}")
+    spent: dict[str, Any] = {name: options[name] for name in ("seconds", "max_calls") if options.get(name) is not None}
+    decoded: dict[str, Any] = {name: value for name, value in options.items() if name not in ("seconds", "max_calls")}
+    decoding = replace(decoding or Decoding(), **decoded)
+    if not spent:
+        return decoding, search
+    return decoding, Search(**spent) if search is None else replace(search, **spent)
+
+
+def options_of(decoding: Decoding, search: Search | None) -> dict[str, Any]:
+    """The options that `plan` makes these of, all of them, JSON-ready; tuned constants are left out."""
+    several: list[Any] = [decoding, Search(1.0) if search is None else search]
+    found = {f.name: getattr(one, f.name) for one in several for f in fields(one) if f.name != "tuning"}
+    return found if search is not None else found | {"seconds": None, "max_calls": None}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.denoiser.model import count_parameters
 from unembed.errors import InputError
 from unembed.inverter import Inverter
@@ -129,10 +130,8 @@ def _name(source: str) -> str:
 
 def describe(one: Served, default: bool, limits: dict[str, float]) -> dict[str, Any]:
     """The entry of a model in `GET /v1/models`."""
-    from unembed.decoding.strategies import STEERING, STRATEGIES
-
-    inverter = one.inverter
-    steering = STEERING if inverter.surrogate is not None and inverter.surrogate.steers else 0.0
+    inverter, default_decoding = one.inverter, Decoding()
+    steering = default_decoding.steering if inverter.surrogate is not None and inverter.surrogate.steers else 0.0
     return {
         "id": one.id,
         "object": "model",
@@ -147,9 +146,9 @@ def describe(one: Served, default: bool, limits: dict[str, float]) -> dict[str, 
         "guided": one.guided,
         "default": default,
         "defaults": {
-            "steps": min(8, inverter.length),
-            "strategy": "confidence",
-            "candidates": 1,
+            "steps": min(default_decoding.steps, inverter.length),
+            "strategy": default_decoding.strategy,
+            "candidates": default_decoding.candidates,
             "steering": steering,
         },
         "limits": {"steps": inverter.length} | limits,

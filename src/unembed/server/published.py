@@ -10,8 +10,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from unembed.decoding.predictor import check
-from unembed.decoding.strategies import Options
 from unembed.errors import InputError
 from unembed.server import wire
 from unembed.server.context import Context
@@ -52,24 +50,19 @@ def router(context: Context) -> APIRouter:
         """Recover the text of an embedding: a server-sent event for each pass, and one with the cosine at the end."""
         served = context.models.find_published(body.model)
         e_BD = wire.read_embeddings(body.embedding, served, normalize=True, most=1)
-        length = served.inverter.length
-        steps = min(body.steps, length) if body.steps == wire.PUBLISHED_STEPS else body.steps
-        options = Options(
-            steps, body.strategy, body.temperature or 0.0, body.guidance, body.seed, body.balance, body.steering
-        )
-        check(served.inverter.denoiser, options)
+        decoding, _ = served.inverter.plan(**body.options(served.inverter.length))
         ticket = batcher.submit(
             served,
-            2 if body.guidance else 1,
-            lambda ticket: invert(served, e_BD, options, watch=ticket.emit),
-            cost=steps,
+            2 if decoding.guidance else 1,
+            lambda ticket: invert(served, e_BD, decoding, watch=ticket.emit),
+            cost=decoding.steps,
         )
 
         def frame(snapshot: Snapshot) -> tuple[dict[str, Any], None] | None:
             return (wire.decode_event(served, snapshot), None) if snapshot.step else None
 
         def end(found: list[Recovered]) -> tuple[dict[str, Any], None]:
-            return wire.decode_end(served, found[0].inversions[0], steps), None
+            return wire.decode_end(served, found[0].inversions[0], decoding.steps), None
 
         def failure(fault: Fault) -> dict[str, Any]:
             return {"error": message(fault)}

@@ -1,15 +1,20 @@
-"""Server-sent events out of a ticket, and JSON answers that fail as they should."""
+"""Server-sent events out of a ticket.
+
+FastAPI writes the events. Its `EventSourceResponse` is not used: an address that streams on request only, and whose
+faults before the first event have a status, has no place in it.
+"""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from unembed.server.faults import Fault
 from unembed.server.tickets import Done, Failed, Ticket
-from unembed.server.wire import sse
 
 PING_SECONDS = 10.0  # a comment now and then, so that a proxy does not take a waiting stream for dead
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -50,15 +55,20 @@ class EventStream(StreamingResponse):
                 async with asyncio.timeout(PING_SECONDS):
                     event = await self._ticket.event()
             except TimeoutError:
-                yield b": waiting\n\n"
+                yield format_sse_event(comment="waiting")
                 continue
             match event:
                 case Failed(fault):
-                    yield sse(self._failure(fault))
+                    yield _written(self._failure(fault))
                     return
                 case Done(value):
-                    yield sse(*self._end(value))
+                    yield _written(*self._end(value))
                     return
                 case emitted:
                     if (written := self._frame(emitted)) is not None:
-                        yield sse(*written)
+                        yield _written(*written)
+
+
+def _written(data: dict[str, Any], number: int | None = None) -> bytes:
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return format_sse_event(data_str=text, id=None if number is None else str(number))

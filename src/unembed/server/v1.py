@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from unembed.decoding.inversion import Inversion
-from unembed.decoding.predictor import check
-from unembed.decoding.strategies import Options, default_temperature
+from unembed.decoding.options import Decoding
 from unembed.errors import InputError
+from unembed.search.options import Search
 from unembed.server import guided, wire
 from unembed.server.context import Context
 from unembed.server.faults import Fault, detail, documented
@@ -55,55 +56,37 @@ def router(context: Context) -> APIRouter:
         "text_characters": settings.max_text,
     }
 
-    def blind_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
-        temperature = body.temperature
-        if temperature is None:
-            temperature = default_temperature(body.candidates)
-        options = Options(body.steps, body.strategy, temperature, body.guidance, body.seed, body.balance, body.steering)
-        check(served.inverter.denoiser, options)
-        canvases = min(len(e_BD) * body.candidates, max(batcher.at_once, body.candidates))
+    def blind_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding) -> Ticket:
+        canvases = min(len(e_BD) * decoding.candidates, max(batcher.at_once, decoding.candidates))
         return batcher.submit(
             served,
-            canvases * (2 if body.guidance else 1),
+            canvases * (2 if decoding.guidance else 1),
             lambda ticket: invert(
                 served,
                 e_BD,
-                options,
-                body.candidates,
+                decoding,
                 body.alternatives,
                 body.cosine,
                 batcher.at_once,
                 ticket.emit if body.stream else None,
             ),
-            cost=len(e_BD) * body.candidates * options.steps,
+            cost=len(e_BD) * decoding.candidates * decoding.steps,
         )
 
-    def guided_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32]) -> Ticket:
+    def guided_ticket(
+        body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding, search: Search
+    ) -> Ticket:
         if body.alternatives:
             raise InputError(f"alternatives is {body.alternatives}, but a guided inversion has none: expected 0")
-        seconds = _search_seconds(body, len(e_BD), settings)
+        seconds = _search_seconds(search, len(e_BD), settings)
 
         def begin(row: int, seconds: float) -> Iterator[Inversion]:
-            return served.inverter.search(
-                e_BD[row],
-                seconds,
-                body.candidates,
-                body.steps,
-                body.strategy,
-                max_calls=body.max_calls,
-                guidance=body.guidance,
-                balance=body.balance,
-                steering=body.steering,
-                temperature=body.temperature,
-                seed=body.seed,
-                first_row=row,
-            )
+            return served.inverter.search(e_BD[row], decoding, replace(search, seconds=seconds), first_row=row)
 
         def work(ticket: Ticket) -> Work:
-            limits = guided.Limits(seconds, body.max_calls, ticket.deadline)
+            limits = guided.Limits(seconds, search.max_calls, ticket.deadline)
             return guided.search(begin, len(e_BD), limits, ticket.emit if body.stream else None)
 
-        begin(0, seconds)  # which checks the options
         return batcher.submit(served, 1, work, cost=len(e_BD) * seconds, guided=True)
 
     @api.post(
@@ -125,14 +108,18 @@ def router(context: Context) -> APIRouter:
         """Recover the texts of embeddings, as one answer or, for one embedding, as a stream of passes or rounds."""
         served = context.models.find(body.model)
         e_BD = wire.read_embeddings(body.embeddings, served, body.normalize, settings.max_embeddings)
-        if body.candidates > settings.max_candidates:
-            raise InputError(f"candidates is {body.candidates}, expected 1 to {settings.max_candidates}")
+        decoding, search = served.inverter.plan(**body.options)
+        if decoding.candidates > settings.max_candidates:
+            raise InputError(f"candidates is {decoding.candidates}, expected 1 to {settings.max_candidates}")
         if body.stream and len(e_BD) != 1:
             raise InputError(f"a stream takes one embedding, found {len(e_BD)}")
         started = time.perf_counter()
-        ticket = (guided_ticket if body.guided else blind_ticket)(body, served, e_BD)
+        if search is None:
+            ticket = blind_ticket(body, served, e_BD, decoding)
+        else:
+            ticket = guided_ticket(body, served, e_BD, decoding, search)
         if body.stream:
-            return _stream(ticket, served, None if body.guided else body.steps, last_event_id)
+            return _stream(ticket, served, decoding.steps if search is None else None, last_event_id)
         with ticket:
             found: list[Recovered] = await ticket.result()
         data = [wire.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
@@ -178,18 +165,20 @@ def router(context: Context) -> APIRouter:
     return api
 
 
-def _search_seconds(body: wire.InvertRequest, embeddings: int, settings: Settings) -> float:
+def _search_seconds(search: Search, embeddings: int, settings: Settings) -> float:
     """Seconds that each search may take. Raises InputError."""
     most, whole = settings.max_seconds, settings.time_limit
     if not most:
         raise InputError("this server allows no guided inversion: expected neither seconds nor max_calls")
-    if body.seconds is None:
+    if search.seconds is None:
         return min(most, whole / embeddings)
-    if body.seconds > most:
-        raise InputError(f"seconds is {body.seconds:g}, expected at most {most:g}")
-    if embeddings * body.seconds > whole:
-        raise InputError(f"{embeddings} embeddings of {body.seconds:g} s each exceed a request's limit of {whole:g} s")
-    return body.seconds
+    if search.seconds > most:
+        raise InputError(f"seconds is {search.seconds:g}, expected at most {most:g}")
+    if embeddings * search.seconds > whole:
+        raise InputError(
+            f"{embeddings} embeddings of {search.seconds:g} s each exceed a request's limit of {whole:g} s"
+        )
+    return search.seconds
 
 
 def _stream(ticket: Ticket, served: Served, total: int | None, last_event_id: str | None) -> EventStream:

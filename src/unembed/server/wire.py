@@ -7,18 +7,18 @@ that its messages are the same too; the schema of such a field is written by han
 import base64
 import binascii
 import dataclasses
-import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from unembed.decoding.inversion import Inversion
-from unembed.decoding.strategies import BALANCE, STEERING
+from unembed.decoding.options import Decoding
 from unembed.encoders.encoder import check_embeddings
 from unembed.errors import EmbeddingError
+from unembed.search.options import Options, Search
 from unembed.server.guided import Reached
 from unembed.server.models import Served
 from unembed.server.work import Alternatives, Recovered, Snapshot
@@ -43,18 +43,13 @@ Vectors = Annotated[
         }
     ),
 ]
-Seed = Annotated[int, Field(ge=0, le=2**53, description="Decides everything that is random.")]
-Steps = Annotated[int, Field(ge=1, description="Most passes for each candidate, up to the model's length.")]
-Guidance = Annotated[float, Field(ge=-1, le=100, description="Classifier-free guidance; doubles the passes.")]
-Balance = Annotated[
-    float, Field(ge=0, le=100, description="How strongly later passes keep to the token counts that the first expects.")
-]
-Steering = Annotated[
-    float, Field(ge=0, le=10_000, description="How strongly tokens are drawn towards the embedding; 0: not at all.")
-]
-Temperature = Annotated[
-    float | None, Field(ge=0, le=100, description="0 takes the likeliest token; null is 0 for one candidate, else 0.5.")
-]
+DOC = {one.name: one.metadata.get("doc", "") for kind in (Decoding, Search) for one in dataclasses.fields(kind)}
+Seed = Annotated[int, Field(ge=0, le=2**53, description=DOC["seed"])]
+Steps = Annotated[int, Field(ge=1, description=DOC["steps"])]
+Guidance = Annotated[float, Field(ge=-1, le=100, description=DOC["guidance"])]
+Balance = Annotated[float, Field(ge=0, le=100, description=DOC["balance"])]
+Steering = Annotated[float, Field(ge=0, le=10_000, description=DOC["steering"])]
+Temperature = Annotated[float | None, Field(ge=0, le=100, description=DOC["temperature"])]
 
 
 class Request(BaseModel):
@@ -83,12 +78,17 @@ class DecodeRequest(Request):
     embedding: Vector
     steps: Steps = PUBLISHED_STEPS
     model: str | None = None
-    strategy: str = "confidence"
-    guidance: Guidance = 0.0
-    balance: Balance = BALANCE
-    steering: Steering = STEERING
+    strategy: str = Decoding.strategy
+    guidance: Guidance = Decoding.guidance
+    balance: Balance = Decoding.balance
+    steering: Steering = Decoding.steering
     temperature: Temperature = None
-    seed: Seed = 0
+    seed: Seed = Decoding.seed
+
+    def options(self, length: int) -> Options:
+        """Those of the inversion, for a canvas of `length` positions; the published page asks for 32 steps anyway."""
+        steps = min(self.steps, length) if self.steps == PUBLISHED_STEPS else self.steps
+        return {**_options(self), "steps": steps}
 
 
 class TextResponse(BaseModel):
@@ -120,31 +120,27 @@ class InvertRequest(Request):
 
     embeddings: Vectors
     model: str | None = None
-    steps: Steps = 8
-    strategy: str = "confidence"
-    candidates: int = Field(1, ge=1, description="Texts for each embedding, best first.")
-    guidance: Guidance = 0.0
-    balance: Balance = BALANCE
-    steering: Steering = STEERING
+    steps: Steps = Decoding.steps
+    strategy: str = Decoding.strategy
+    candidates: int = Field(Decoding.candidates, ge=1, description=DOC["candidates"])
+    guidance: Guidance = Decoding.guidance
+    balance: Balance = Decoding.balance
+    steering: Steering = Decoding.steering
     temperature: Temperature = None
-    seed: Seed = 0
+    seed: Seed = Decoding.seed
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
     cosine: bool = Field(True, description="Embed each recovered text and report its cosine.")
     alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Likeliest tokens to report for each position.")
-    seconds: float | None = Field(
-        None, gt=0, description="Guided inversion: seconds of a search for each embedding, which asks the encoder."
-    )
-    max_calls: int | None = Field(
-        None, ge=1, description="Guided inversion: most encoder calls for each embedding; null is no limit."
-    )
+    seconds: float | None = Field(None, gt=0, description=DOC["seconds"])
+    max_calls: int | None = Field(None, ge=1, description=DOC["max_calls"])
     stream: bool = Field(
         False, description="Answer with server-sent events, one for each pass or round; for one embedding."
     )
 
     @property
-    def guided(self) -> bool:
-        """Whether there is a search."""
-        return self.seconds is not None or self.max_calls is not None
+    def options(self) -> Options:
+        """Those of the inversion."""
+        return _options(self)
 
 
 class EmbeddingsRequest(Request):
@@ -154,6 +150,11 @@ class EmbeddingsRequest(Request):
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     include_tokens: bool = Field(False, description="Also report each text's content tokens.")
+
+
+def _options(body: BaseModel) -> Options:
+    found: Any = {name: value for name, value in body if name in Options.__annotations__}
+    return cast(Options, found)
 
 
 def read_embeddings(value: Any, served: Served, normalize: bool, most: int) -> NDArray[np.float32]:
@@ -213,12 +214,6 @@ def _from_base64(value: Any, dimension: int) -> NDArray[np.float32]:
 def to_base64(vector: NDArray[np.float32]) -> str:
     """One embedding as OpenAI writes it."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-
-
-def sse(data: dict[str, Any], number: int | None = None) -> bytes:
-    """One server-sent event."""
-    head = "" if number is None else f"id: {number}\n"
-    return f"{head}data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n".encode()
 
 
 def decode_event(served: Served, frame: Snapshot) -> dict[str, Any]:

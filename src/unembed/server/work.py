@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unembed.decoding.inversion import Inversion
+from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import Predictor, begin, compute
-from unembed.decoding.strategies import Frame, Options, Prediction
+from unembed.decoding.strategies import Frame, Prediction
 from unembed.errors import InputError
 from unembed.inverter import Inverter
 from unembed.server.models import Served
@@ -133,8 +134,7 @@ def predict(passes: Sequence[Pass]) -> list[Prediction]:
 def invert(
     served: Served,
     e_BD: NDArray[np.float32],
-    options: Options,
-    candidates: int = 1,
+    decoding: Decoding,
     alternatives: int = 0,
     cosine: bool = True,
     at_once: int = 16,
@@ -143,12 +143,11 @@ def invert(
     """Recover texts from checked embeddings (n, d), `at_once` canvases at a time.
 
     Args:
-        candidates: texts for each embedding.
         alternatives: likeliest tokens to keep for each position.
         cosine: embed each text that was recovered.
         watch: told every frame, where all canvases fit at once.
     """
-    inverter = served.inverter
+    inverter, candidates = served.inverter, decoding.candidates
     step = max(1, at_once // candidates)
     found: list[Recovered] = []
     for start in range(0, len(e_BD), step):
@@ -158,19 +157,19 @@ def invert(
         modulation = inverter.denoiser.condition(chunk_BD).repeat(candidates)
         rows = range(start * candidates, (start + len(chunk_BD)) * candidates)
         steering = inverter.steering(chunk_BD, candidates)
-        predictor = Predictor(inverter.denoiser, modulation, options, rows, alternatives, steering)
+        predictor = Predictor(inverter.denoiser, modulation, decoding, rows, alternatives, steering)
         best = Best(len(rows), inverter.length, alternatives, inverter.device)
-        decoding = begin(inverter.denoiser, options, rows)
-        frame = next(decoding)
+        strategy = begin(inverter.denoiser, decoding, rows)
+        frame = next(strategy)
         while not frame.done:
             if watch is not None:
                 watch(_snapshot(frame, best))
             prediction = yield Pass(predictor, frame)
             best.update(frame.wanted, prediction)
-            frame = decoding.send(prediction)
+            frame = strategy.send(prediction)
         if watch is not None:
             watch(_snapshot(frame, best))
-        found += _recovered(inverter, frame, best, e_BD[start : start + step], candidates)
+        found += _recovered(inverter, frame, best, e_BD[start : start + step], decoding)
     if cosine:
         vectors = yield Texts([one.text for several in found for one in several.inversions])
         found = _with_cosines(found, vectors, e_BD)
@@ -208,14 +207,14 @@ def _snapshot(frame: Frame, best: Best) -> Snapshot:
 
 
 def _recovered(
-    inverter: Inverter, frame: Frame, best: Best, e_BD: NDArray[np.float32], candidates: int
+    inverter: Inverter, frame: Frame, best: Best, e_BD: NDArray[np.float32], decoding: Decoding
 ) -> list[Recovered]:
     """The candidates of each embedding in the batch, ranked as `Inverter.invert` ranks them."""
     every = best.lists()
     found = []
     for number, e_D in enumerate(e_BD):
-        rows = range(number * candidates, (number + 1) * candidates)
-        several = inverter.ranked(frame, rows, e_D)
+        rows = range(number * decoding.candidates, (number + 1) * decoding.candidates)
+        several = inverter.ranked(frame, rows, e_D, decoding)
         alternatives = [every[row] if every else None for row, _ in several]
         found.append(Recovered([one for _, one in several], alternatives, sum(one.passes for _, one in several)))
     return found

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from unembed.corpus.windows import Batch
+from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import decode
-from unembed.decoding.strategies import Options
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.encoder import Encoder
 
@@ -38,7 +38,7 @@ def validate(denoiser: Denoiser, encoder: Encoder, batch: Batch, seed: int) -> d
         chosen_BL = masked_BL & content_BL
         best = denoiser.logits(hidden_BLH[chosen_BL]).argmax(-1)
         found[f"accuracy_{share * 100:.0f}"] = (best == batch.canvas[chosen_BL]).float().mean().item()
-    ids_BL = decode(denoiser, e_BD, Options(steps=min(PASSES, batch.canvas.shape[1]))).ids
+    ids_BL = decode(denoiser, e_BD, Decoding(steps=min(PASSES, batch.canvas.shape[1]))).ids
     found["token_accuracy"] = (ids_BL == batch.canvas)[content_BL].float().mean().item()
     e_hat_BD, found["cosine"] = _embedded(encoder, ids_BL, e_BD)
     if denoiser.feedback is not None:
