@@ -116,7 +116,7 @@ def main(
 
             def fill(e: np.ndarray, first: int, steps: int = steps) -> tuple[list[list[int]], float]:
                 found = inverter.invert(
-                    e, steps, strategy, batch_size=batch_size, measure_cosine=False, first_row=first
+                    e, steps=steps, strategy=strategy, batch_size=batch_size, measure_cosine=False, first_row=first
                 )
                 return [inversion.ids for inversion in found], float(np.mean([f.passes for f in found]))
 

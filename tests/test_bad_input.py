@@ -168,17 +168,17 @@ def test_embeddings_from_files_that_are_not_what_they_claim(model):
     np.save("whole.npy", UNIT)
     with open("whole.npy", "rb") as whole, open("cut.npy", "wb") as cut:
         cut.write(whole.read()[:-7])
-    pq.write_table(pa.table({"vector": [[0.5] * 16]}), "other.parquet")
+    pq.write_table(pa.table({"numbers": [[0.5] * 16], "n": [1]}), "other.parquet")
     os.link("other.parquet", "mislabelled.npy")
     os.link("whole.npy", "mislabelled.jsonl")
     for name, message in {
         "pickled.npy": "holds pickled Python objects, which are never loaded, expected numbers",
         "cut.npy": "is truncated or not a whole .npy file (mmap length is greater than file size)",
         "mislabelled.npy": "is not a .npy file, holds Parquet data",
-        "mislabelled.jsonl": "holds .npy data, expected lines of JSON",
-        "other.parquet": "has columns vector, expected 'embedding' (--column names another)",
-        "none.npy": "no such file",
-        "texts.csv": "no such file",
+        "mislabelled.jsonl": "holds NumPy data, which its ending does not say",
+        "other.parquet": "has columns numbers, n, expected one called embedding (--column names another)",
+        "none.npy": "no such file or folder",
+        "texts.csv": "no such file or folder",
     }.items():
         assert refused("invert", "--embeddings", name, "--model", model) == f"{name}: {message}"
 
@@ -208,7 +208,8 @@ def test_another_encoder(model):
 
 @pytest.mark.parametrize("steps", [0, -1, 17, 33, 10_000])
 def test_impossible_steps(model, steps):
-    expected = f"steps is {steps}, expected 1 to 16 (the inverter's length)"
+    wanted = "1 to 16 (the inverter's length)" if steps > 0 else "at least 1"
+    expected = f"steps is {steps}, expected {wanted}"
     assert refused("invert", "the cat", "--model", model, "--steps", steps) == expected
     assert invert(model, UNIT, "--steps", steps) == expected
     with open("texts.txt", "w") as file:

@@ -34,9 +34,10 @@ from unembed.cli import commands, options
 from unembed.cli import main as cli
 from unembed.cli.terminal import METRICS, canvas_text, printable
 from unembed.config import config_to_dict
-from unembed.decoding.strategies import STRATEGIES
+from unembed.decoding.options import Decoding
 from unembed.errors import EncoderError
 from unembed.inverter import Inverter
+from unembed.search.options import options_of
 
 TEXTS = ["the old cat watched a river.", "no king paints the ship at night."]
 
@@ -85,8 +86,7 @@ def test_help_of_each_command(run, name):
             assert parameter.opts[-1] in out
 
 
-def test_help_tells_the_strategies_and_the_default_encoder():
-    assert re.split(", | or ", options.STRATEGIES) == list(STRATEGIES)
+def test_the_default_encoder_is_packaged():
     assert options.ENCODER in unembed.storage.packaged.PACKAGED
 
 
@@ -183,7 +183,11 @@ def test_round_trip_as_json(run, model, tmp_path):
 
 def test_options_reach_the_inverter(run, model, monkeypatch):
     seen = {}
-    monkeypatch.setattr(Inverter, "invert", lambda self, e, **options: seen.update(options) or [])
+    monkeypatch.setattr(
+        Inverter,
+        "invert",
+        lambda self, e, *how, **more: seen.update(more, **options_of(*(how or (Decoding(), None)))) or [],
+    )
     options = {"steps": 3, "strategy": "euler", "candidates": 2, "guidance": 1.5, "temperature": 0.3, "seed": 4}
     options |= {"balance": 0.2, "steering": 30.0}
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -252,16 +256,6 @@ def test_a_terminal_shows_every_pass(run, model, terminal):
         rf"cosine {inversion.cosine:.3f} · \d of 8 tokens in place \(\d+%\) · 4 passes, \d\.\d\d s", plain(out)
     )
     assert "\x1b[1;32m" in out  # what changed
-
-
-def test_what_a_terminal_shows_is_decoded_as_asked(run, model, terminal, monkeypatch):
-    seen, stream = {}, Inverter.stream
-    monkeypatch.setattr(Inverter, "stream", lambda self, e, **given: seen.update(given) or stream(self, e, **given))
-    options = {"steps": 4, "strategy": "euler", "guidance": 0.5, "temperature": 0.3, "seed": 4}
-    options |= {"balance": 0.2, "steering": 30.0}
-    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-    run("invert", "--model", model, TEXTS[0], *arguments, env=terminal)
-    assert seen == options
 
 
 def test_no_color_is_respected(run, model, terminal):
@@ -407,7 +401,7 @@ def test_a_pipe_gets_what_a_terminal_shows(run, local):
 
 
 def test_a_vector_that_no_text_has_is_told_of(run, local, terminal, monkeypatch):
-    monkeypatch.setattr("unembed.cli.bulk.NEAR", 0.999)  # in 64 dimensions a few words are near anything
+    monkeypatch.setattr("unembed.decoding.inversion.NEAR", 0.999)  # in 64 dimensions a few words are near anything
     rows = json.dumps(np.eye(64)[0].tolist())
     call = ["invert", "--embeddings", "-", "--max-calls", 20]
     shown = plain(run(*call, input=rows, env=terminal).stdout)

@@ -216,7 +216,7 @@ def test_random_vectors_are_as_long_as_embeddings_and_bounded_in_number():
     inverter = FakeInverter(TEXTS)
     vectors = []
     invert = inverter.invert
-    inverter.invert = lambda embeddings, *_, **options: vectors.append(embeddings) or invert(embeddings, **options)
+    inverter.invert = lambda embeddings, *how, **more: vectors.append(embeddings) or invert(embeddings, *how, **more)
     report = evaluate(inverter, TEXTS, tokens="natural", seed=2, random_vectors=7)
     assert report.baselines["random_vector"]["n"] == 7
     assert [len(batch) for batch in vectors] == [len(TEXTS), 7]
@@ -350,7 +350,7 @@ def test_tables_are_aligned_markdown():
     assert len({line.count("|") for line in lines}) == 1
     assert "1.000 [1.000, 1.000]" in lines[2]
     assert "100.0 [100.0, 100.0]" in lines[2]
-    assert lines[3].startswith("| two-stage, candidates 4 |    32 |  40 | 0.")
+    assert lines[3].startswith("| two-stage, candidates 4, temperature 0.5 |    32 |  40 | 0.")
     chosen = measured(limit=2, balance=0.5, steering=0.0)
     guided = measured(limit=2, seconds=60.0, max_calls=500)
     named = [line.split("|")[1].strip() for line in rows([chosen, guided]).splitlines()[2:]]

@@ -118,7 +118,7 @@ def test_a_dataset_without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     rows = datasets.IterableDataset.from_generator(lambda: iter([{"body": "x", "url": "u"}]))
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
-    with pytest.raises(DataError, match="row 0 has columns body, url, expected a column 'text'"):
+    with pytest.raises(DataError, match="row 0 has columns body, url, expected 'text'"):
         list(read_texts("owner/name"))
 
 
@@ -134,7 +134,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "folder of nothing": (lambda d: d, r"no file ending in \.txt"),
     "not UTF-8": (lambda d: write(d / "a.txt", b"fine\nna\xefve"), "line 2 is not UTF-8 .* at byte 2"),
     "truncated zst": (lambda d: cut(MAKERS["zst"](d)), r"cannot be read.*\(.*[Tt]runcated"),
-    "truncated gz": (lambda d: cut(MAKERS["gz"](d)), r"cannot be read.*\(.*[Tt]runcated"),
+    "truncated gz": (lambda d: cut(MAKERS["gz"](d)), r"cannot be read.*ended before"),
     "no zst": (lambda d: write(d / "a.txt.zst", LINES), "cannot be read"),
     "no gz": (lambda d: write(d / "a.txt.gz", LINES), "cannot be read"),
     "zst called txt": (lambda d: write(d / "a.txt", zstandard.compress(LINES)), "holds zstd data"),
@@ -144,28 +144,28 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated Parquet": (lambda d: cut(MAKERS["parquet"](d)), "cannot be read as Parquet"),
     "Parquet column": (
         lambda d: write_parquet(d / "a.parquet", body=["x"], n=[1]),
-        "has columns body, n, expected a column 'text'",
+        "has columns body, n, expected 'text'",
     ),
     "Parquet null": (lambda d: write_parquet(d / "a.parquet", text=["x", None]), "row 1 has NoneType in 'text'"),
     "JSONL column": (
         lambda d: write(d / "a.jsonl", b'{"text": "x"}\n\n{"body": "x", "n": 1}'),
-        "line 3 has columns body, n, expected a column 'text'",
+        "line 3 has NoneType in 'text', expected a string",
     ),
-    "JSONL empty object": (lambda d: write(d / "a.jsonl", b"{}"), "line 1 has no columns"),
+    "JSONL empty object": (lambda d: write(d / "a.jsonl", b"{}"), "line 1 has NoneType in 'text'"),
     "no JSON": (lambda d: write(d / "a.jsonl", b'{"text": "x"}\n{"text": '), "line 2 is not JSON"),
-    "JSON list": (lambda d: write(d / "a.jsonl", b'["x"]'), "line 1 is list, expected an object"),
+    "JSON list": (lambda d: write(d / "a.jsonl", b'["x"]'), "has columns value, expected 'text'"),
     "text is a number": (lambda d: write(d / "a.jsonl", b'{"text": 5}'), "line 1 has int in 'text'"),
     "vector of words": (
         lambda d: write(d / "a.jsonl", b'{"text": "x", "embedding": ["a"]}'),
-        "line 1 has no list of numbers in 'embedding'",
+        "line 1: holds a list of something else, expected a list of numbers",
     ),
     "ragged vector": (
         lambda d: write(d / "a.jsonl", b'{"text": "x", "embedding": [[1], [1, 2]]}'),
-        "line 1 has no list of numbers in 'embedding'",
+        "line 1: holds a list of something else, expected a list of numbers",
     ),
     "matrix for a vector": (
-        lambda d: write(d / "a.jsonl", b'{"text": "x", "embedding": [[1]]}'),
-        "line 1 has 2 dimensions in 'embedding', expected 1",
+        lambda d: write(d / "a.jsonl", b'{"text": "x", "embedding": [[1], [2]]}'),
+        "line 1: holds a list of something else, expected a list of numbers",
     ),
 }
 
@@ -175,13 +175,18 @@ def test_what_cannot_be_read_says_so_in_one_line(kind: str, tmp_path: Path) -> N
     make, message = BROKEN[kind]
     path = make(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        list(read_texts(path))
+        [list(source.pairs()) for source in find_sources([str(path)])]
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
+def test_texts_are_read_whatever_else_stands_beside_them(tmp_path: Path) -> None:
+    rows = [{"text": text, "embedding": "none yet", "n": [1, [2]]} for text in TEXTS]
+    assert list(read_texts(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode()))) == TEXTS
+
+
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.corpus.sources.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("unembed.tables.streams.LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "a.txt.zst", zstandard.compress(b"x" * (8 << 20)))
     with pytest.raises(DataError, match="line 1 is longer than 1 MiB"):
         list(read_texts(path))

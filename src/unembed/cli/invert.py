@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
     from unembed.inverter import Inverter
 
 
+EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .safetensors, .fvecs; - reads stdin."
+
+
 @click.command()
 @click.argument("text", nargs=-1)
-@option("--embeddings", None, "Embeddings: .npy, .parquet or .jsonl; - reads JSON lines or a .npy.", metavar="FILE")
-@option("--column", "embedding", "Column of a Parquet file, or key of JSON lines.", metavar="NAME")
+@option("--embeddings", None, EMBEDDINGS, metavar="FILE")
+@option("--column", None, "Column of the embeddings, such as vector.text; else one that is called so.", metavar="NAME")
 @option("--encoder", None, "What made the embeddings; refused if the inverter is for another one.", metavar="NAME")
 @decoding_options
 @option("-o --output", None, "Write a JSON line per row; goes on if it was interrupted.", metavar="FILE.jsonl")
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def invert(
-    ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str, encoder: str | None,
+    ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str | None, encoder: str | None,
     model: str | None, encoder_url: str | None, batch_size: int, device: str, output: str | None, overwrite: bool,
     no_cosine: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -59,6 +63,7 @@ def invert(
         _round_trip(inverter, text, plan, output, as_json)
         return
     bars = sys.stderr.isatty()
+    vectors = replace(vectors, dimension=inverter.recipe.dimension)
     scanned = scan(vectors, inverter.recipe, bars)
     if output is None:
         _print_inversions(inverter, vectors, plan, as_json)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unembed.inverter import Inverter
 
 ENCODER = "all-MiniLM-L6-v2"
-TEXT_FILES = ".txt (one a line), .jsonl or .parquet, also .zst or .gz; or a dataset id"
+TEXT_FILES = ".txt (one a line), .jsonl, .csv or .parquet, also .zst or .gz; a folder; or a dataset id"
 REMOTE = "Ask the encoder behind this address, in the OpenAI shape, not a local one."
 METAVARS = {int: "N", float: "N", str: "NAME"}
 DEVICES = "cpu, cuda, cuda:N, mps, or auto: cuda where there is one."

@@ -1,16 +1,14 @@
-"""Embeddings from files and standard input, and into files.
+"""Embeddings out of a table's column, and into `.npy` files.
 
-Unusual here: nothing is held in memory but a batch. A `.npy` file is memory-mapped (and never unpickled), Parquet and
-JSONL are read as streams, so a file is as large as the disk allows. `scan` reads all of it once before any
-work is done: a bad row at the end of a million is found in seconds, not after hours, and the rows' hash
+Unusual here: nothing is held in memory but a batch, so a file is as large as the disk allows. `scan` reads all of it
+once before any work is done: a bad row at the end of a million is found in seconds, not after hours, and the rows' hash
 says later whether a result belongs to them.
 """
 
+import base64
 import hashlib
-import io
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,40 +21,44 @@ from unembed.config import Recipe
 from unembed.encoders.encoder import check_embeddings
 from unembed.errors import DataError, EmbeddingError
 from unembed.files.atomic import atomic_file
+from unembed.tables import Batch, Table, open_table
+from unembed.tables.documents import ITSELF, VECTORS
+from unembed.tables.table import listed
 
-STDIN = "-"
-COLUMN = "embedding"
-ENDINGS = (".npy", ".parquet", ".jsonl")
-BLOCK = 4096  # rows read at once where nothing else decides
-LONGEST_LINE = 1 << 24  # bytes; a line of JSON beyond that is no embedding
-NPY_MAGIC = b"\x93NUMPY"
-MAGIC = {NPY_MAGIC: ".npy", b"PAR1": "Parquet", b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+BLOCK = 4096  # rows checked at once
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows of embeddings that can be read from any row on, again and again; not yet checked (see `scan`).
+    """A column of a table, read as rows of numbers; not yet checked (see `scan`).
 
-    name: what messages call them. blocks: (start) -> arrays (n, d) of all rows from `start` on, of any n.
+    dimension: of the embeddings, where it is known; values that are bytes are read by it.
     """
 
-    name: str
-    blocks: Callable[[int], Iterator[Array]]
+    table: Table
+    column: str
+    dimension: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        return self.table.name
 
     def batches(self, size: int, start: int = 0) -> Iterator[tuple[int, Array]]:
         """Yield (number of the first row, array (size, d)), the last one maybe shorter.
 
         Raises:
-            DataError: the file cannot be read as it claims.
+            DataError: the file cannot be read as it claims, or a value is no row of numbers.
             EmbeddingError: a row has another number of values than those before it.
         """
         held: list[Array] = []
         count, row = 0, start
-        for block in self.blocks(start):
+        for batch in self.table.batches([self.column], start):
+            block = numbers(batch, self.column, self.name, self.dimension)
             if held and block.shape[1] != held[0].shape[1]:
-                raise _uneven(self.name, f"row {row + count}", block.shape[1], held[0].shape[1])
+                raise _uneven(place(batch, 0, self.name), block.shape[1], held[0].shape[1])
             held.append(block)
             count += len(block)
             while count >= size:
@@ -75,36 +77,26 @@ class Scan:
     sha256: str
 
 
-def open_vectors(name: str, column: str = COLUMN) -> Vectors:
-    """Embeddings of a `.npy`, `.parquet` or `.jsonl` file, or of standard input ("-": JSONL or the bytes of a .npy).
+def open_vectors(name: str, column: str | None = None) -> Vectors:
+    """Embeddings of a file, of the files of a folder, or of standard input ("-"), as `tables` reads them.
 
     Args:
-        column: of a Parquet file, or key of a JSONL object; a JSONL line may also be the bare array.
+        column: where they stand; by default one that is called as vectors are, or the only one.
 
     Raises:
-        DataError: there is no such file, its ending is not known, or its content is not what the ending says.
+        DataError: there is no such file or column, or the content is not what the ending says.
     """
-    if name == STDIN:
-        return _from_bytes("standard input", sys.stdin.buffer.read(), column)
-    path = Path(name)
-    if not path.exists():
-        raise DataError(f"{name}: no such file")
-    if path.suffix.lower() not in ENDINGS:
-        raise DataError(f"{name}: unknown ending {path.suffix!r}, expected one of {', '.join(ENDINGS)}")
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror or error})") from error
-    if path.suffix.lower() == ".parquet":
-        return Vectors(name, lambda start: _read_parquet(name, column, start))
-    if path.suffix.lower() == ".jsonl":
-        _refuse_binary(name, head)
-        return Vectors(name, lambda start: _read_jsonl(name, path.open("rb"), column, start))
-    if not head.startswith(NPY_MAGIC):
-        held = next((f", holds {what} data" for magic, what in MAGIC.items() if head.startswith(magic)), "")
-        raise DataError(f"{name}: is not a .npy file{held}")
-    return _from_array(name, _parse_npy(name, lambda: np.lib.format.open_memmap(path, mode="r")))
+    table = open_table(name)
+    names = table.names()
+    if column is None:
+        below = {one: [other for other in names if other.startswith(f"{one}.")] for one in names}
+        known = [one for one in names if one.rpartition(".")[2] in VECTORS and len(below[one]) < 2]
+        known = [(below[one] or [one])[0] for one in known]
+        column = next(iter([*known, *names[: len(names) == 1]]), VECTORS[0])
+    if names and names != [ITSELF] and column not in names:
+        expected = f"expected one called {VECTORS[0]} (--column names another)"
+        raise DataError(f"{table.name}: has {listed(names)}, {expected}")
+    return Vectors(table, column if names != [ITSELF] else ITSELF)
 
 
 def scan(vectors: Vectors, recipe: Recipe, show_progress_bar: bool = False) -> Scan:
@@ -148,130 +140,115 @@ def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _from_bytes(name: str, content: bytes, column: str) -> Vectors:
-    if content.startswith(NPY_MAGIC):
-        return _from_array(name, _parse_npy(name, lambda: np.lib.format.read_array(io.BytesIO(content))))
-    _refuse_binary(name, content[:8])
-    return Vectors(name, lambda start: _read_jsonl(name, io.BytesIO(content), column, start))
+def numbers(batch: Batch, column: str, name: str, dimension: int | None = None) -> Array:
+    """A column of a batch as one array (n, d).
+
+    Args:
+        name: of the table.
+        dimension: d, where it is known, by which values that are bytes are told apart; else they are float32.
+
+    Raises:
+        DataError: a value is no row of numbers.
+        EmbeddingError: rows differ in length.
+    """
+    values = batch.columns[column]
+    if isinstance(values, np.ndarray):
+        array = values.squeeze(1) if values.ndim == 3 and values.shape[1] == 1 else values
+        if array.ndim != 2:
+            raise EmbeddingError(f"{name}: array has {array.ndim} axes, expected rows of embeddings")
+        return array
+    if hasattr(values, "type") and (found := _of_lists(values)) is not None:
+        return found
+    several: list[Array] = []
+    for number, value in enumerate(values.to_pylist() if hasattr(values, "to_pylist") else values):
+        several.append(number_row(value, f"{place(batch, number, name)}, column {column!r}", dimension))
+        if len(several[-1]) != len(several[0]):
+            raise _uneven(place(batch, number, name), len(several[-1]), len(several[0]))
+    return np.stack(several)
 
 
-def _from_array(name: str, array: Array) -> Vectors:
-    if array.ndim not in (1, 2):
-        raise EmbeddingError(f"{name}: array has {array.ndim} axes, expected rows of embeddings")
-    rows = np.atleast_2d(array)
-
-    def blocks(start: int) -> Iterator[Array]:
-        for first in range(start, len(rows), BLOCK):
-            yield rows[first : first + BLOCK]
-
-    return Vectors(name, blocks)
+def place(batch: Batch, number: int, name: str) -> str:
+    """What messages call a row of a batch of a table."""
+    where = f"row {batch.first + number}" if batch.lines is None else f"line {batch.lines[number]}"
+    return f"{batch.name or name}: {where}"
 
 
-def _parse_npy(name: str, parse: Callable[[], Array]) -> Array:
+def number_row(value: Any, where: str, dimension: int | None = None) -> Array:
+    """One value as an array (d,): a list of numbers, also in a list of one, in words, in bytes or in base64.
+
+    Raises:
+        DataError: it is none of these; `where` is what the message calls it.
+    """
+    if isinstance(value, str):
+        value = _read(value.strip(), where, dimension)
+    if isinstance(value, bytes):
+        count = dimension or max(1, len(value) // 4)
+        if (dtype := _dtype(len(value), count)) is None:
+            expected = f"{4 * count:,} ({count} float32 values)"
+            raise DataError(f"{where}: holds {len(value):,} bytes, expected {expected}")
+        return np.frombuffer(value, dtype)
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        (value,) = value
+    if value is None:
+        raise DataError(f"{where}: holds no value, expected a list of numbers")
     try:
-        return parse()
-    except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError) as error:  # by what is wrong with it
-        reason = " ".join(str(error).split())
-        if "object" in reason.lower():
-            raise DataError(
-                f"{name}: holds pickled Python objects, which are never loaded, expected numbers"
-            ) from error
-        raise DataError(f"{name}: is truncated or not a whole .npy file ({reason[:200]})") from error
-
-
-def _refuse_binary(name: str, head: bytes) -> None:
-    for magic, what in MAGIC.items():
-        if head.startswith(magic):
-            raise DataError(f"{name}: holds {what} data, expected lines of JSON")
-
-
-def _read_jsonl(name: str, file: BinaryIO, column: str, start: int) -> Iterator[Array]:
-    """Blocks of rows; blank lines are no rows."""
-    held: list[Array] = []
-    row = number = 0
-    with file:
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            if not line.strip():
-                continue
-            row += 1
-            if row <= start:
-                continue
-            held.append(_parse_line(name, number, line, column))
-            if len(held[-1]) != len(held[0]):
-                raise _uneven(name, f"line {number}", len(held[-1]), len(held[0]))
-            if len(held) == BLOCK:
-                yield np.stack(held)
-                held = []
-    if held:
-        yield np.stack(held)
-
-
-def _parse_line(name: str, number: int, line: bytes, column: str) -> Array:
-    place = f"{name}: line {number}"
-    if len(line) > LONGEST_LINE:
-        raise DataError(f"{place} is longer than {LONGEST_LINE >> 20} MiB")
-    try:
-        tree = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is not JSON ({' '.join(str(error).split())[:200]})") from error
-    if isinstance(tree, dict):
-        if column not in tree:
-            keys = ", ".join(list(tree)[:8]) or "none"
-            raise DataError(f"{place} has the keys {keys}, expected {column!r} (--column names another)")
-        tree = tree[column]
-    if not isinstance(tree, list):
-        raise DataError(f"{place} holds {type(tree).__name__}, expected an array of numbers")
-    try:
-        row = np.asarray(tree)
-    except ValueError:  # arrays of different lengths inside
+        row = np.asarray(value) if isinstance(value, list) else np.asarray(None)
+    except ValueError:  # lists of different lengths inside
         row = np.asarray(None)
     if row.ndim != 1 or row.dtype.kind not in "fiu" or not row.size:
-        raise DataError(f"{place} is not an array of numbers")
+        what = type(value).__name__
+        if isinstance(value, list):
+            what = "a list in which a number is missing" if None in value else "a list of something else"
+        raise DataError(f"{where}: holds {what}, expected a list of numbers")
     return row
 
 
-def _read_parquet(name: str, column: str, start: int) -> Iterator[Array]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read(text: str, where: str, dimension: int | None) -> Any:
+    """A vector in words, as PostgreSQL's pgvector writes it, or in base64, as OpenAI's endpoint does."""
     try:
-        with pq.ParquetFile(name) as file:
-            names = file.schema_arrow.names
-            if column not in names:
-                found = ", ".join(names[:8]) or "none"
-                raise DataError(f"{name}: has columns {found}, expected {column!r} (--column names another)")
-            row, groups = 0, list(range(file.num_row_groups))
-            while groups and row + file.metadata.row_group(groups[0]).num_rows <= start:
-                row += file.metadata.row_group(groups.pop(0)).num_rows
-            for batch in file.iter_batches(batch_size=BLOCK, row_groups=groups, columns=[column]):
-                wanted = batch.column(0).slice(max(0, start - row))
-                if len(wanted):
-                    yield _list_column(name, column, wanted, row + len(batch) - len(wanted))
-                row += len(batch)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{name}: cannot be read as Parquet ({' '.join(str(error).split())[:200]})") from error
+        if text[:1] in ("[", "{", "("):
+            return json.loads(f"[{text[1:-1]}]")
+        value = base64.b64decode(text, validate=True)
+        if _dtype(len(value), dimension or max(1, len(value) // 4)) is None:
+            raise ValueError("not as many bytes as a vector has")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: holds text, expected a list of numbers") from error
 
 
-def _list_column(name: str, column: str, values: Any, first_row: int) -> Array:
-    """An Arrow array of lists as (n, d)."""
+def _dtype(size: int, count: int) -> str | None:
+    """The format of so many bytes that are so many numbers."""
+    return {4 * count: "<f4", 8 * count: "<f8", 2 * count: "<f2"}.get(size)
+
+
+def _of_lists(values: Any) -> Array | None:
+    """An Arrow array of lists of one length as (n, d); None where it is something else or has nulls."""
     import pyarrow as pa
 
-    kind = values.type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not (lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))):
-        raise DataError(f"{name}: column {column!r} holds {kind}, expected lists of numbers")
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    while pa.types.is_nested(values.type) and getattr(values.type, "value_type", None) is not None:
+        kind = values.type.value_type
+        if values.null_count or pa.types.is_floating(kind) or pa.types.is_integer(kind):
+            break
+        if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
+            return None
+        if len(flat := values.flatten()) != len(values):  # a list of more than one list is no row
+            return None
+        values = flat
+    kind = getattr(values.type, "value_type", None)
+    if kind is None or values.null_count or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        return None
     flat = values.flatten()
-    if values.null_count or flat.null_count:
-        rows = [row for row, value in enumerate(values.to_pylist()) if value is None or None in value]
-        raise DataError(f"{name}: row {first_row + rows[0]} has no value or a missing number in column {column!r}")
-    lengths = values.value_lengths().to_numpy()
-    uneven = np.flatnonzero(lengths != lengths[0])
-    if uneven.size:
-        raise _uneven(name, f"row {first_row + int(uneven[0])}", int(lengths[uneven[0]]), int(lengths[0]))
-    array: Array = flat.to_numpy(zero_copy_only=False).reshape(len(values), int(lengths[0]))
+    if flat.null_count or not len(values) or len(flat) % len(values):
+        return None
+    width = len(flat) // len(values)
+    lengths = values.value_lengths() if not pa.types.is_fixed_size_list(values.type) else None
+    if not width or (lengths is not None and (lengths.to_numpy(zero_copy_only=False) != width).any()):
+        return None
+    array: Array = flat.to_numpy(zero_copy_only=False).reshape(len(values), width)
     return array
 
 
-def _uneven(name: str, place: str, found: int, expected: int) -> EmbeddingError:
-    return EmbeddingError(f"{name}: {place} has {found} numbers, the rows before it have {expected}")
+def _uneven(place: str, found: int, expected: int) -> EmbeddingError:
+    return EmbeddingError(f"{place} has {found} numbers, the rows before it have {expected}")

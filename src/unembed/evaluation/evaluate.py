@@ -203,7 +203,8 @@ def evaluate(
 def reported(decoding: Decoding, search: Search | None) -> dict[str, Any]:
     """The options of a report that have no field of their own there."""
     own = ("strategy", "steps", "seed")
-    return {name: value for name, value in options_of(decoding, search).items() if name not in own}
+    found = {name: value for name, value in options_of(decoding, search).items() if name not in own}
+    return found | {"temperature": decoding.sampling}
 
 
 def compare(
