@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 
-from unembed.config import Config, TrainingConfig, config_from_dict, config_to_dict
+from unembed.config import Config, Format, TrainingConfig, config_from_dict, config_to_dict
 from unembed.corpus.windows import Manifest, Shards, Windows
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
@@ -232,11 +232,11 @@ def train(
     return out / "inverter"
 
 
-def granted_to_all(precision: str, accelerator: Accelerator) -> str:
+def granted_to_all(precision: Format, accelerator: Accelerator) -> Format:
     """The format that the main process finds to be `granted`: each for itself may find another one."""
     found = [granted(precision, accelerator.device) if accelerator.is_main_process else precision]
-    (agreed,) = broadcast_object_list(found)
-    return str(agreed)
+    agreed: list[Format] = broadcast_object_list(found)
+    return agreed[0]
 
 
 @torch.no_grad()
