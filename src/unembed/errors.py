@@ -4,6 +4,7 @@
     |-- OutputError         a result could not be written (disk full, read-only folder)
     |-- EncoderError        the encoder could not be loaded, or returned something unusable
     |-- TrainingError       training cannot go on (loss is not finite, resume does not fit)
+    |-- MissingPackageError a package that only an extra installs is not there; also an ImportError
     `-- InputError          the call was wrong (exit code 2); also a ValueError
         |-- ConfigError     an unknown key or an impossible value in a configuration
         |-- EmbeddingError  embeddings of the wrong shape, scale, or with NaN or infinity
@@ -14,6 +15,9 @@
 Messages are one line: they name the file, the row or the option, what was found and what was
 expected. `exit_code` is what the command line returns for the exception.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UnembedError(Exception):
@@ -32,6 +36,10 @@ class EncoderError(UnembedError):
 
 class TrainingError(UnembedError):
     """Training cannot go on."""
+
+
+class MissingPackageError(UnembedError, ImportError):
+    """A package that only an extra installs is not there."""
 
 
 class InputError(UnembedError, ValueError):
@@ -58,3 +66,13 @@ class CheckpointError(InputError):
 
 class DataError(InputError):
     """A text, vector or shard file that cannot be read as what it claims to be."""
+
+
+@contextmanager
+def extra(name: str, purpose: str) -> Iterator[None]:
+    """For imports of what the extra `name` installs. Raises MissingPackageError, which says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "it").partition(".")[0]
+        raise MissingPackageError(f"{purpose} needs {package}: pip install 'unembed[{name}]'") from error

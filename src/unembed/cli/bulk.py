@@ -29,10 +29,10 @@ from unembed.config import config_to_dict
 from unembed.decoding.inversion import Inversion
 from unembed.encoders.vectors import Scan, Vectors
 from unembed.errors import InputError
-from unembed.evaluation.evaluate import fingerprint
 from unembed.files.atomic import atomic_file, fsync, output_errors
 from unembed.inverter import Inverter
 from unembed.search.options import EXACT
+from unembed.storage.fingerprint import fingerprint
 
 ENDING = ".jsonl"
 NEAR = 0.7  # cosine that a search reaches early for an embedding of the encoder, and hardly ever for another vector

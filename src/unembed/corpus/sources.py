@@ -8,9 +8,11 @@ compressed with zstd or gzip, a folder of such files, or a Hub dataset as `owner
 Whatever cannot be read as it claims to be is a DataError that names the file and the row.
 """
 
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.errors import DataError
+from unembed.errors import DataError, extra
 
 COMPRESSIONS = {".zst": "zstd", ".gz": "gzip"}
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -133,18 +135,21 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(words).split())[:200]
 
 
-def _open_lines(name: str) -> io.BufferedReader:
-    import pyarrow as pa
-
+def _open_lines(name: str) -> io.BufferedIOBase:
     compression = COMPRESSIONS.get(Path(name).suffix.lower())
     with open(name, "rb") as file:
         head = file.read(4)
     for magic, found in MAGIC.items():
         if head.startswith(magic) and found.lower() != compression:
             raise DataError(f"{name}: holds {found} data, which its ending does not say")
+    if compression is None:
+        return open(name, "rb")
+    if compression == "gzip":
+        return gzip.open(name)
+    with extra("parquet", f"{name}: reading zstd"):
+        import pyarrow as pa
     # Arrow's decompressor reports a truncated frame as an error; zstandard's stream reader ends silently.
-    stream = pa.input_stream(name, compression=compression)
-    return io.BufferedReader(stream, buffer_size=1 << 20)
+    return io.BufferedReader(pa.input_stream(name, compression=compression), buffer_size=1 << 20)
 
 
 def _numbered_lines(name: str) -> Iterator[tuple[int, str]]:
@@ -159,7 +164,7 @@ def _numbered_lines(name: str) -> Iterator[tuple[int, str]]:
                 yield number, line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: line {number} is not UTF-8 ({error.reason} at byte {error.start})") from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         after = f" after line {number}" if number else ""
         raise DataError(f"{name}: cannot be read{after} ({_reason(error)})") from error
 
@@ -206,9 +211,9 @@ def _columns(names: Any) -> str:
 
 
 def _read_parquet(name: str, skip: int) -> Iterator[Pair]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    with extra("parquet", f"{name}: reading Parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     row = 0
     try:
         with pq.ParquetFile(name) as file:
@@ -228,13 +233,8 @@ def _read_parquet(name: str, skip: int) -> Iterator[Pair]:
 
 
 def _read_dataset(name: str, skip: int) -> Iterator[Pair]:
-    try:
+    with extra("datasets", f"{name}: no such file or folder; reading a dataset of this name"):
         import datasets
-    except ImportError as error:
-        raise DataError(
-            f"{name}: no such file or folder; to read a dataset of this name, install unembed[datasets]"
-        ) from error
-
     dataset_id, _, rest = name.partition(":")
     config, _, split = rest.partition(":")
     try:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from unembed.config import Recipe
 from unembed.encoders.encoder import check_embeddings
-from unembed.errors import DataError, EmbeddingError
+from unembed.errors import DataError, EmbeddingError, extra
 from unembed.files.atomic import atomic_file
 
 STDIN = "-"
@@ -232,9 +232,9 @@ def _parse_line(name: str, number: int, line: bytes, column: str) -> Array:
 
 
 def _read_parquet(name: str, column: str, start: int) -> Iterator[Array]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    with extra("parquet", f"{name}: reading Parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     try:
         with pq.ParquetFile(name) as file:
             names = file.schema_arrow.names

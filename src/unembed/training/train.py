@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 
 from unembed.config import Config, Format, TrainingConfig, config_from_dict, config_to_dict
@@ -29,7 +27,7 @@ from unembed.corpus.windows import Manifest, Shards, Windows
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
 from unembed.encoders.encoder import Encoder, load_encoder
-from unembed.errors import ConfigError, InputError, TrainingError
+from unembed.errors import ConfigError, InputError, TrainingError, extra
 from unembed.files.atomic import remove_leftovers
 from unembed.objective.autoregressive import validate_twin
 from unembed.objective.diffusion import Loss
@@ -50,6 +48,10 @@ from unembed.training.optimizers import freeze, make_optimizers, rate_factor, se
 from unembed.training.step import TrainingStep, autocast, embedded
 from unembed.training.throughput import flops_per_sequence, peak_flops
 from unembed.training.validate import validate
+
+with extra("train", "training"):
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast, broadcast_object_list
 
 SURROGATE_TEXTS = 4096
 TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
