@@ -14,8 +14,8 @@ import click
 import torch
 from scripts import run
 
-from unembed.evaluation.evaluate import fingerprint
 from unembed.inverter import Inverter
+from unembed.storage.fingerprint import fingerprint
 
 
 @click.command(help=__doc__)

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import pickle
+import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from fakes import fake_encoder, tiny_config, tiny_texts, tiny_tokenizer
 from unembed.cli.main import main
-from unembed.config import Config, ModelConfig, config_to_dict
+from unembed.config import Config, ModelConfig, Recipe, config_to_dict
+from unembed.errors import ConfigError
 from unembed.storage.checkpoint import build_denoiser, save_inverter, save_pt
 
 UNIT = np.eye(16, dtype=np.float32)
@@ -367,11 +370,18 @@ def test_an_old_result_survives_a_failure(model):
     ("change", "message"),
     [
         ({"colour": 1}, "unknown key colour, expected one of data, diffusion, encoder, model, training"),
-        ({"training": {"steps": 0}}, "training.steps is 0, expected at least 1"),
+        ({"training": {"steps": 0}}, "training.steps is 0, expected greater than 0"),
         ({"training": {"rate": 1}}, "unknown key training.rate, expected one of batch_size, "),
         ({"model": {"width": 7}}, "model.width is 7, expected a multiple of model.heads (12)"),
         ({"encoder": {"encoder": "fake"}}, "encoder.dimension is missing"),
-        ({"data": {"min_tokens": "four"}}, "data.min_tokens is 'four', expected int"),
+        ({"data": {"min_tokens": "four"}}, "data.min_tokens is 'four', expected a valid integer"),
+        ({"data": {"min_tokens": True}}, "data.min_tokens is True, expected a valid integer"),
+        ({"training": {"ema": True}}, "training.ema is 'True', expected a valid number"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate is nan, expected greater than 0"),
+        ({"training": {"optimizer": "sgd"}}, "training.optimizer is 'sgd', expected 'muon' or 'adamw'"),
+        ({"data": {"weights": {"a\x1b\n": -1}}}, r"data.weights.a\x1b\n is -1, expected greater than or equal to 0"),
+        ({"model": [1]}, "model is [1], expected a dictionary"),
+        ({"encoder": {"dimesion": 16}}, "unknown key encoder.dimesion, expected one of dimension, encoder, "),
     ],
 )
 def test_bad_configurations(change, message):
@@ -381,6 +391,18 @@ def test_bad_configurations(change, message):
     assert refused("prepare", "c.yaml", "--texts", "t.txt", "-o", "out").startswith(f"c.yaml: {message}")
     assert refused("train", "c.yaml", "--data", "d", "-o", "out").startswith(f"c.yaml: {message}")
     assert os.listdir() == ["c.yaml"]
+
+
+def test_a_section_that_is_made_in_python_is_checked_too():
+    for make, message in (
+        (lambda: Recipe("fake", 0), "encoder.dimension is 0, expected greater than 0"),
+        (lambda: Recipe("fake", 16, colour="red"), "unknown key encoder.colour, expected one of dimension, "),
+        (lambda: replace(ModelConfig(), heads=7), "model.width is 384, expected a multiple of model.heads (7)"),
+        (lambda: Config(Recipe("fake", 16), 3), "model is 3, expected a dictionary"),
+    ):
+        with pytest.raises(ConfigError, match="^" + re.escape(message)):
+            make()
+    assert Config({"encoder": "fake", "dimension": 16}) == Config(Recipe("fake", 16))
 
 
 def test_configurations_that_are_none():

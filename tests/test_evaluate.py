@@ -18,10 +18,11 @@ from unembed.decoding.options import Decoding, DecodingTuning
 from unembed.decoding.steering import Steering
 from unembed.denoiser.model import Modulation
 from unembed.errors import InputError
-from unembed.evaluation.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate, fingerprint
+from unembed.evaluation.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate
 from unembed.evaluation.tables import baseline_rows, length_rows, rows
 from unembed.inverter import Inverter
 from unembed.search.options import Search, options_of
+from unembed.storage.fingerprint import fingerprint
 from unembed.surrogate.bag import Fitted, Surrogate
 
 L = 16

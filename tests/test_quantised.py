@@ -14,12 +14,12 @@ from torch import Tensor
 from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_denoiser, tiny_parts, tiny_texts, tiny_tokenizer
 from unembed.denoiser.model import count_parameters
 from unembed.errors import CheckpointError, OutputError
-from unembed.evaluation.evaluate import fingerprint
 from unembed.files import quantised
 from unembed.files.quantised import KEPT, LEAST, SCALE
 from unembed.inverter import Inverter
 from unembed.storage import checkpoint
 from unembed.storage.checkpoint import load_inverter, save_inverter, save_pt
+from unembed.storage.fingerprint import fingerprint
 
 MATRIX = "blocks.0.attention.qkv.weight"  # (96, 32) in the tiny inverter
 FILE = "model.safetensors"

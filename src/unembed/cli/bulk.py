@@ -29,9 +29,9 @@ from unembed.config import config_to_dict
 from unembed.decoding.inversion import Inversion
 from unembed.encoders.vectors import Scan, Vectors
 from unembed.errors import InputError
-from unembed.evaluation.evaluate import fingerprint
 from unembed.files.atomic import atomic_file, fsync, output_errors
 from unembed.inverter import Inverter
+from unembed.storage.fingerprint import fingerprint
 
 ENDING = ".jsonl"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unembed.config import Recipe
+from unembed.config import Recipe, recipe_from_dict
 from unembed.errors import ConfigError, EncoderError
 
 MINILM = Recipe(
@@ -197,13 +197,15 @@ def describe(name: str, folder: Path) -> Recipe:
     said = read_json(prompts) if prompts.exists() else {}
     default = said.get("default_prompt_name")
     try:
-        return Recipe(
-            encoder=name,
-            dimension=layout.dimension,
-            pooling=layout.pooling,
-            normalize=bool(layout.normalize),
-            prompt=said.get("prompts", {}).get(default, "") if default else "",
-            max_length=int(min(length for length in lengths if length)),
+        return recipe_from_dict(
+            {
+                "encoder": name,
+                "dimension": layout.dimension,
+                "pooling": layout.pooling,
+                "normalize": bool(layout.normalize),
+                "prompt": said.get("prompts", {}).get(default, "") if default else "",
+                "max_length": int(min(length for length in lengths if length)),
+            }
         )
     except (ConfigError, ValueError) as error:
         raise EncoderError(f"{folder}: its files make no recipe ({error})") from error

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from unembed import __version__
 from unembed.corpus.truths import Truths, truths
@@ -33,7 +32,7 @@ from unembed.errors import InputError
 from unembed.evaluation import metrics
 from unembed.evaluation.metrics import Scores
 from unembed.search.options import Options, Search, options_of, plan
-from unembed.surrogate.bag import Surrogate
+from unembed.storage.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from unembed.decoding.inversion import Inversion
@@ -264,16 +263,6 @@ def cloze_accuracy(
         predicted += [best[holes].tolist() for best, holes in zip(best_BL, holes_BL, strict=True)]
         masked += [ids[holes].tolist() for ids, holes in zip(canvas_BL, holes_BL, strict=True)]
     return metrics.restored(predicted, masked)
-
-
-def fingerprint(module: nn.Module | Surrogate) -> str:
-    """SHA-256 over names and values of a network's or a surrogate's tensors."""
-    digest = hashlib.sha256()
-    state = module.state_dict() if isinstance(module, nn.Module) else module.fitted.tensors()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def describe_model(inverter: "Inverter") -> dict[str, Any]:

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import LCSseq
-from sacrebleu.metrics.bleu import BLEU
 
 from unembed.decoding.consensus import bag_f1
-from unembed.errors import InputError
+from unembed.errors import InputError, extra
+
+with extra("evaluate", "measuring"):
+    from rapidfuzz.distance import LCSseq
+    from sacrebleu.metrics.bleu import BLEU
 
 RESAMPLES = 2000
 BINS = 15  # of confidences

@@ -8,8 +8,12 @@ from typing import Any, Self
 from torch import Tensor
 from tqdm import tqdm
 
+from unembed.errors import extra
 from unembed.files.atomic import atomic_file, output_errors
 from unembed.objective.diffusion import Loss
+
+with extra("train", "training"):
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingLog:
@@ -23,8 +27,6 @@ class TrainingLog:
     """
 
     def __init__(self, out: Path, step: int, peak: float | None, flops: float, show_progress_bar: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.peak, self.flops = peak, flops
         self.path = out / "log.jsonl"
         with output_errors(out):

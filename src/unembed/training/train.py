@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 
-from unembed.config import Config, TrainingConfig, config_from_dict, config_to_dict
+from unembed.config import Config, Format, TrainingConfig, config_from_dict, config_to_dict
 from unembed.corpus.windows import Manifest, Shards, Windows
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
 from unembed.encoders.encoder import Encoder, load_encoder
-from unembed.errors import ConfigError, InputError, TrainingError
+from unembed.errors import ConfigError, InputError, TrainingError, extra
 from unembed.files.atomic import remove_leftovers
 from unembed.objective.autoregressive import validate_twin
 from unembed.objective.diffusion import Loss
@@ -50,6 +48,10 @@ from unembed.training.optimizers import freeze, make_optimizers, rate_factor, se
 from unembed.training.step import TrainingStep, autocast, embedded
 from unembed.training.throughput import flops_per_sequence, peak_flops
 from unembed.training.validate import validate
+
+with extra("train", "training"):
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast, broadcast_object_list
 
 SURROGATE_TEXTS = 4096
 TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
@@ -232,11 +234,11 @@ def train(
     return out / "inverter"
 
 
-def granted_to_all(precision: str, accelerator: Accelerator) -> str:
+def granted_to_all(precision: Format, accelerator: Accelerator) -> Format:
     """The format that the main process finds to be `granted`: each for itself may find another one."""
     found = [granted(precision, accelerator.device) if accelerator.is_main_process else precision]
-    (agreed,) = broadcast_object_list(found)
-    return str(agreed)
+    agreed: list[Format] = broadcast_object_list(found)
+    return agreed[0]
 
 
 @torch.no_grad()
