@@ -465,7 +465,6 @@ def test_the_card_says_what_the_files_know(folder: Path, denoiser: Denoiser) -> 
     assert (folder / "README.md").read_text().endswith(body)
     assert front["license"] == "apache-2.0"
     assert front["library_name"] == "unembed"
-    assert front["language"] == "en"
     assert "base_model" not in front  # "fake" is no Hub id
     total = sum(parameter.numel() for parameter in denoiser.parameters())
     assert f"| parameters | {total:,} |" in body

@@ -57,7 +57,7 @@ def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]
 
 
 def _metadata(recipe: Recipe) -> str:
-    lines = ["license: apache-2.0", "library_name: unembed", "language: en"]
+    lines = ["license: apache-2.0", "library_name: unembed"]
     base = _base_model(recipe.encoder)
     lines += [f"base_model: {base}"] if base else []
     lines += ["tags:", *(f"- {tag}" for tag in _TAGS)]
@@ -200,7 +200,7 @@ def _limits(config: Config, calibrated: bool) -> str:
     return (
         "## Limits\n\n"
         f"- At most {length} tokens come back; of a longer text the embedding says more than this inverter can write.\n"
-        "- English, of the kinds listed under training. Other languages, code and rare names come back badly.\n"
+        "- Other languages and kinds of text than those listed under training come back badly, and so do rare names.\n"
         "- Fluent and wrong text is normal. Names, numbers and negations are lost first, word order next.\n"
         f"- The confidence of a token is {confidence}\n"
         "- Embeddings of any other recipe, also of the same encoder with another prompt or pooling, do not work.\n"
