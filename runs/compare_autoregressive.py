@@ -2,10 +2,10 @@
 
     python runs/compare_autoregressive.py --denoiser RUN/inverter --twin RUN_TWIN/inverter --texts SHARDS/test.txt
 
-A twin is trained by the same configuration with `model.causal: true`, which `runs/borrowed.py start` sets by
-`--set model.causal=true`. Both get the embeddings of the same texts in the same batches, the length is not given, and
-seconds are those of decoding alone, after one batch that does not count. A pass of a denoiser is over the whole
-canvas, one of the twin over one token, so that passes cost different amounts: compare seconds.
+A twin is trained by the same configuration with `model.causal: true`, which `--set model.causal=true` sets in
+`unembed train` and in `runs/remote start`. Both get the embeddings of the same texts in the same batches, the length is
+not given, and seconds are those of decoding alone, after one batch that does not count. A pass of a denoiser is over
+the whole canvas, one of the twin over one token, so that passes cost different amounts: compare seconds.
 """
 
 import json

@@ -48,7 +48,7 @@ stage onward 58 --from "$out/longer/inverter" --set diffusion.condition_dropout=
     --set diffusion.feedback_share=0.12 --set training.learning_rate=3e-4 --set training.final_learning_rate=1e-3 \
     --set training.muon_learning_rate=1.5e-3 --set training.decay_share=1 --set training.ema=0.995 --set training.seed=13
 python runs/average.py "$out/longer/inverter" "$out/onward/inverter" --share 0.5 -o "$out/released"
-# Twice as deep, on a GPU of 80 GB or more (an H200, lent: runs/borrowed.py; the first stage there with 3 % of the large parts).
+# Twice as deep, on a GPU of 80 GB or more (an H200, lent: runs/remote; the first stage there with 3 % of the large parts).
 gpu() { # NAME MINUTES FROM OPTION...
     unembed train configs/minilm_gpu.yaml --data "$out/shards" -o "$out/$1" --resume --minutes "$2" --from "$3" "${@:4}"
 }
