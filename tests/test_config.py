@@ -21,7 +21,7 @@ def test_overrides() -> None:
     for wrong, message in (
         ("training.learning_rate", "expected section.key=value"),
         ("causal=true", "expected section.key=value"),
-        ("training.steps=x", "training.steps is 'x', expected int"),
+        ("training.steps=x", "training.steps is 'x', expected a valid integer"),
         ("training.steps.x=1", "expected section.key=value"),
         ("training.freeze=table", "training.freeze is 'table', expected a list"),
         ("training.freeze=[1]", r"training.freeze\[0\] is 1, expected str"),
