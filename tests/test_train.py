@@ -37,7 +37,7 @@ from unembed.surrogate.bag import fit
 from unembed.training.initialise import start_from_frequencies
 from unembed.training.optimizers import StackedMuon
 from unembed.training.step import autocast, embedded
-from unembed.training.train import averaged, train, update_average
+from unembed.training.train import averaged, fit_surrogate, train, update_average
 
 STEPS = 12
 REPOSITORY = Path(__file__).parents[1]
@@ -301,6 +301,11 @@ def test_a_resumed_run_may_be_longer(data: Path, tmp_path: Path) -> None:
     run(settings(steps=8), data, out, resume=True)
     assert [row["step"] for row in rows(out) if "loss" in row] == list(range(1, 9))
     assert [path.name for path in training_checkpoints(out, "stable")] == ["stable-00000007"]
+    inverter = load_inverter(out / "inverter")  # its table has moved, and the surrogate with it
+    windows = Windows(Shards.open(data), settings().data, tiny_tokenizer(), 16, 16)
+    expected = fit_surrogate(inverter.denoiser.table.weight, windows, fake_encoder(), 8)
+    assert inverter.surrogate is not None
+    torch.testing.assert_close(inverter.surrogate, expected)
 
 
 # --- refused

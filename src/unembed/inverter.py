@@ -376,9 +376,7 @@ class Inverter:
     def _check_search(self) -> None:
         """Raise InputError where there can be no search."""
         if self.surrogate is None:
-            raise InputError(
-                "this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one"
-            )
+            raise InputError("this inverter has no surrogate, which a guided inversion needs: `unembed fit` fits one")
 
     def _fast_lane(self, search: Search) -> FastEncoder | None:
         """The encoder's, made once."""

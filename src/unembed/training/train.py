@@ -28,7 +28,7 @@ from unembed.config import Config, TrainingConfig, config_from_dict, config_to_d
 from unembed.corpus.windows import Manifest, Shards, Windows
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
-from unembed.encoders.encoder import Encoder, load_encoder
+from unembed.encoders.encoder import Encoder
 from unembed.errors import ConfigError, InputError, TrainingError
 from unembed.files.atomic import remove_leftovers
 from unembed.objective.autoregressive import validate_twin
@@ -43,11 +43,13 @@ from unembed.storage.checkpoint import (
     save_training,
     training_checkpoints,
 )
-from unembed.surrogate.bag import Fitted, fit
+from unembed.surrogate import bag
+from unembed.surrogate.bag import Fitted
+from unembed.training.fit import fit_trained, forget
 from unembed.training.initialise import deepened, start_from_encoder, start_from_frequencies
 from unembed.training.log import SilentLog, TrainingLog
 from unembed.training.optimizers import freeze, make_optimizers, rate_factor, set_rates
-from unembed.training.step import TrainingStep, autocast, embedded
+from unembed.training.step import TrainingStep, autocast, embedded, training_encoder
 from unembed.training.throughput import flops_per_sequence, peak_flops
 from unembed.training.validate import validate
 
@@ -79,6 +81,7 @@ def train(
     resume: bool = False,
     start_from: str | Path | None = None,
     minutes: float | None = None,
+    fit: bool = False,
     show_progress_bar: bool = True,
 ) -> Path:
     """Train an inverter on prepared shards; returns the folder `out/inverter`.
@@ -90,6 +93,7 @@ def train(
         resume: continue the run in `out` from its newest checkpoint.
         start_from: an inverter's folder, or a `stable-*` checkpoint of another run, whose weights to start from.
         minutes: time box for training, over all sessions of the run; the decay ends with it.
+        fit: when it is over, fit surrogate and calibration to the inverter (`fit_trained`), beyond the time box.
 
     Raises:
         InputError: `out` holds a run and `resume` is false, or the run was made with another configuration or shards.
@@ -103,8 +107,7 @@ def train(
     device = accelerator.device
     settings = dataclasses.replace(settings, precision=granted_to_all(settings.precision, accelerator))
     if encoder is None:
-        # Windows are embedded at the training precision, which is several times faster; evaluation keeps the recipe's.
-        encoder = load_encoder(dataclasses.replace(config.encoder, precision=settings.precision))
+        encoder = training_encoder(config, settings.precision)
     encoder.to(device)
     shards = Shards.open(data)
     windows = Windows(
@@ -132,7 +135,7 @@ def train(
         load_strictly(denoiser, saved.weights, checkpoints[-1])
         progress = Progress(**saved.state["progress"])
         before |= saved.state.get("before", {})
-        if (out / "inverter").is_dir():
+        if (out / "inverter").is_dir() and "table" in settings.freeze:
             surrogate = Fitted.load(
                 out / "inverter", len(denoiser.table.weight), config.model.width, config.encoder.dimension
             )
@@ -226,9 +229,12 @@ def train(
                     reached = results(progress, before, shards, log)
                     if over() and not config.model.causal and surrogate is None:
                         surrogate = fit_surrogate(average["table.weight"], windows, encoder, progress.step)
+                    forget(out / "inverter")
                     save_inverter(out / "inverter", average, encoder.tokenizer, config, reached, surrogate=surrogate)
                 checkpoint()
                 last_checkpoint = time.monotonic()
+    if fit and accelerator.is_main_process and not config.model.causal:
+        fit_trained(out / "inverter", data, encoder, device, show_progress_bar)
     return out / "inverter"
 
 
@@ -249,7 +255,7 @@ def fit_surrogate(table_VH: Tensor, windows: Windows, encoder: Encoder, step: in
         embeddings.append(e_BD.cpu())
         texts += [encoder.tokenizer.content(ids) for ids in canvas_BL.tolist()]
         step += 1
-    return fit(table_VH, texts, torch.cat(embeddings))
+    return bag.fit(table_VH, texts, torch.cat(embeddings))
 
 
 @torch.no_grad()

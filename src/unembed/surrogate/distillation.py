@@ -1,0 +1,182 @@
+"""Distillation: a student is trained on the encoder's embeddings of texts and of edits of them, and judged.
+
+The loss is 1 - cosine of each text, and within a group of edits the squared difference of each two texts' errors:
+candidates are compared with each other, and what they have in common says nothing. AdamW, the rate falling to zero by
+the clock.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from unembed.errors import CheckpointError, TrainingError
+from unembed.files.atomic import atomic_file
+from unembed.files.tensors import load_tensors, save_tensors
+from unembed.surrogate.bag import Surrogate
+from unembed.surrogate.edits import GROUP
+from unembed.surrogate.pairs import Texts
+from unembed.surrogate.student import Student
+
+WARMUP = 100  # steps
+SAVE_SECONDS = 60  # of training that a kill can cost
+LOOK = 20  # steps between two looks at the loss, for which a GPU has to be waited for
+STUDENT = "student."  # before the names of its tensors in a file of the training's state
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A student's shape and training; the defaults are the packaged one's."""
+
+    width: int = 256
+    blocks: int = 2
+    batch: int = 128  # groups in a step
+    rate: float = 2e-3
+
+
+CARD = Settings(blocks=4, batch=1024, rate=3e-3)  # for a stream of fresh texts on a GPU; only rehearsed so far
+LATER = 0.6  # of the rate, for a student that has learned before
+
+Batches = Callable[[int], Iterator[Texts]]  # without end, from a step on
+
+
+class Tokens(NamedTuple):
+    """What a student is told of tokens, on its device."""
+
+    directions: Tensor  # (V, H): u
+    contributions: Tensor  # (V, D): x, of each to a bag
+    bias: Tensor  # (D,): b, the bag's
+
+    @classmethod
+    def of(cls, surrogate: Surrogate, device: torch.device) -> Self:
+        """Those of a surrogate."""
+        return cls(surrogate.u_VH.to(device), *surrogate.bag(device))
+
+
+def predict(student: Student, tokens: Tokens, ids: Tensor, lengths: Tensor) -> Tensor:
+    """The student's embeddings of texts, of length 1, as `Surrogate.embed` computes them."""
+    inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    bag = (tokens.contributions[ids] * inside[..., None]).sum(1) / lengths[:, None] + tokens.bias
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+        found = student(tokens.directions[ids], lengths, bag)
+    return F.normalize(found.float(), dim=-1)
+
+
+def distil(
+    student: Student,
+    tokens: Tokens,
+    texts_of: Batches,
+    minutes: float,
+    rate: float,
+    path: Path,
+    show_progress_bar: bool = False,
+) -> None:
+    """Train a student in place, or go on from the state that an earlier call left.
+
+    Args:
+        texts_of: batches of whole groups.
+        minutes: of training, over all calls.
+        path: file of the training's state, renewed each minute.
+
+    Raises:
+        CheckpointError: the state is damaged or of another student.
+        TrainingError: the loss is not finite.
+        OutputError: the state cannot be written.
+    """
+    student.train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    seconds, step = _load(path, student, optimizer) if path.exists() else (0.0, 0)
+    saved_at, counted = seconds, time.perf_counter()
+    with tqdm(
+        desc="student", total=round(60 * minutes), initial=round(seconds), unit="s", disable=not show_progress_bar
+    ) as bar:
+        for texts in texts_of(step) if seconds < 60 * minutes else ():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / WARMUP) * (1 - seconds / (60 * minutes))
+            ids, lengths, e = (tensor.to(tokens.bias.device) for tensor in texts)
+            found = predict(student, tokens, ids, lengths)
+            loss = (1 - (found * e).sum(-1)).mean() + spread(found - e)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            now = time.perf_counter()
+            seconds, counted = seconds + now - counted, now
+            over = seconds >= 60 * minutes
+            if step % LOOK == 0 or over:
+                if not math.isfinite(loss.item()):
+                    raise TrainingError(f"{path}: the student's loss is {loss.item()} at step {step}")
+                bar.set_postfix(loss=f"{loss.item():.3f}", step=step, refresh=False)
+                bar.update(round(seconds) - bar.n)
+            if seconds - saved_at > SAVE_SECONDS or over:
+                _save(path, student, optimizer, seconds, step)
+                saved_at = seconds
+            if over:
+                break
+    student.eval()
+
+
+def spread(error_BD: Tensor) -> Tensor:
+    """Mean over pairs of one group of the squared difference of their errors."""
+    error_GKD = error_BD.view(-1, GROUP, error_BD.shape[1])
+    return (error_GKD[:, :, None] - error_GKD[:, None]).pow(2).sum(-1).mean()
+
+
+def _save(path: Path, student: Student, optimizer: torch.optim.Optimizer, seconds: float, step: int) -> None:
+    tensors = {STUDENT + name: tensor for name, tensor in student.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"{number}.{name}": value for name, value in values.items()}
+    tensors |= {"seconds": torch.tensor(seconds, dtype=torch.float64), "step": torch.tensor(step)}
+    with atomic_file(path) as temporary:
+        save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def _load(path: Path, student: Student, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
+    """The inverse of `_save`; returns seconds and steps."""
+    tensors = load_tensors(path)
+    try:
+        seconds, step = tensors.pop("seconds").item(), int(tensors.pop("step").item())
+        state: dict[int, dict[str, Tensor]] = {}
+        for name in [name for name in tensors if not name.startswith(STUDENT)]:
+            number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensors.pop(name)
+        shapes = {number: parameter.shape for number, parameter in enumerate(student.parameters())}
+        if {number: values["exp_avg"].shape for number, values in state.items()} != shapes:
+            raise ValueError("the optimizer's state has other shapes")
+        student.load_state_dict({name.removeprefix(STUDENT): tensor for name, tensor in tensors.items()})
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: is no state of this student ({reason}); delete it to begin anew") from error
+    return seconds, step
+
+
+@torch.no_grad()
+def judge(surrogate: Surrogate, held_out: Texts) -> dict[str, float]:
+    """What a surrogate says of held-out groups, against the encoder.
+
+    Returns:
+        `cosine`: mean cosine of the embeddings; `correlation`: of the change in cosine to a group's first text that is
+        foreseen where another of its texts becomes a third one with the change that is measured; `n` texts.
+    """
+    found = torch.from_numpy(surrogate.embed(held_out.rows()))
+    cosine = float((found * held_out.e).sum(-1).mean())
+    true_GKD, found_GKD = (tensor.view(-1, GROUP, tensor.shape[1]) for tensor in (held_out.e, found))
+    pairs = [(before, after) for before in range(1, GROUP) for after in range(1, GROUP) if before != after]
+    measured, foreseen = [], []
+    for before, after in pairs:
+        aim_GD, start_GD = true_GKD[:, 0], true_GKD[:, before]
+        reached_GD = F.normalize(start_GD + found_GKD[:, after] - found_GKD[:, before], dim=-1)
+        measured.append(((true_GKD[:, after] - start_GD) * aim_GD).sum(-1))
+        foreseen.append(((reached_GD - start_GD) * aim_GD).sum(-1))
+    correlation = float(np.corrcoef(torch.cat(measured), torch.cat(foreseen))[0, 1])
+    return {"cosine": cosine, "correlation": correlation, "n": len(held_out.e)}
