@@ -49,7 +49,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch):
     """Call the command with the fake encoder in the place of every other."""
-    for module in ("encoders.encoder", "inverter", "training.step"):
+    for module in ("encoders.encoder", "inverter", "training.train"):
         monkeypatch.setattr(f"unembed.{module}.load_encoder", lambda *_, **__: fake_encoder())
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 

@@ -39,8 +39,6 @@ def fit(
     encoder embeds. Figures are of held-out ones. The same command, given again, goes on where an interrupted one
     stopped.
     """
-    if bool(texts) == (data is not None):
-        raise click.UsageError("expected either --texts or --data")
     from unembed.cli.terminal import working
 
     with working("loading"):

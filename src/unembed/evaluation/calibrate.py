@@ -14,23 +14,24 @@ from unembed.evaluation.metrics import expected_calibration_error
 if TYPE_CHECKING:
     from unembed.inverter import Inverter
 
-TEXTS = 600  # used at most, both halves together
-LEAST = 20
+TEXTS, LEAST = 600, 20  # to calibrate with, both halves together
 STEPS, STRATEGY = 8, "confidence"  # of the inversions that a map is fitted to
 
 
 def calibrate(
-    inverter: "Inverter", encoder: Encoder, texts: Iterable[str], seed: int = 0, show_progress_bar: bool = False
-) -> Calibration:
+    inverter: "Inverter", encoder: Encoder, texts: Iterable[str], limit: int = TEXTS, seed: int = 0,
+    show_progress_bar: bool = False,
+) -> Calibration:  # fmt: skip
     """The map of an inverter's confidences; `about` says how it was fitted and what it reached.
 
     Args:
         texts: none of which the inverter was trained on; read no further than needed.
+        limit: texts used at most, both halves together.
 
     Raises:
         InputError: too few texts, or no token comes back of any.
     """
-    truth = truths(texts, inverter.tokenizer, NATURAL, inverter.length, TEXTS)
+    truth = truths(texts, inverter.tokenizer, NATURAL, inverter.length, limit)
     if len(truth.texts) < LEAST:
         raise InputError(f"{len(truth.texts)} held-out texts, expected at least {LEAST} to calibrate with")
     raw = copy.copy(inverter)

@@ -160,9 +160,14 @@ def expected_calibration_error(
     Raises:
         InputError: no tokens, or unequal numbers of them.
     """
-    of_token, outcome = _pooled(confidence, right)
-    bin_of_token = _bins(of_token, bins)
     lengths = [len(one) for one in confidence]
+    if lengths != [len(one) for one in right]:
+        raise InputError("confidences and outcomes differ in number, expected one outcome for each confidence")
+    if not any(lengths):
+        raise InputError("no tokens to compare, expected at least 1")
+    of_token, outcome = (np.concatenate([np.asarray(one, np.float64) for one in rows]) for rows in (confidence, right))
+    # As equally full as equal values, which stay together, allow.
+    bin_of_token = np.searchsorted(np.quantile(of_token, np.arange(1, bins) / bins), of_token, side="left")
     rows = np.zeros((len(confidence), bins + 1))
     np.add.at(rows, (np.repeat(np.arange(len(confidence)), lengths), bin_of_token), of_token - outcome)
     rows[:, bins] = lengths
@@ -226,23 +231,6 @@ def _check(recovered: Sequence[Any], truths: Sequence[Any]) -> None:
     for row, truth in enumerate(truths):
         if len(truth) == 0:
             raise InputError(f"text {row}: the truth is empty, expected at least 1 token")
-
-
-def _pooled(confidence: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> tuple[Floats, Floats]:
-    if [len(one) for one in confidence] != [len(one) for one in right]:
-        raise InputError("confidences and outcomes differ in number, expected one outcome for each confidence")
-    if not any(len(one) for one in confidence):
-        raise InputError("no tokens to compare, expected at least 1")
-    return (
-        np.concatenate([np.asarray(one, np.float64) for one in confidence]),
-        np.concatenate([np.asarray(one, np.float64) for one in right]),
-    )
-
-
-def _bins(values: Floats, bins: int) -> NDArray[np.int64]:
-    """The bin of each value, as equally full as equal values, which stay together, allow."""
-    edges = np.quantile(values, np.arange(1, bins) / bins)
-    return np.searchsorted(edges, values, side="left")
 
 
 def _calibration_error(sums: Floats) -> Floats:

@@ -10,17 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from unembed.errors import CheckpointError, TrainingError
 from unembed.files.atomic import atomic_file
-from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Surrogate
 from unembed.surrogate.edits import GROUP
 from unembed.surrogate.pairs import Texts
@@ -29,7 +27,6 @@ from unembed.surrogate.student import Student
 WARMUP = 100  # steps
 SAVE_SECONDS = 60  # of training that a kill can cost
 LOOK = 20  # steps between two looks at the loss, for which a GPU has to be waited for
-STUDENT = "student."  # before the names of its tensors in a file of the training's state
 
 
 @dataclass(frozen=True)
@@ -48,40 +45,14 @@ LATER = 0.6  # of the rate, for a student that has learned before
 Batches = Callable[[int], Iterator[Texts]]  # without end, from a step on
 
 
-class Tokens(NamedTuple):
-    """What a student is told of tokens, on its device."""
-
-    directions: Tensor  # (V, H): u
-    contributions: Tensor  # (V, D): x, of each to a bag
-    bias: Tensor  # (D,): b, the bag's
-
-    @classmethod
-    def of(cls, surrogate: Surrogate, device: torch.device) -> Self:
-        """Those of a surrogate."""
-        return cls(surrogate.u_VH.to(device), *surrogate.bag(device))
-
-
-def predict(student: Student, tokens: Tokens, ids: Tensor, lengths: Tensor) -> Tensor:
-    """The student's embeddings of texts, of length 1, as `Surrogate.embed` computes them."""
-    inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    bag = (tokens.contributions[ids] * inside[..., None]).sum(1) / lengths[:, None] + tokens.bias
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
-        found = student(tokens.directions[ids], lengths, bag)
-    return F.normalize(found.float(), dim=-1)
-
-
 def distil(
-    student: Student,
-    tokens: Tokens,
-    texts_of: Batches,
-    minutes: float,
-    rate: float,
-    path: Path,
+    student: Student, surrogate: Surrogate, texts_of: Batches, minutes: float, rate: float, path: Path,
     show_progress_bar: bool = False,
-) -> None:
-    """Train a student in place, or go on from the state that an earlier call left.
+) -> None:  # fmt: skip
+    """Train a student in place, on its device, or go on from the state that an earlier call left.
 
     Args:
+        surrogate: the bag that the student corrects.
         texts_of: batches of whole groups.
         minutes: of training, over all calls.
         path: file of the training's state, renewed each minute.
@@ -91,7 +62,8 @@ def distil(
         TrainingError: the loss is not finite.
         OutputError: the state cannot be written.
     """
-    student.train()
+    device = student.positions.device
+    u_VH, (x_VD, bias_D) = surrogate.u_VH.to(device), surrogate.bag(device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     seconds, step = _load(path, student, optimizer) if path.exists() else (0.0, 0)
     saved_at, counted = seconds, time.perf_counter()
@@ -101,9 +73,15 @@ def distil(
         for texts in texts_of(step) if seconds < 60 * minutes else ():
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / WARMUP) * (1 - seconds / (60 * minutes))
-            ids, lengths, e = (tensor.to(tokens.bias.device) for tensor in texts)
-            found = predict(student, tokens, ids, lengths)
-            loss = (1 - (found * e).sum(-1)).mean() + spread(found - e)
+            ids, lengths, e = (tensor.to(device) for tensor in texts)
+            inside = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+            bag = (x_VD[ids] * inside[..., None]).sum(1) / lengths[:, None] + bias_D
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                found = student(u_VH[ids], lengths, bag)
+            error = F.normalize(found.float(), dim=-1) - e
+            groups = error.view(-1, GROUP, error.shape[1])
+            # 1 - cosine, and the mean over a group's pairs of how much their errors differ.
+            loss = error.pow(2).sum(-1).mean() / 2 + (groups[:, :, None] - groups[:, None]).pow(2).sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -118,46 +96,24 @@ def distil(
                 bar.set_postfix(loss=f"{loss.item():.3f}", step=step, refresh=False)
                 bar.update(round(seconds) - bar.n)
             if seconds - saved_at > SAVE_SECONDS or over:
-                _save(path, student, optimizer, seconds, step)
+                with atomic_file(path) as temporary:
+                    states = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
+                    torch.save(states | {"seconds": seconds, "step": step}, temporary)
                 saved_at = seconds
             if over:
                 break
-    student.eval()
-
-
-def spread(error_BD: Tensor) -> Tensor:
-    """Mean over pairs of one group of the squared difference of their errors."""
-    error_GKD = error_BD.view(-1, GROUP, error_BD.shape[1])
-    return (error_GKD[:, :, None] - error_GKD[:, None]).pow(2).sum(-1).mean()
-
-
-def _save(path: Path, student: Student, optimizer: torch.optim.Optimizer, seconds: float, step: int) -> None:
-    tensors = {STUDENT + name: tensor for name, tensor in student.state_dict().items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"{number}.{name}": value for name, value in values.items()}
-    tensors |= {"seconds": torch.tensor(seconds, dtype=torch.float64), "step": torch.tensor(step)}
-    with atomic_file(path) as temporary:
-        save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def _load(path: Path, student: Student, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
-    """The inverse of `_save`; returns seconds and steps."""
-    tensors = load_tensors(path)
+    """Take over the state of a training; returns its seconds and steps."""
     try:
-        seconds, step = tensors.pop("seconds").item(), int(tensors.pop("step").item())
-        state: dict[int, dict[str, Tensor]] = {}
-        for name in [name for name in tensors if not name.startswith(STUDENT)]:
-            number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensors.pop(name)
-        shapes = {number: parameter.shape for number, parameter in enumerate(student.parameters())}
-        if {number: values["exp_avg"].shape for number, values in state.items()} != shapes:
-            raise ValueError("the optimizer's state has other shapes")
-        student.load_state_dict({name.removeprefix(STUDENT): tensor for name, tensor in tensors.items()})
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        student.load_state_dict(saved["student"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return float(saved["seconds"]), int(saved["step"])
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ... by what is wrong
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: is no state of this student ({reason}); delete it to begin anew") from error
-    return seconds, step
 
 
 @torch.no_grad()

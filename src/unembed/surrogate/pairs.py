@@ -8,7 +8,7 @@ Shape suffixes: N texts of a chunk, L positions, D dimension.
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,25 +70,22 @@ class Chunks(Dataset[tuple[NDArray[np.int32], NDArray[np.int64]]]):
         return ids, np.array([len(text) for text in texts])
 
     def keep(self, encoder: Encoder, number: int, path: Path) -> Path:
-        """Write a chunk with its embeddings, where that is not done yet; returns `path`.
-
-        Stored embeddings are taken as they are, edits and other windows are embedded.
+        """Write a chunk with its embeddings (stored ones as they are), unless it is there; returns `path`.
 
         Raises:
             EncoderError: an embedding is not finite.
             OutputError: `path` cannot be written.
         """
-        if path.exists():
-            return path
-        ids, lengths = (torch.from_numpy(values) for values in self[number])
-        e = self.windows.batch(number).embeddings if self.editor is None else None
-        if e is None:
-            parts = zip(torch.split(ids.long(), AT_ONCE), torch.split(lengths, AT_ONCE), strict=True)
-            e = torch.cat([encoder.encode_tokens(*part) for part in parts])
-        if not e.isfinite().all():
-            raise EncoderError(f"{encoder.recipe.encoder}: an embedding has NaN or infinite values")
-        with atomic_file(path) as temporary:
-            save_tensors({"ids": ids, "lengths": lengths, "e": F.normalize(e, dim=-1).half()}, temporary)
+        if not path.exists():
+            ids, lengths = (torch.from_numpy(values) for values in self[number])
+            e = self.windows.batch(number).embeddings if self.editor is None else None
+            if e is None:
+                parts = zip(torch.split(ids.long(), AT_ONCE), torch.split(lengths, AT_ONCE), strict=True)
+                e = torch.cat([encoder.encode_tokens(*part) for part in parts])
+            if not e.isfinite().all():
+                raise EncoderError(f"{encoder.recipe.encoder}: an embedding has NaN or infinite values")
+            with atomic_file(path) as temporary:
+                save_tensors({"ids": ids, "lengths": lengths, "e": F.normalize(e, dim=-1).half()}, temporary)
         return path
 
     def load(self, paths: Sequence[Path]) -> Texts:
@@ -107,37 +104,36 @@ class Chunks(Dataset[tuple[NDArray[np.int32], NDArray[np.int64]]]):
             raise DataError(f"{path}: does not hold {len(self)} texts with embeddings; delete it to have it made again")
         return Texts(found["ids"].long(), found["lengths"].long(), F.normalize(found["e"].float(), dim=-1))
 
+    def kept(self, paths: Sequence[Path], seed: int, turn: int) -> Iterator[Texts]:
+        """Chunks drawn at random from files without end, from a turn on."""
+        for number in itertools.count(turn):
+            yield self.load([paths[int(np.random.default_rng([seed, number]).integers(len(paths)))]])
 
-def kept(chunks: Chunks, paths: Sequence[Path], batch: int, seed: int, step: int) -> Iterator[Texts]:
-    """Batches of `batch` groups without end, from a step on, of chunks drawn at random from files."""
-    turn, skipped = divmod(step, -(-len(chunks) // GROUP // batch))
-    for number in itertools.count(turn):
-        noise = np.random.default_rng([seed, number])
-        texts = chunks.load([paths[int(noise.integers(len(paths)))]])
-        yield from itertools.islice(_batches(texts, batch, noise), skipped, None)
-        skipped = 0
+    def streamed(self, encoder: Encoder, device: torch.device, turn: int) -> Iterator[Texts]:
+        """Chunks without end, from a turn on, which other processes make; each is embedded once, on `device`."""
+        if self.editor is not None:
+            _ = self.editor.alike_VA  # computed once, not by each process
+        loader = DataLoader(
+            self, batch_size=None, sampler=range(turn, 2**31), num_workers=max(1, (os.cpu_count() or 1) - 2),
+            prefetch_factor=AHEAD, pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        for ids, lengths in loader:
+            ids, lengths = ids.to(device, non_blocking=True).long(), lengths.to(device, non_blocking=True)
+            yield Texts(ids, lengths, F.normalize(encoder.encode_tokens(ids, lengths).float(), dim=-1))
 
+    def batches(self, chunks: Callable[[int], Iterator[Texts]], batch: int, seed: int, step: int) -> Iterator[Texts]:
+        """Batches of `batch` groups without end, from a step on.
 
-def streamed(
-    chunks: Chunks, encoder: Encoder, device: torch.device, batch: int, seed: int, step: int
-) -> Iterator[Texts]:
-    """The same of chunks that other processes make and that are embedded on `device`, each of them once."""
-    turn, skipped = divmod(step, -(-len(chunks) // GROUP // batch))
-    loader = DataLoader(
-        chunks, batch_size=None, sampler=range(turn, 2**31), num_workers=max(1, (os.cpu_count() or 1) - 2),
-        prefetch_factor=AHEAD, pin_memory=device.type == "cuda",
-    )  # fmt: skip
-    for number, (ids, lengths) in enumerate(loader, turn):
-        ids, lengths = ids.to(device, non_blocking=True).long(), lengths.to(device, non_blocking=True)
-        texts = Texts(ids, lengths, F.normalize(encoder.encode_tokens(ids, lengths).float(), dim=-1))
-        yield from itertools.islice(_batches(texts, batch, np.random.default_rng([seed, number])), skipped, None)
-        skipped = 0
-
-
-def _batches(texts: Texts, batch: int, noise: np.random.Generator) -> Iterator[Texts]:
-    """A chunk in batches of `batch` groups in a random order. Those of like length go together: little padding."""
-    groups_NB = torch.split(texts.lengths.view(-1, GROUP).amax(1).argsort(stable=True), batch)
-    for number in noise.permutation(len(groups_NB)).tolist():
-        rows = (groups_NB[number][:, None] * GROUP + torch.arange(GROUP, device=groups_NB[number].device)).flatten()
-        lengths = texts.lengths[rows]
-        yield Texts(texts.ids[rows, : int(lengths.max())], lengths, texts.e[rows])
+        Args:
+            chunks: `kept` or `streamed`, from a turn on.
+        """
+        turn, skipped = divmod(step, -(-self.windows.batch_size // batch))
+        for number, texts in enumerate(chunks(turn), turn):
+            # Groups of like length go together: little padding.
+            groups_NB = torch.split(texts.lengths.view(-1, GROUP).amax(1).argsort(stable=True), batch)
+            for place in np.random.default_rng([seed, number]).permutation(len(groups_NB)).tolist()[skipped:]:
+                first = groups_NB[place][:, None] * GROUP
+                rows = (first + torch.arange(GROUP, device=first.device)).flatten()
+                lengths = texts.lengths[rows]
+                yield Texts(texts.ids[rows, : int(lengths.max())], lengths, texts.e[rows])
+            skipped = 0

@@ -22,15 +22,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from unembed.config import Config, DataConfig, config_to_dict
+from unembed.config import config_to_dict
 from unembed.corpus.prepare import prepare
 from unembed.corpus.sources import read_texts
 from unembed.corpus.windows import Shards, Windows
 from unembed.decoding.calibration import FILE as CALIBRATION
+from unembed.decoding.calibration import Calibration
 from unembed.denoiser.precision import granted
-from unembed.encoders.encoder import Encoder
+from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.errors import CheckpointError, DataError, InputError
-from unembed.evaluation.calibrate import LEAST, calibrate
+from unembed.evaluation.calibrate import LEAST, TEXTS, calibrate
 from unembed.evaluation.evaluate import fingerprint
 from unembed.files.atomic import atomic_file, output_errors, remove_leftovers
 from unembed.inverter import Inverter
@@ -38,20 +39,21 @@ from unembed.storage.checkpoint import save_calibration, save_surrogate
 from unembed.surrogate import bag
 from unembed.surrogate.bag import Fitted, Surrogate
 from unembed.surrogate.contributions import refine
-from unembed.surrogate.distillation import CARD, LATER, Batches, Settings, Tokens, distil, judge
+from unembed.surrogate.distillation import CARD, LATER, Settings, distil, judge
 from unembed.surrogate.edits import Editor
-from unembed.surrogate.pairs import Chunks, Texts, kept, streamed
+from unembed.surrogate.pairs import Chunks, Texts
 from unembed.surrogate.student import Student
-from unembed.training.step import training_encoder
 
 STEPS = ("surrogate", "student", "calibration")
-RIDGE_TEXTS = 4096  # that the surrogate's linear map is fitted to, before its tokens' contributions
+RIDGE_TEXTS = 4096  # that the surrogate's linear map is fitted to
 WINDOWS, GROUPS, HELD_OUT = 2048, 1024, 256  # in a chunk of windows, of windows with edits, of held-out ones with edits
 FULL = 0.4  # share of the windows that fill the canvas, the others being of every length
 EPOCHS = 8  # over the surrogate's windows
-AFTER_TRAINING = 0.1  # of a training's windows, as many as `fit_trained` embeds
-FEWEST = 8192  # windows that it embeds all the same
+CALIBRATE = 40  # a text is inverted to calibrate with for so many that are embedded, up to `TEXTS`
+AFTER_TRAINING, FEWEST = 0.1, 8192  # of a training's windows, as many as `fit_trained` embeds, and the least of them
 WORK = "work.json"
+
+Figures = dict[str, dict[str, float]]  # of each step
 
 
 @dataclass(frozen=True)
@@ -74,30 +76,22 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for step in self.only:
-            if step not in STEPS:
-                raise InputError(f"only is {step!r}, expected {', '.join(STEPS)}")
+        if unknown := set(self.only) - set(STEPS):
+            raise InputError(f"only names {', '.join(sorted(unknown))}, expected some of {', '.join(STEPS)}")
         if self.limit < 1:
             raise InputError(f"limit is {self.limit}, expected at least 1")
         if not (0 < self.minutes < math.inf or (self.go_on and self.minutes == 0)):
             raise InputError(f"minutes is {self.minutes}, expected more than 0")
         if self.go_on and "surrogate" in self.only:
-            raise InputError(f"a new surrogate has no student to go on with, expected only {STEPS[1]!r}")
+            raise InputError("a new surrogate has no student to go on with, expected only 'student'")
 
 
 def fit(
-    model: str | Path,
-    texts: Sequence[str] = (),
-    data: str | Path | None = None,
-    options: FitOptions | None = None,
-    *,
-    work: str | Path | None = None,
-    encoder: Encoder | str | None = None,
-    settings: Settings | None = None,
-    device: str | torch.device = "cpu",
-    show_progress_bar: bool = False,
-) -> dict[str, dict[str, float]]:
-    """Fit what is asked for and write it into the inverter's folder; returns figures of each step.
+    model: str | Path, texts: Sequence[str] = (), data: str | Path | None = None, options: FitOptions | None = None, *,
+    work: str | Path | None = None, encoder: Encoder | str | None = None, settings: Settings | None = None,
+    device: str | torch.device = "cpu", show_progress_bar: bool = False,
+) -> Figures:  # fmt: skip
+    """Do the steps and write what they give into the inverter's folder.
 
     Args:
         model: folder of an inverter.
@@ -107,6 +101,9 @@ def fit(
         encoder: asked in the place of the recipe's own, of whatever precision; or the folder of its files.
         settings: of the student's training.
 
+    Returns:
+        Of surrogate and student what `judge` says of them; calibration error `before` and `after`, of `n` texts.
+
     Raises:
         CheckpointError: `model` is no folder of an inverter, or a file of the work folder is damaged.
         InputError: an option is impossible, there are too few texts, or the work folder is another inverter's.
@@ -115,125 +112,162 @@ def fit(
     """
     options, folder = options or FitOptions(), Path(model).absolute()
     if bool(texts) == (data is not None):
-        raise InputError("texts and data are both given, or neither is, expected one of them")
+        raise InputError(
+            f"{'both --texts and' if texts else 'neither --texts nor'} --data were given, expected one of them"
+        )
     if not folder.is_dir():
         raise CheckpointError(f"{model}: is no folder, expected one of an inverter, such as `unembed train` writes")
     inverter = Inverter.from_pretrained(folder, device)
     with output_errors(folder), tempfile.TemporaryFile(dir=folder):
         pass  # before hours of work
-    shards = None if data is None else _opened(data, inverter)
     if isinstance(encoder, str):
-        encoder = training_encoder(inverter.config, granted(inverter.config.training.precision, device), encoder)
-    asked = (encoder or inverter.encoder).to(device)
-    place = Path(work) if work is not None else work_folder(folder)
+        precision = granted(inverter.config.training.precision, device)
+        recipe = dataclasses.replace(inverter.recipe, encoder=encoder, revision=None, sha256={}, precision=precision)
+        encoder = load_encoder(recipe)
+    asked, place = (encoder or inverter.encoder).to(device), Path(work or f"{folder}.fit")
+    shards = None if data is None else _opened(data, inverter, options)
     belongs = {"inverter": fingerprint(inverter.denoiser), "encoder": _digest(config_to_dict(asked.recipe))}
     belongs |= {"texts": _digest(shards.manifest.to_dict()) if shards else "files", "seed": str(options.seed)}
     _claim(place, belongs)
     if shards is None:
-        config = dataclasses.replace(inverter.config, data=_fitting(inverter.config, "fly"))
+        config = dataclasses.replace(inverter.config, data=dataclasses.replace(inverter.config.data, embeddings="fly"))
         prepare(config, texts, place / "texts", asked, options.seed, show_progress_bar)
-        shards = _opened(place / "texts", inverter)
-    run = _Fit(folder, inverter, asked, shards, place, options, settings, show_progress_bar)
-    figures: dict[str, dict[str, float]] = {}
+        shards = _opened(place / "texts", inverter, options)
+    steps = _Steps(folder, inverter, asked, shards, place, options, settings, show_progress_bar)
+    figures: Figures = {}
     for step in (step for step in STEPS if step in options.only):
-        figures |= getattr(run, step)()
+        figures |= getattr(steps, step)()
     return figures
 
 
-class _Fit:
-    """The steps, each of which writes its file and returns figures by name."""
+def fit_trained(folder: Path, data: str | Path, encoder: Encoder, device: torch.device, bars: bool) -> None:
+    """End a training: surrogate and calibration for the inverter that it left, unless they are there.
 
-    def __init__(
-        self, folder: Path, inverter: Inverter, encoder: Encoder, shards: Shards, work: Path, options: FitOptions,
-        settings: Settings | None, show_progress_bar: bool,
-    ) -> None:  # fmt: skip
-        self.folder, self.inverter, self.encoder, self.shards = folder, inverter, encoder, shards
-        self.work, self.options, self.show_progress_bar = work, options, show_progress_bar
-        self.settings = settings or (CARD if options.stream else Settings())
-        self.table_VH = inverter.denoiser.table.weight
+    A surrogate stays where it was kept with a frozen token table. What texts do not suffice for, a warning says.
+    """
+    if (folder / CALIBRATION).exists():
+        return
+    inverter = Inverter.from_pretrained(folder)
+    windows = max(FEWEST, round(AFTER_TRAINING * inverter.results["sequences"]))
+    options = FitOptions(limit=min(windows, FitOptions.limit), seed=inverter.config.training.seed)
+    try:
+        for step in ("surrogate", "calibration"):
+            if step != "surrogate" or inverter.surrogate is None:
+                options = dataclasses.replace(options, only=(step,))
+                fit(folder, (), data, options, encoder=encoder, device=device, show_progress_bar=bars)
+    except InputError as error:
+        warnings.warn(f"the inverter is trained but not wholly fitted: {error}; see `unembed fit`", stacklevel=1)
+    else:
+        forget(folder)
 
-    def surrogate(self) -> dict[str, dict[str, float]]:
+
+def forget(model: Path) -> None:
+    """Delete a model's default work folder."""
+    shutil.rmtree(f"{model}.fit", ignore_errors=True)
+
+
+@dataclass
+class _Steps:
+    """Each writes its file and returns figures."""
+
+    folder: Path
+    inverter: Inverter
+    encoder: Encoder
+    shards: Shards
+    work: Path
+    options: FitOptions
+    settings: Settings | None
+    bars: bool
+
+    def surrogate(self) -> Figures:
         """Linear map and contributions, in the place of a surrogate that is there; a student goes with its bag."""
         made = self.work / f"surrogate-{self.options.limit}"
         if not (made / bag.FILE).exists():
-            chunks = Chunks(self._windows("train", WINDOWS), self.inverter.tokenizer)
+            chunks = self._chunks("train", WINDOWS)
             texts = chunks.load(self._kept(chunks, "windows"))
-            linear = bag.fit(
-                self.table_VH, Texts(*(part[:RIDGE_TEXTS] for part in texts)).rows(), texts.e[:RIDGE_TEXTS]
-            )
-            refining = refine(linear, bag.directions(self.table_VH), texts, EPOCHS, seed=self.options.seed)
-            bar = tqdm(refining, "surrogate", EPOCHS, unit="epoch", disable=not self.show_progress_bar)
+            linear = bag.fit(self._table_VH, texts.rows()[:RIDGE_TEXTS], texts.e[:RIDGE_TEXTS])
+            refining = refine(linear, bag.directions(self._table_VH), texts, EPOCHS, seed=self.options.seed)
+            bar = tqdm(refining, "surrogate", EPOCHS, unit="epoch", disable=not self.bars)
             save_surrogate(made, collections.deque(bar, 1).pop())
         found = self._stored(made)
         if self.inverter.surrogate is None or fingerprint(self._bag) != fingerprint(found):
             self._keep(found.fitted)
-        return {"surrogate": judge(self._bag, self.held_out)}
+        return {"surrogate": judge(self._bag, self._held_out)}
 
-    def student(self) -> dict[str, dict[str, float]]:
+    def student(self) -> Figures:
         """A student beside the bag that is there."""
-        options, device = self.options, self.inverter.device
+        options, device, settings = self.options, self.inverter.device, self.settings
+        settings = settings or (CARD if options.stream else Settings())
         if self.inverter.surrogate is None:
             raise InputError(f"{self.folder}: has no surrogate for a student, expected the step 'surrogate' before it")
-        # A training belongs to what it began with: another bag or other settings begin another one.
         begin = self.inverter.surrogate if options.go_on else self._bag
-        name = _digest([fingerprint(begin), dataclasses.asdict(self.settings)])[:12]
-        student, rate = begin.fitted.student, self.settings.rate * (LATER if options.go_on else 1)
+        student, rate = begin.fitted.student, settings.rate * (LATER if options.go_on else 1)
+        if options.go_on and student is None:
+            raise InputError(f"{self.folder}: has no student to go on with")
         if student is None:
-            if options.go_on:
-                raise InputError(f"{self.folder}: has no student to go on with")
             torch.manual_seed(options.seed)
-            shape = (self.table_VH.shape[1], self.inverter.recipe.dimension, self.inverter.length)
-            student = Student(*shape, self.settings.width, self.settings.blocks)
-        student = student.requires_grad_(True).to(device)
+            shape = (*begin.fitted.weight.shape, self.inverter.length, settings.width, settings.blocks)
+            student = Student(*shape)
         if options.minutes:
-            chunks = Chunks(self._windows("train", GROUPS), self.inverter.tokenizer, self.editor)
-            texts_of: Batches
+            chunks = self._chunks("train", GROUPS, self._editor)
             if options.stream:
-                _ = self.editor.alike_VA  # computed once, not by each process that makes texts
-                texts_of = partial(streamed, chunks, self.encoder, device, self.settings.batch, options.seed)
+                made = partial(chunks.streamed, self.encoder, device)
             else:
-                texts_of = partial(kept, chunks, self._kept(chunks, "edits"), self.settings.batch, options.seed)
-            path, tokens = self.work / f"student-{name}.safetensors", Tokens.of(self._bag, device)
-            distil(student, tokens, texts_of, options.minutes, rate, path, self.show_progress_bar)
+                made = partial(chunks.kept, self._kept(chunks, "edits"), options.seed)
+            # A training belongs to what it began with: another bag or other settings begin another one.
+            name = _digest([fingerprint(begin), dataclasses.asdict(settings)])[:12]
+            distil(
+                student.requires_grad_(True).to(device), self._bag,
+                partial(chunks.batches, made, settings.batch, options.seed), options.minutes, rate,
+                self.work / f"student-{name}.pt", self.bars,
+            )  # fmt: skip
         self._keep(self._bag.fitted._replace(student=student.cpu().eval().requires_grad_(False)))
         both = {"surrogate": self._bag, "student": self.inverter.surrogate}
-        return {name: judge(one, self.held_out) for name, one in both.items()}
+        return {name: judge(one, self._held_out) for name, one in both.items()}
 
-    def calibration(self) -> dict[str, dict[str, float]]:
+    def calibration(self) -> Figures:
         """The map of confidences, of inversions by the surrogate that is there."""
-        texts = read_texts(self.shards.folder / "validation.txt")
-        found = calibrate(self.inverter, self.encoder, texts, self.options.seed, self.show_progress_bar)
+        limit, seed = min(TEXTS, max(LEAST, self.options.limit // CALIBRATE)), self.options.seed
+        steered = fingerprint(self._bag) if self.inverter.surrogate else ""  # by which inversions are led
+        made = self.work / f"calibration-{_digest([steered, limit])[:12]}"
+        found = Calibration.load(made)
+        if found is None:
+            texts = read_texts(self.shards.folder / "validation.txt")
+            found = calibrate(self.inverter, self.encoder, texts, limit, seed, self.bars)
+            save_calibration(made, found)
         save_calibration(self.folder, found)
         names = {"before": "ece_before", "after": "ece_after", "n": "measured_on"}
         return {"calibration": {name: found.about[key] for name, key in names.items()}}
 
-    @cached_property
-    def editor(self) -> Editor:
-        return Editor(bag.directions(self.table_VH).to(self.inverter.device), self.inverter.length)
-
-    @cached_property
-    def held_out(self) -> Texts:
-        """Held-out windows, no more than there are texts, with edits and their embeddings."""
-        count = min(HELD_OUT, sum(len(shard) for shard in self.shards["validation"]))
-        chunks = Chunks(self._windows("validation", count), self.inverter.tokenizer, self.editor)
-        return chunks.load([chunks.keep(self.encoder, 0, self.work / "held-out.safetensors")])
+    @property
+    def _table_VH(self) -> torch.Tensor:  # noqa: N802 - a tensor's shape
+        return self.inverter.denoiser.table.weight
 
     @property
     def _bag(self) -> Surrogate:
         """The inverter's surrogate without its student."""
         assert self.inverter.surrogate is not None
-        return Surrogate(self.table_VH, self.inverter.surrogate.fitted._replace(student=None))
+        return Surrogate(self._table_VH, self.inverter.surrogate.fitted._replace(student=None))
 
-    def _windows(self, split: str, count: int) -> Windows:
-        config = _fitting(self.inverter.config, self.shards.manifest.embeddings)
-        tokenizer, length = self.inverter.tokenizer, self.inverter.length
-        return Windows(self.shards, config, tokenizer, length, count, self.options.seed, split)
+    @cached_property
+    def _editor(self) -> Editor:
+        return Editor(bag.directions(self._table_VH).to(self.inverter.device), self.inverter.length)
+
+    @cached_property
+    def _held_out(self) -> Texts:
+        """Held-out windows, no more than there are texts, with edits and their embeddings."""
+        chunks = self._chunks("validation", min(HELD_OUT, _held_out(self.shards)), self._editor)
+        return chunks.load([chunks.keep(self.encoder, 0, self.work / "held-out.safetensors")])
+
+    def _chunks(self, split: str, count: int, editor: Editor | None = None) -> Chunks:
+        config, stored, tokenizer = self.inverter.config.data, self.shards.manifest.embeddings, self.inverter.tokenizer
+        config = dataclasses.replace(config, embeddings=stored, full_windows=FULL, short_share=0.0)
+        windows = Windows(self.shards, config, tokenizer, self.inverter.length, count, self.options.seed, split)
+        return Chunks(windows, tokenizer, editor)
 
     def _kept(self, chunks: Chunks, name: str) -> list[Path]:
         """Files of `limit` texts with their embeddings, made where they are missing."""
-        numbers = tqdm(
-            range(-(-self.options.limit // len(chunks))), f"embed {name}", disable=not self.show_progress_bar
-        )
+        numbers = tqdm(range(-(-self.options.limit // len(chunks))), f"embed {name}", disable=not self.bars)
         return [chunks.keep(self.encoder, number, self.work / f"{name}-{number:04d}.safetensors") for number in numbers]
 
     def _keep(self, fitted: Fitted) -> None:
@@ -242,83 +276,44 @@ class _Fit:
         self.inverter.surrogate = self._stored(self.folder)
 
     def _stored(self, folder: Path) -> Surrogate:
-        vocabulary, width = self.table_VH.shape
+        vocabulary, width = self._table_VH.shape
         found = Fitted.load(folder, vocabulary, width, self.inverter.recipe.dimension)
         assert found is not None
-        return Surrogate(self.table_VH, found)
+        return Surrogate(self._table_VH, found)
 
 
-def fit_trained(
-    folder: Path, data: str | Path, encoder: Encoder, device: torch.device, show_progress_bar: bool
-) -> None:
-    """End a training: surrogate and calibration for the inverter that it left, unless they are there.
-
-    A surrogate whose tokens have contributions already stays: it was kept with a frozen token table. Where there are
-    too few texts a warning says so.
-    """
-    if (folder / CALIBRATION).exists():
-        return
-    inverter = Inverter.from_pretrained(folder)
-    steers = inverter.surrogate is not None and inverter.surrogate.steers
-    windows = round(AFTER_TRAINING * inverter.results["sequences"])
-    options = FitOptions(
-        only=("calibration",) if steers else ("surrogate", "calibration"),
-        limit=min(max(windows, FEWEST), FitOptions.limit),
-        seed=inverter.config.training.seed,
-    )
-    try:
-        fit(folder, data=data, options=options, encoder=encoder, device=device, show_progress_bar=show_progress_bar)
-    except InputError as error:
-        warnings.warn(f"the inverter is trained but not fitted: {error}; `unembed fit` does it", stacklevel=1)
-        return
-    forget(folder)
-
-
-def forget(model: Path) -> None:
-    """Delete a model's default work folder."""
-    shutil.rmtree(work_folder(model), ignore_errors=True)
-
-
-def work_folder(model: Path) -> Path:
-    """Where what takes long is kept unless another folder is named: beside the model."""
-    return model.with_name(f"{model.name}.fit")
-
-
-def _opened(data: str | Path, inverter: Inverter) -> Shards:
-    """Shards of the inverter's tokens, with enough of them held out."""
+def _opened(data: str | Path, inverter: Inverter, options: FitOptions) -> Shards:
+    """Shards of the inverter's tokens, of which enough are held out. Raises DataError."""
     shards = Shards.open(data)
     if shards.manifest.tokenizer != inverter.tokenizer.fingerprint:
-        raise DataError(f"{data}: the shards were made with another tokenizer than the inverter's")
-    held_out = sum(len(shard) for shard in shards["validation"])
-    if held_out < LEAST or not shards["train"]:
+        raise DataError(f"{shards.folder}: the shards were made with another tokenizer than the inverter's")
+    least = LEAST if "calibration" in options.only else 1
+    if _held_out(shards) < least or not shards["train"]:
         raise DataError(
-            f"{data}: {held_out} texts are held out for validation, expected at least {LEAST}; give more texts, one in "
-            f"{2 / shards.manifest.held_out:.0f} is held out for it"
+            f"{shards.folder}: {_held_out(shards)} texts are held out for validation, expected at least {least}; give "
+            f"more texts, one in {2 / shards.manifest.held_out:.0f} is held out for it"
         )
     return shards
 
 
-def _fitting(config: Config, embeddings: str) -> DataConfig:
-    """How windows are drawn here: whole canvases less often than in training, of every length."""
-    return dataclasses.replace(config.data, embeddings=embeddings, full_windows=FULL, short_share=0.0)
+def _held_out(shards: Shards) -> int:
+    return sum(len(shard) for shard in shards["validation"])
 
 
 def _claim(work: Path, belongs: dict[str, str]) -> None:
     """Make the work folder, or go on with one that belongs to the same inverter, encoder, texts and seed."""
-    advice = "choose another --work, or delete it"
-    path = work / WORK
+    advice, path = "choose another --work, or delete it", work / WORK
     if not path.exists():
         if work.exists() and (not work.is_dir() or any(work.iterdir())):
             raise InputError(f"{work}: holds no {WORK}, expected a folder that `unembed fit` made; {advice}")
         with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps({"format": 1, **belongs}, indent=1), encoding="utf-8")
-        return
+            temporary.write_text(json.dumps(belongs, indent=1), encoding="utf-8")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: str(found[name]) for name in ("format", *belongs)}
+        known = {name: str(found[name]) for name in belongs}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: does not say what the folder belongs to; {advice}") from error
-    for name, expected in {"format": "1", **belongs}.items():
+    for name, expected in belongs.items():
         if known[name] != expected:
             raise InputError(
                 f"{work}: belongs to another {name} ({known[name][:12]}, this call has {expected[:12]}); {advice}"

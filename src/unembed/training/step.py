@@ -1,9 +1,7 @@
 """One step of training: the batch on its device with its embeddings, and the loss as a module, compiled for a GPU."""
 
-import dataclasses
 import warnings
 from contextlib import nullcontext
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -12,25 +10,10 @@ from torch import Tensor, nn
 from unembed.config import Config, TrainingConfig
 from unembed.corpus.windows import Batch
 from unembed.denoiser.model import Block, Denoiser
-from unembed.encoders.encoder import Encoder, load_encoder
+from unembed.encoders.encoder import Encoder
 from unembed.objective.autoregressive import autoregressive_loss
 from unembed.objective.diffusion import CrossEntropy, Hypotheses, Loss, noisy, training_loss, whole_cross_entropy
 from unembed.objective.feedback import make_hypotheses
-
-
-def training_encoder(config: Config, precision: str, folder: str | Path | None = None) -> Encoder:
-    """The recipe's encoder at the precision that windows are embedded in, often several times faster than its own.
-
-    Args:
-        folder: where its files are, of whatever precision; by default where the recipe says.
-
-    Raises:
-        EncoderError: it is not found, or the files are those of another encoder.
-    """
-    recipe = dataclasses.replace(config.encoder, precision=precision)
-    if folder is not None:
-        recipe = dataclasses.replace(recipe, encoder=str(folder), revision=None, sha256={})
-    return load_encoder(recipe)
 
 
 def embedded(

@@ -28,7 +28,7 @@ from unembed.config import Config, TrainingConfig, config_from_dict, config_to_d
 from unembed.corpus.windows import Manifest, Shards, Windows
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
-from unembed.encoders.encoder import Encoder
+from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError
 from unembed.files.atomic import remove_leftovers
 from unembed.objective.autoregressive import validate_twin
@@ -43,17 +43,15 @@ from unembed.storage.checkpoint import (
     save_training,
     training_checkpoints,
 )
-from unembed.surrogate import bag
 from unembed.surrogate.bag import Fitted
 from unembed.training.fit import fit_trained, forget
 from unembed.training.initialise import deepened, start_from_encoder, start_from_frequencies
 from unembed.training.log import SilentLog, TrainingLog
 from unembed.training.optimizers import freeze, make_optimizers, rate_factor, set_rates
-from unembed.training.step import TrainingStep, autocast, embedded, training_encoder
+from unembed.training.step import TrainingStep, autocast, embedded
 from unembed.training.throughput import flops_per_sequence, peak_flops
 from unembed.training.validate import validate
 
-SURROGATE_TEXTS = 4096
 TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
 NOTHING: Mapping[str, Any] = dict.fromkeys(TOTALS, 0) | {"parts": {}}
 
@@ -107,7 +105,8 @@ def train(
     device = accelerator.device
     settings = dataclasses.replace(settings, precision=granted_to_all(settings.precision, accelerator))
     if encoder is None:
-        encoder = training_encoder(config, settings.precision)
+        # Windows are embedded at the training precision, which is several times faster; evaluation keeps the recipe's.
+        encoder = load_encoder(dataclasses.replace(config.encoder, precision=settings.precision))
     encoder.to(device)
     shards = Shards.open(data)
     windows = Windows(
@@ -227,8 +226,6 @@ def train(
                 # The inverter first: a run killed between the two then still has steps to do, and writes it again.
                 if accelerator.is_main_process:
                     reached = results(progress, before, shards, log)
-                    if over() and not config.model.causal and surrogate is None:
-                        surrogate = fit_surrogate(average["table.weight"], windows, encoder, progress.step)
                     forget(out / "inverter")
                     save_inverter(out / "inverter", average, encoder.tokenizer, config, reached, surrogate=surrogate)
                 checkpoint()
@@ -243,19 +240,6 @@ def granted_to_all(precision: str, accelerator: Accelerator) -> str:
     found = [granted(precision, accelerator.device) if accelerator.is_main_process else precision]
     (agreed,) = broadcast_object_list(found)
     return str(agreed)
-
-
-@torch.no_grad()
-def fit_surrogate(table_VH: Tensor, windows: Windows, encoder: Encoder, step: int) -> Fitted:
-    """The surrogate of the encoder for a token table, by the windows of the steps from `step` on."""
-    texts: list[list[int]] = []
-    embeddings = []
-    while len(texts) < SURROGATE_TEXTS:
-        canvas_BL, e_BD = embedded(windows.batch(step), encoder, table_VH.device)
-        embeddings.append(e_BD.cpu())
-        texts += [encoder.tokenizer.content(ids) for ids in canvas_BL.tolist()]
-        step += 1
-    return bag.fit(table_VH, texts, torch.cat(embeddings))
 
 
 @torch.no_grad()
