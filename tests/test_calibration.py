@@ -2,17 +2,16 @@
 
 import json
 import math
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from fakes import fake_encoder, save_tiny_inverter, tiny_texts
 from unembed.decoding.calibration import FILE, Calibration, features, fit
 from unembed.errors import CheckpointError, InputError
+from unembed.evaluation.calibrate import calibrate
 from unembed.evaluation.metrics import expected_calibration_error
 from unembed.inverter import Inverter
 
@@ -123,17 +122,26 @@ def test_an_inverter_with_a_map_in_its_folder_is_calibrated(tmp_path: Path) -> N
             ]
 
 
-def test_the_script_fits_on_one_half_and_measures_on_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: fake_encoder())
-    folder = save_tiny_inverter(tmp_path / "tiny")
-    (tmp_path / "texts.txt").write_text("\n".join(tiny_texts(60)) + "\n")
-    script = runpy.run_path(str(Path(__file__).parents[1] / "runs" / "calibrate.py"))["main"]
-    arguments = ["--texts", str(tmp_path / "texts.txt"), "--model", str(folder), "-o", str(folder / FILE)]
-    done = CliRunner().invoke(script, arguments)
-    assert done.exit_code == 0, done.output
-    assert done.output.startswith("Fitted on 30 texts, measured on 30 others; 8 passes, confidence.\n")
-    assert "| when committed, calibrated | " in done.output
-    found = Calibration.load(folder)
-    assert found is not None
+def test_it_is_fitted_on_one_half_and_measured_on_the_other(tmp_path: Path) -> None:
+    inverter = Inverter.from_pretrained(save_tiny_inverter(tmp_path / "tiny"), encoder=fake_encoder())
+    texts = tiny_texts(60)
+    found = calibrate(inverter, fake_encoder(), texts)
+    assert (found.about["fitted_on"], found.about["measured_on"]) == (30, 30)
     assert found.about["ece_after"] < found.about["ece_before"]
-    assert CliRunner().invoke(script, [*arguments, "--tokens", "many"]).exit_code == 1
+    # By hand: the confidences are those of blind inversions by default.
+    raw = inverter.invert(inverter.encode(texts))
+    truth = inverter.tokenizer.encode_batch(texts)
+    right = [
+        [place < len(true) and token == true[place] for place, token in enumerate(inverter.tokenizer.content(one.ids))]
+        for one, true in zip(raw, truth, strict=True)
+    ]
+    expected = fit([one.confidence for one in raw[::2]], right[::2])
+    assert (found.intercept, found.weights) == (expected.intercept, expected.weights)
+    error = expected_calibration_error([expected.apply(one.confidence) for one in raw[1::2]], right[1::2])
+    assert found.about["ece_after"] == pytest.approx(error.value, abs=1e-5)
+    # An inverter that is calibrated already gives the same map.
+    inverter.calibration = TRUE
+    assert calibrate(inverter, fake_encoder(), texts) == found
+    assert inverter.calibration is TRUE
+    with pytest.raises(InputError, match="19 held-out texts, expected at least 20"):
+        calibrate(inverter, fake_encoder(), texts[:19])

@@ -75,7 +75,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     )  # of a processor, however busy it is
 
 
-@pytest.mark.parametrize("name", ["encode", "invert", "prepare", "train", "evaluate"])
+@pytest.mark.parametrize("name", ["encode", "invert", "prepare", "train", "fit", "evaluate"])
 def test_help_of_each_command(run, name):
     out = run(name, "--help").stdout
     assert out.startswith(f"Usage: unembed {name} [OPTIONS]")
@@ -417,7 +417,7 @@ def test_prepare_train_evaluate(run, tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text("\n".join(tiny_texts(400, seed=len(name) + ord(name[0]))) + "\n")
     config = config_to_dict(tiny_config())
-    config["training"]["steps"] = 4
+    config["training"] |= {"steps": 4, "learning_rate": 0.03}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     sources = sorted(tmp_path.glob("*.txt"))
     data, out = tmp_path / "data", tmp_path / "out"
@@ -429,10 +429,14 @@ def test_prepare_train_evaluate(run, tmp_path):
     again = run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, code=2)
     assert again.stderr == f"unembed: {out}: holds a run already; continue it with --resume or choose another folder\n"
     run("train", tmp_path / "tiny.yaml", "--data", data, "-o", out, "--resume")
-    changed = ["--set", "training.seed=1", "--set", "training.steps=3"]
+    fitted = Inverter.from_pretrained(out / "inverter")
+    assert fitted.surrogate.steers
+    assert fitted.calibration is not None
+    changed = ["--set", "training.seed=1", "--set", "training.steps=3", "--no-fit"]
     more = ["--data", data, "-o", tmp_path / "o2", "--from", out / "inverter", "--minutes", 1]
     run("train", tmp_path / "tiny.yaml", *more, *changed)
     kept = Inverter.from_pretrained(tmp_path / "o2" / "inverter")
+    assert (kept.surrogate.steers, kept.calibration) == (False, None)
     assert (kept.config.training.seed, kept.results["steps"]) == (1, 4 + 3)  # those it started from as well
     wrong = run("train", tmp_path / "tiny.yaml", *more, "--set", "training.sed=1", code=2)
     assert "sed" in wrong.stderr
@@ -482,13 +486,14 @@ def test_prepare_takes_what_the_shell_makes_of_a_star(arguments, texts):
         (["train", "c.yaml", "--data", "d", "-o", "o"], "with --resume goes on from the newest checkpoint"),
         (["train", "c.yaml", "--data", "d", "-o", "o", "--resume"], "same command goes on from the newest checkpoint"),
         (["prepare", "c.yaml", "--texts", "t", "-o", "o"], "the same command again goes on where it stopped"),
+        (["fit", "m", "--texts", "t"], "the same command again goes on where it stopped"),
     ],
 )
 def test_an_interruption_says_how_to_go_on(run, model, tmp_path, monkeypatch, arguments, how):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for name in ("cli.bulk.invert_file", "training.train.train", "corpus.prepare.prepare"):
+    for name in ("cli.bulk.invert_file", "training.train.train", "training.fit.fit", "corpus.prepare.prepare"):
         monkeypatch.setattr(f"unembed.{name}", interrupt)
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", fake_encoder().encode(TEXTS))

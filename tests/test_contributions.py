@@ -1,24 +1,15 @@
-"""Contributions against encoders that are what they are taken for, and the script that fits them."""
-
-import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
+"""Contributions against encoders that are what they are taken for."""
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch.nn import functional as F
 
-from fakes import fake_encoder, save_tiny_inverter, tiny_config, tiny_texts
-from unembed.corpus.prepare import prepare
-from unembed.inverter import Inverter
 from unembed.surrogate import contributions
 from unembed.surrogate.bag import Fitted, Surrogate, directions, fit
-from unembed.surrogate.contributions import Texts, refine, shares
+from unembed.surrogate.contributions import refine, shares
+from unembed.surrogate.pairs import Texts
 
-RUNS = Path(__file__).parents[1] / "runs"
 V, H, D, L = 40, 6, 16, 12
 GENERATOR = torch.Generator().manual_seed(1)
 TABLE = torch.randn(V, H, generator=GENERATOR)
@@ -37,14 +28,12 @@ def texts(count: int, seed: int) -> Texts:
 
 
 def cosine(fitted: Fitted, told: Texts) -> float:
-    rows = zip(told.ids.tolist(), told.lengths.tolist(), strict=True)
-    found = torch.from_numpy(Surrogate(TABLE, fitted).embed([ids[:length] for ids, length in rows]))
+    found = torch.from_numpy(Surrogate(TABLE, fitted).embed(told.rows()))
     return float((found * told.e).sum(-1).mean())
 
 
 def linear(told: Texts) -> Fitted:
-    rows = zip(told.ids.tolist(), told.lengths.tolist(), strict=True)
-    return fit(TABLE, [ids[:length] for ids, length in rows], told.e)
+    return fit(TABLE, told.rows(), told.e)
 
 
 @pytest.fixture
@@ -93,65 +82,3 @@ def test_shares_are_those_of_the_tokens_inside() -> None:
     assert of[5] == pytest.approx([2 / 3, 0])
     assert of[2] == pytest.approx([1 / 3, 1])
     assert of[0] == [0, 0]
-
-
-# --- the script
-
-
-@pytest.fixture(scope="module")
-def script() -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(RUNS / "surrogate.py")))
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_the_script_fits_them_and_goes_on(
-    script: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder, config = fake_encoder(), tiny_config()
-    corpus, folder = tmp_path / "corpus.txt", save_tiny_inverter(tmp_path / "inverter")
-    corpus.write_text("\n".join(tiny_texts(400)), encoding="utf-8")
-    data = dataclasses.replace(config.data, held_out=0.2)
-    prepare(dataclasses.replace(config, data=data), [str(corpus)], tmp_path / "shards", encoder)
-    load = Inverter.from_pretrained
-    monkeypatch.setattr(Inverter, "from_pretrained", lambda path: load(path, encoder=encoder))
-    for name, value in (("CHUNK", 512), ("EXCHANGES", 10)):
-        monkeypatch.setitem(script.embed.__globals__, name, value)
-    command = ["--model", str(folder), "--data", str(tmp_path / "shards")]
-    first = CliRunner().invoke(script.main, command, catch_exceptions=False)
-    assert first.exit_code == 0, first.output
-    table_VH = load(folder).denoiser.table.weight
-    ridge = Fitted.load(folder, *table_VH.shape, encoder.recipe.dimension)
-    assert ridge is not None
-    assert ridge.own is None
-    refused = CliRunner().invoke(script.main, [*command, "--texts", "1000"])
-    assert refused.exit_code == 2
-    assert "--texts needs --work" in refused.output
-
-    command += ["--texts", "1000", "--work", str(tmp_path / "work"), "--epochs", "4", "--size", "8"]
-    told = CliRunner().invoke(script.main, command, catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    assert [line.split(":")[0] for line in told.stdout.splitlines()] == [
-        "cosine of the embeddings", "correlation of the cosines"
-    ]  # fmt: skip
-    refined = Fitted.load(folder, *table_VH.shape, encoder.recipe.dimension)
-    assert refined is not None
-    assert refined.own is not None
-    assert refined.own.code.shape == (len(table_VH), 8)
-    unseen = script.load([tmp_path / "work" / "validation_0_0.npz"])
-    rows = [ids[:length] for ids, length in zip(unseen.ids.tolist(), unseen.lengths.tolist(), strict=True)]
-    bag, better = (
-        float((torch.from_numpy(Surrogate(table_VH, one).embed(rows)) * unseen.e).sum(-1).mean())
-        for one in (ridge, refined)
-    )
-    assert better > bag + 0.01
-    assert f"{better:.3f}" in told.stdout
-    # Embeddings are those of the windows, and are not asked for again.
-    torch.testing.assert_close(
-        torch.from_numpy(encoder.encode([encoder.tokenizer.decode(ids) for ids in rows[:20]])), unseen.e[:20],
-        atol=2e-3, rtol=0,
-    )  # fmt: skip
-    (tmp_path / "work" / "train_0_1.npz").unlink()
-    calls = encoder.calls
-    again = CliRunner().invoke(script.main, command, catch_exceptions=False)
-    assert again.stdout == told.stdout
-    assert 0 < encoder.calls - calls < calls / 2

@@ -1,30 +1,27 @@
-"""The student: what it starts as, what it can tell that a bag cannot, its file, and the script that trains it."""
+"""The student: what it starts as, what it can tell that a bag cannot, its file, and how it learns."""
 
 import dataclasses
 import itertools
-import re
-import runpy
-import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import garbled
-import lessons
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch.nn import functional as F
 
-from fakes import fake_encoder, save_tiny_inverter, taught, tiny_config, tiny_parts, tiny_surrogate, tiny_texts
+from fakes import fake_encoder, taught, tiny_config, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.corpus.prepare import prepare
+from unembed.corpus.windows import Shards, Windows
 from unembed.errors import CheckpointError
-from unembed.inverter import Inverter
+from unembed.surrogate import distillation, edits
 from unembed.surrogate.bag import FILE, Fitted, Surrogate
+from unembed.surrogate.distillation import distil, judge
+from unembed.surrogate.edits import GROUP, Editor
+from unembed.surrogate.pairs import Chunks
 from unembed.surrogate.student import Student
 
-RUNS = Path(__file__).parents[1] / "runs"
 PARTS = tiny_parts()
 TABLE = PARTS.denoiser.table.weight
 LINEAR = tiny_surrogate()
@@ -34,11 +31,6 @@ IDS = PARTS.tokenizer.encode_batch(TEXTS)
 
 
 TAUGHT = Surrogate(TABLE, taught(LINEAR))
-
-
-@pytest.fixture(scope="module")
-def script() -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(RUNS / "student.py")))
 
 
 def test_it_begins_as_the_bag() -> None:
@@ -109,9 +101,9 @@ def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_tokens_alike_are_those_of_near_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbled, "ROWS", 7)
+    monkeypatch.setattr(edits, "ROWS", 7)
     angles = torch.arange(20) * 0.1  # neighbours on a circle are neighbours in number
-    found = garbled.alike(torch.stack([angles.cos(), angles.sin()], dim=1))
+    found = Editor(torch.stack([angles.cos(), angles.sin()], dim=1), 10).alike_VA
     assert found.shape == (20, 19)
     assert found[0, :4].tolist() == [1, 2, 3, 4]
     assert set(found[10, :4].tolist()) == {8, 9, 11, 12}
@@ -119,121 +111,68 @@ def test_tokens_alike_are_those_of_near_directions(monkeypatch: pytest.MonkeyPat
 
 def test_edits_are_texts_that_fit() -> None:
     noise = np.random.default_rng(0)
-    u_VH = F.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    editor = garbled.Editor(garbled.alike(u_VH), 10)
+    editor = Editor(F.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(1)), dim=-1), 10)
     pool = np.arange(12, 60)
-    kept = 0
+    same = 0
     for _ in range(500):
         ids = noise.integers(12, 60, size=noise.integers(2, 11)).tolist()
         edited = editor.edit(ids, pool, noise)
         assert 2 <= len(edited) <= 10
         assert all(isinstance(token, int) and 0 <= token < 60 for token in edited)
-        kept += sorted(edited) == sorted(ids)
-    assert 50 < kept < 250  # some are changes of order alone
+        same += sorted(edited) == sorted(ids)
+    assert 50 < same < 250  # some are changes of order alone
 
 
-def clock(seconds: float) -> SimpleNamespace:
-    """A clock by which a step, which looks once, takes so long on every machine."""
-    ticks = itertools.count(step=seconds)
-    return SimpleNamespace(perf_counter=lambda: next(ticks))
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> list[Chunks]:
+    """Chunks of 100 windows with edits, of what is trained on and of what is held out."""
+    folder = tmp_path_factory.mktemp("shards")
+    (folder / "texts.txt").write_text("\n".join(tiny_texts(800, seed=4)), encoding="utf-8")
+    config, encoder = tiny_config(), fake_encoder()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, held_out=0.3))
+    prepare(config, [str(folder / "texts.txt")], folder / "data", encoder)
+    editor = Editor(Surrogate(TABLE, LINEAR).u_VH, 16)
+    shards = Shards.open(folder / "data")
+    return [
+        Chunks(Windows(shards, config.data, encoder.tokenizer, 16, 100, 0, split), encoder.tokenizer, editor)
+        for split in ("train", "validation")
+    ]
 
 
 def test_it_learns_what_a_bag_cannot_know(
-    script: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    splits: list[Chunks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fake encoder weighs tokens by their places, so that order is half of what there is to learn."""
-    encoder = fake_encoder()
-    texts = encoder.tokenizer.encode_batch(tiny_texts(600, seed=4))
-    noise = np.random.default_rng(0)
-    editor = garbled.Editor(garbled.alike(Surrogate(TABLE, LINEAR).u_VH), 16)
-    pool = np.concatenate(texts)
-    several = [
-        one for ids in texts for one in (ids, *(editor.edit(ids, pool, noise) for _ in range(garbled.GROUP - 1)))
-    ]
-    lengths = torch.tensor([len(ids) for ids in several])
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in several], batch_first=True)
-    e = F.normalize(encoder.encode_tokens(ids, lengths), dim=-1)
-    cut = 500 * garbled.GROUP
-    path = tmp_path / "chunk.npz"
-    np.savez(path, tokens=ids[:cut].numpy(), lengths=lengths[:cut].numpy(), e=e[:cut].half().numpy())
-    held_out = script.Texts(ids[cut:], lengths[cut:], e[cut:])
+    train, others = splits
+    paths = [train.keep(fake_encoder(), number, tmp_path / f"{number}.safetensors") for number in range(5)]
+    held_out = others.load([others.keep(fake_encoder(), 0, tmp_path / "held-out.safetensors")])
     torch.manual_seed(0)
     surrogate = Surrogate(TABLE, LINEAR)
-    student = Student(FEATURES, DIMENSION, positions=ids.shape[1], width=32, blocks=1)
-    monkeypatch.setitem(script.train.__globals__, "time", clock(0.02))
-    tokens = script.Tokens.of(surrogate, torch.device("cpu"))
-    script.train(student, tokens, partial(lessons.kept, [path], 50, 0), 0.1, 5e-3, tmp_path / "training.pt")
-    bag, bag_foresight = script.judge(surrogate, held_out)
-    taught, foresight = script.judge(
-        Surrogate(TABLE, LINEAR._replace(student=student.eval().requires_grad_(False))), held_out
-    )
-    assert taught > bag + 0.05
-    assert foresight > bag_foresight
+    student = Student(FEATURES, DIMENSION, positions=16, width=32, blocks=1)
+    ticks = itertools.count(step=0.02)  # a step looks once, and takes as long on every machine
+    monkeypatch.setattr(distillation, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    batches = partial(train.batches, partial(train.kept, paths, 0), 50, 0)
+    distil(student, surrogate, batches, 0.05, 5e-3, tmp_path / "state.pt")
+    bag = judge(surrogate, held_out)
+    found = judge(Surrogate(TABLE, LINEAR._replace(student=student.requires_grad_(False))), held_out)
+    assert found["n"] == bag["n"] == 400
+    assert found["cosine"] > bag["cosine"] + 0.05
+    assert found["correlation"] > bag["correlation"]
 
 
-def figures(said: str) -> list[float]:
-    return [float(number) for number in re.findall(r"\d+\.?\d*", said)]
-
-
-def test_the_script_teaches_an_inverter_and_goes_on(
-    script: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = fake_encoder()
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join(tiny_texts(400)), encoding="utf-8")
-    config = tiny_config()
-    data = dataclasses.replace(config.data, held_out=0.2)
-    prepare(dataclasses.replace(config, data=data), [str(corpus)], tmp_path / "shards", encoder)
-    folder = save_tiny_inverter(tmp_path / "inverter")
-    tiny_surrogate().save(folder / FILE)
-    load = Inverter.from_pretrained
-    monkeypatch.setattr(Inverter, "from_pretrained", lambda path: load(path, encoder=encoder))
-    for names in (vars(lessons), script.train.__globals__):
-        monkeypatch.setitem(names, "GROUPS", 32)
-    monkeypatch.setitem(script.train.__globals__, "time", clock(0.005))
-    command = ["--model", str(folder), "--data", str(tmp_path / "shards"), "--work", str(tmp_path / "work")]
-    command += ["--texts", "200", "--minutes", "0.01", "--batch", "16", "--width", "32"]
-    first = CliRunner().invoke(script.main, command, catch_exceptions=False)
-    assert first.exit_code == 0, first.output
-    assert [line.split(":")[0] for line in first.stdout.splitlines()] == ["bag", "student"]
-    taught = Inverter.from_pretrained(folder).surrogate
-    assert taught is not None
-    assert taught.fitted.student is not None
-    calls = encoder.calls
-    again = CliRunner().invoke(script.main, command, catch_exceptions=False)
-    assert again.stdout == first.stdout  # all is there already
-    assert encoder.calls == calls
-    # Made as they are needed, the texts are those of the files, and leave nothing behind.
-    inverter = Inverter.from_pretrained(folder)
-    near = garbled.alike(Surrogate(TABLE, LINEAR).u_VH)
-    chunks = lessons.Chunks(inverter, near, str(tmp_path / "shards"), "train", seed=0)
-    for number in (1, 0):
-        ids, lengths = chunks[number]
-        with np.load(tmp_path / "work" / f"train_0_{number}.npz") as file:
-            np.testing.assert_array_equal(ids, file["tokens"])
-            np.testing.assert_array_equal(lengths, file["lengths"])
-    shutil.copytree(folder, tmp_path / "other")
-    streamed = [*command, "--stream"]
-    streamed[streamed.index("--model") + 1] = str(tmp_path / "other")
-    streamed[streamed.index("--work") + 1] = str(tmp_path / "stream")
-    other = CliRunner().invoke(script.main, streamed, catch_exceptions=False)
-    assert other.exit_code == 0, other.output
-    assert sorted(path.name for path in (tmp_path / "stream").iterdir()) == ["training.pt", "validation_0_0.npz"]
-    assert figures(other.stdout)[0] == figures(first.stdout)[0]  # the bag's
-    assert encoder.calls > calls + 200
-    # With what is there, into a new run: as good before any training, another one after some.
-    command[command.index("--work") + 1] = str(tmp_path / "more")
-    command[command.index("--width") + 1] = "64"  # which the student that is there decides
-    command[command.index("--minutes") + 1] = "0"
-    gone_on = CliRunner().invoke(script.main, [*command, "--go-on"], catch_exceptions=False)
-    # It was stored in half precision, which a last digit may tell.
-    assert figures(gone_on.stdout) == pytest.approx(figures(first.stdout), abs=0.003)
-    command[command.index("--minutes") + 1] = "0.005"
-    before = (folder / FILE).read_bytes()
-    more = CliRunner().invoke(script.main, [*command, "--go-on", "--rate", "0.001"], catch_exceptions=False)
-    assert more.exit_code == 0, more.output
-    assert (folder / FILE).read_bytes() != before
-    tiny_surrogate().save(folder / FILE)
-    refused = CliRunner().invoke(script.main, [*command, "--go-on"])
-    assert refused.exit_code == 2
-    assert "has no student to go on with" in refused.output
+@pytest.mark.parametrize("way", ["kept", "streamed"])
+def test_a_later_step_begins_where_an_uninterrupted_run_is(splits: list[Chunks], tmp_path: Path, way: str) -> None:
+    train, encoder = splits[0], fake_encoder()
+    if way == "kept":
+        paths = [train.keep(encoder, number, tmp_path / f"{number}.safetensors") for number in range(2)]
+        chunks = partial(train.kept, paths, 0)
+    else:
+        chunks = partial(train.streamed, encoder, torch.device("cpu"))
+    batches = partial(train.batches, chunks, 40, 0)
+    whole = list(itertools.islice(batches(0), 8))
+    for step in (2, 5):
+        for one, other in zip(itertools.islice(batches(step), 3), whole[step:], strict=False):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    windows = whole[0].rows()[::GROUP]  # the first of each group
+    e = fake_encoder().encode([PARTS.tokenizer.decode(ids) for ids in windows])
+    np.testing.assert_allclose(whole[0].e[::GROUP], e, atol=2e-3)

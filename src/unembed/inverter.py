@@ -159,9 +159,7 @@ class Inverter:
         decoding, search = plan(decoding, search, **options)
         check(self.denoiser, decoding)
         if search is not None and self.surrogate is None:
-            raise InputError(
-                "this inverter has no surrogate, which a guided inversion needs: runs/surrogate.py fits one"
-            )
+            raise InputError("this inverter has no surrogate, which a guided inversion needs: `unembed fit` fits one")
         return decoding, search
 
     def invert(

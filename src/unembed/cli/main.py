@@ -10,6 +10,7 @@ from unembed import __version__
 from unembed.cli.commands import Commands
 from unembed.cli.encode import encode
 from unembed.cli.evaluate import evaluate
+from unembed.cli.fit import fit
 from unembed.cli.invert import invert
 from unembed.cli.prepare import prepare
 from unembed.cli.serve import serve
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (encode, invert, prepare, train, evaluate, serve):
+for command in (encode, invert, prepare, train, fit, evaluate, serve):
     main.add_command(command)

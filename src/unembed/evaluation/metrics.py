@@ -13,7 +13,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,55 +162,18 @@ def expected_calibration_error(
     Raises:
         InputError: no tokens, or unequal numbers of them.
     """
-    of_token, outcome = _pooled(confidence, right)
-    bin_of_token = _bins(of_token, bins)
     lengths = [len(one) for one in confidence]
+    if lengths != [len(one) for one in right]:
+        raise InputError("confidences and outcomes differ in number, expected one outcome for each confidence")
+    if not any(lengths):
+        raise InputError("no tokens to compare, expected at least 1")
+    of_token, outcome = (np.concatenate([np.asarray(one, np.float64) for one in rows]) for rows in (confidence, right))
+    # As equally full as equal values, which stay together, allow.
+    bin_of_token = np.searchsorted(np.quantile(of_token, np.arange(1, bins) / bins), of_token, side="left")
     rows = np.zeros((len(confidence), bins + 1))
     np.add.at(rows, (np.repeat(np.arange(len(confidence)), lengths), bin_of_token), of_token - outcome)
     rows[:, bins] = lengths
     return Scores(rows, _calibration_error)
-
-
-class Bin(NamedTuple):
-    """The tokens of one bin of a reliability table."""
-
-    low: float  # the least confidence in it
-    high: float  # the greatest
-    tokens: int
-    confidence: float  # mean
-    right: float  # share
-
-
-def reliability(confidence: Sequence[Sequence[float]], right: Sequence[Sequence[bool]], bins: int = BINS) -> list[Bin]:
-    """The bins of `expected_calibration_error`, lowest confidence first; where confidences are equal, fewer bins.
-
-    Raises:
-        InputError: no tokens, or unequal numbers of them.
-    """
-    of_token, outcome = _pooled(confidence, right)
-    bin_of_token = _bins(of_token, bins)
-    found = []
-    for number in np.unique(bin_of_token):
-        inside, hits = of_token[bin_of_token == number], outcome[bin_of_token == number]
-        found.append(Bin(inside.min(), inside.max(), len(inside), float(inside.mean()), float(hits.mean())))
-    return found
-
-
-def auroc(confidence: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> float:
-    """The chance that a right token is surer than a wrong one, tokens pooled over the texts; equal ones count half.
-
-    A plain number without an interval: it is no function of sums over texts.
-
-    Raises:
-        InputError: no right or no wrong token, or unequal numbers.
-    """
-    of_token, outcome = _pooled(confidence, right)
-    hits = int(outcome.sum())
-    if not 0 < hits < len(outcome):
-        raise InputError(f"{hits} of {len(outcome)} tokens are right, expected some right and some wrong")
-    _, place, counts = np.unique(of_token, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal confidences share their mean rank
-    return float((ranks[outcome == 1].sum() - hits * (hits + 1) / 2) / (hits * (len(outcome) - hits)))
 
 
 def by_length(scores: Scores, lengths: Sequence[int]) -> dict[str, Scores]:
@@ -270,23 +233,6 @@ def _check(recovered: Sequence[Any], truths: Sequence[Any]) -> None:
     for row, truth in enumerate(truths):
         if len(truth) == 0:
             raise InputError(f"text {row}: the truth is empty, expected at least 1 token")
-
-
-def _pooled(confidence: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> tuple[Floats, Floats]:
-    if [len(one) for one in confidence] != [len(one) for one in right]:
-        raise InputError("confidences and outcomes differ in number, expected one outcome for each confidence")
-    if not any(len(one) for one in confidence):
-        raise InputError("no tokens to compare, expected at least 1")
-    return (
-        np.concatenate([np.asarray(one, np.float64) for one in confidence]),
-        np.concatenate([np.asarray(one, np.float64) for one in right]),
-    )
-
-
-def _bins(values: Floats, bins: int) -> NDArray[np.int64]:
-    """The bin of each value, as equally full as equal values, which stay together, allow."""
-    edges = np.quantile(values, np.arange(1, bins) / bins)
-    return np.searchsorted(edges, values, side="left")
 
 
 def _calibration_error(sums: Floats) -> Floats:

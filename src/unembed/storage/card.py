@@ -26,6 +26,11 @@ _VALIDATION = {
     "accuracy_50": "one pass, 50 % masked: share of the masked tokens right",
     "accuracy_10": "one pass, 10 % masked (a cloze, not an inversion): share of the masked tokens right",
 }
+_RAW = "its probability when committed, not a calibrated chance of being right."
+_CALIBRATED = (
+    "the calibrated chance that it is right at its place, in a blind inversion (`calibration.json`). Frames of a "
+    "stream and guided inversions keep the denoiser's own probability."
+)
 
 
 def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any], calibrated: bool = False) -> str:
@@ -54,6 +59,11 @@ def model_card(config: Config, state: dict[str, Tensor], results: dict[str, Any]
         _RESPONSIBLE,
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def with_calibration(card: str) -> str:
+    """The card of a folder that has been given a calibration, whatever else stands on it."""
+    return card.replace(_RAW, _CALIBRATED)
 
 
 def _metadata(recipe: Recipe) -> str:
@@ -190,13 +200,7 @@ def _evaluation(results: dict[str, Any]) -> str:
 
 
 def _limits(config: Config, calibrated: bool) -> str:
-    length = config.model.max_tokens
-    confidence = "its probability when committed, not a calibrated chance of being right."
-    if calibrated:
-        confidence = (
-            "the calibrated chance that it is right at its place, in a blind inversion (`calibration.json`). Frames of "
-            "a stream and guided inversions keep the denoiser's own probability."
-        )
+    length, confidence = config.model.max_tokens, _CALIBRATED if calibrated else _RAW
     return (
         "## Limits\n\n"
         f"- At most {length} tokens come back; of a longer text the embedding says more than this inverter can write.\n"

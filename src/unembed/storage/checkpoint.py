@@ -99,6 +99,24 @@ def save_inverter(
         )
 
 
+def save_surrogate(folder: Path, surrogate: Fitted) -> None:
+    """Put a surrogate into an inverter's folder, in the place of what is there. Raises OutputError."""
+    with atomic_file(folder / SURROGATE) as temporary:
+        surrogate.save(temporary)
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Put a calibration into an inverter's folder, and onto its model card. Raises OutputError."""
+    from unembed.storage.card import with_calibration
+
+    with atomic_file(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(calibration.to_dict(), indent=1), encoding="utf-8")
+    card = folder / "README.md"
+    if card.exists():
+        with atomic_file(card) as temporary:
+            temporary.write_text(with_calibration(card.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
     """Load a folder written by `save_inverter`, or a `.pt` file written by `save_pt`.
 

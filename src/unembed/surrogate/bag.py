@@ -1,7 +1,6 @@
-"""Surrogate: a cheap model of the encoder, which says at once what exchanging a token would do to an embedding.
+"""Surrogate: a cheap model of the encoder, which takes a text for a bag of tokens.
 
-An encoder call tells the embedding of one text. A search has thousands of changes to choose from, and cannot ask for
-all of them. The surrogate takes a text for a bag of tokens, each of which contributes a vector of its own,
+Each token contributes a vector of its own,
 
     e(text) ~ mean over its tokens t of x_t + b,        x_t = W u_t,
 
@@ -12,18 +11,18 @@ Such a bag's embedding has a cosine of .65 to the encoder's. Of a hundred thousa
 
     x_t = a_t W u_t + B' z_t,
 
-with z_t (K) in 8 bits: .81. A pass is steered by that (`steering`). Of a hypothesis a search has the embedding from
-the encoder, e_hat, and asks only where an exchange of token s for t moves it, among T tokens:
+with z_t (K) in 8 bits: .81. What it is for:
+
+- The passes of a blind inversion are steered by the bag (`decoding.steering`), where its tokens have contributions of
+  their own.
+- Of a hypothesis a search has the embedding from the encoder, e_hat, and asks only where an exchange of token s for t
+  moves it, among T tokens (`search.changes`):
 
     e(after) ~ |mean x + b| e_hat + (x_t - x_s) / T
 
-which is enough to find, among thousands of changes, most of those that help.
-
-How wrong that is for the text at hand, and all that a bag cannot know, `search.forecast` learns from the encoder's
-answers.
-
-A surrogate may have a student as well (`student`), which knows more than a bag and answers for one text after the
-other, a tenth as dear as the encoder. Blind candidates are ranked by what both say together: `embed`.
+  How wrong that is for the text at hand, `search.forecast` learns from the encoder's answers.
+- Several blind candidates are ranked by the cosine that bag and student say together (`cosines`). A student (`student`)
+  corrects the bag by the tokens' order, a tenth as dear as the encoder; not every surrogate has one.
 
 Shape suffixes as in denoiser/model.py; T: tokens of a text; N, P: texts.
 """

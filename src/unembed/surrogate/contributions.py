@@ -2,7 +2,7 @@
 
 The surrogate's ridge regression sees tokens by their directions alone, which the denoiser's table gives: it cannot know
 that "the" says nothing and a name nearly all. Here every token has two things more, how loud it is and a code of its
-own (`surrogate.Own`), fitted by Adam to the mean of 1 - cosine over texts with their embeddings. A token that no text
+own (`bag.Own`), fitted by Adam to the mean of 1 - cosine over texts with their embeddings. A token that no text
 holds keeps loudness 1 and the code 0, so that it contributes what its direction says.
 
 Shape suffixes: B texts of a step, L positions, V vocabulary, T different tokens of a step, H width, D dimension,
@@ -10,27 +10,19 @@ K size of a code.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from unembed.surrogate.bag import Fitted, Own
+from unembed.surrogate.pairs import Texts
 
 CODE = 128  # K
 BATCH = 1024
 RATE = 1e-2  # of codes and their basis, from which it falls to zero
 LOUDER = 5.0  # times as fast for loudness, and a tenth for what ridge regression has found already
 SLOWER = 0.1
-
-
-class Texts(NamedTuple):
-    """Texts and the encoder's answers."""
-
-    ids: Tensor  # (N, L) int64, anything behind a text's end
-    lengths: Tensor  # (N,), one at least
-    e: Tensor  # (N, D) of length 1
 
 
 def refine(

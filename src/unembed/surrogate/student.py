@@ -1,9 +1,9 @@
 """The student: what a bag of tokens cannot know of an embedding, learned from texts with their embeddings.
 
-A small transformer beside the linear surrogate (`surrogate`): it reads the same token directions u_t, in their order,
-and its mean output corrects the bag's. It is trained as a student of the encoder (Hinton et al. 2015, arXiv
-1503.02531), with nothing but the encoder's answers for texts and for edits of them, so that it tells a text from its
-neighbours: the garbled texts of a search are what it is asked about. None of the encoder's layers is in it.
+A small transformer beside the bag (`bag`): it reads the same token directions u_t, in their order, and its mean output
+corrects the bag's embedding. It is trained by distillation (Hinton et al. 2015, arXiv 1503.02531; `distillation`) on
+the encoder's embeddings of texts and of edits of them, so that it tells a text from its neighbours. None of the
+encoder's layers is in it. It ranks the candidates of a blind inversion, and nothing else.
 
 Shape suffixes as in denoiser/model.py; K: width.
 """

@@ -41,7 +41,8 @@ from unembed.storage.checkpoint import (
     save_training,
     training_checkpoints,
 )
-from unembed.surrogate.bag import Fitted, fit
+from unembed.surrogate.bag import Fitted
+from unembed.training.fit import fit_trained, forget
 from unembed.training.initialise import deepened, start_from_encoder, start_from_frequencies
 from unembed.training.log import SilentLog, TrainingLog
 from unembed.training.optimizers import freeze, make_optimizers, rate_factor, set_rates
@@ -53,7 +54,6 @@ with extra("train", "training"):
     from accelerate import Accelerator
     from accelerate.utils import broadcast, broadcast_object_list
 
-SURROGATE_TEXTS = 4096
 TOTALS = ("steps", "sequences", "training_seconds")  # of a model card's results
 NOTHING: Mapping[str, Any] = dict.fromkeys(TOTALS, 0) | {"parts": {}}
 
@@ -81,6 +81,7 @@ def train(
     resume: bool = False,
     start_from: str | Path | None = None,
     minutes: float | None = None,
+    fit: bool = False,
     show_progress_bar: bool = True,
 ) -> Path:
     """Train an inverter on prepared shards; returns the folder `out/inverter`.
@@ -92,6 +93,7 @@ def train(
         resume: continue the run in `out` from its newest checkpoint.
         start_from: an inverter's folder, or a `stable-*` checkpoint of another run, whose weights to start from.
         minutes: time box for training, over all sessions of the run; the decay ends with it.
+        fit: when it is over, fit surrogate and calibration to the inverter (`fit_trained`), beyond the time box.
 
     Raises:
         InputError: `out` holds a run and `resume` is false, or the run was made with another configuration or shards.
@@ -134,7 +136,7 @@ def train(
         load_strictly(denoiser, saved.weights, checkpoints[-1])
         progress = Progress(**saved.state["progress"])
         before |= saved.state.get("before", {})
-        if (out / "inverter").is_dir():
+        if (out / "inverter").is_dir() and "table" in settings.freeze:
             surrogate = Fitted.load(
                 out / "inverter", len(denoiser.table.weight), config.model.width, config.encoder.dimension
             )
@@ -226,11 +228,12 @@ def train(
                 # The inverter first: a run killed between the two then still has steps to do, and writes it again.
                 if accelerator.is_main_process:
                     reached = results(progress, before, shards, log)
-                    if over() and not config.model.causal and surrogate is None:
-                        surrogate = fit_surrogate(average["table.weight"], windows, encoder, progress.step)
+                    forget(out / "inverter")
                     save_inverter(out / "inverter", average, encoder.tokenizer, config, reached, surrogate=surrogate)
                 checkpoint()
                 last_checkpoint = time.monotonic()
+    if fit and accelerator.is_main_process and not config.model.causal:
+        fit_trained(out / "inverter", data, encoder, device, show_progress_bar)
     return out / "inverter"
 
 
@@ -239,19 +242,6 @@ def granted_to_all(precision: Format, accelerator: Accelerator) -> Format:
     found = [granted(precision, accelerator.device) if accelerator.is_main_process else precision]
     agreed: list[Format] = broadcast_object_list(found)
     return agreed[0]
-
-
-@torch.no_grad()
-def fit_surrogate(table_VH: Tensor, windows: Windows, encoder: Encoder, step: int) -> Fitted:
-    """The surrogate of the encoder for a token table, by the windows of the steps from `step` on."""
-    texts: list[list[int]] = []
-    embeddings = []
-    while len(texts) < SURROGATE_TEXTS:
-        canvas_BL, e_BD = embedded(windows.batch(step), encoder, table_VH.device)
-        embeddings.append(e_BD.cpu())
-        texts += [encoder.tokenizer.content(ids) for ids in canvas_BL.tolist()]
-        step += 1
-    return fit(table_VH, texts, torch.cat(embeddings))
 
 
 @torch.no_grad()

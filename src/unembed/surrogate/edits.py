@@ -1,33 +1,36 @@
-"""Texts more or less garbled, as a search asks about them: a student learns from them beside real ones."""
+"""Edits of texts, as wrong as blind candidates are: the student learns from them beside the texts themselves."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed.corpus.windows import Windows
-from unembed.encoders.tokenizer import Tokenizer
-
 GROUP = 4  # texts of one origin: a window and edits of it
 ALIKE = 40  # tokens nearest to one that may take its place
 ROWS = 1024  # of the vocabulary, compared with all of it at once
 
 
-def alike(u_VH: Tensor) -> NDArray[np.int32]:
-    """The tokens whose directions are nearest to each one's, (V, `ALIKE` or all others), the nearest first."""
-    count = min(ALIKE + 1, len(u_VH))
-    nearest = [(rows @ u_VH.T).topk(count).indices[:, 1:] for rows in u_VH.split(ROWS)]
-    return torch.cat(nearest).cpu().numpy().astype(np.int32)
-
-
 class Editor:
-    """Makes of a text another one."""
+    """Makes of a text other ones.
 
-    def __init__(self, alike_VA: NDArray[np.int32], length: int) -> None:
-        self.alike_VA = alike_VA
+    Args:
+        u_VH: the tokens' directions; what is near is computed on their device.
+        length: most tokens of a text.
+    """
+
+    def __init__(self, u_VH: Tensor, length: int) -> None:
+        self.u_VH = u_VH
         self.length = length
+
+    @cached_property
+    def alike_VA(self) -> NDArray[np.int32]:  # noqa: N802 - a tensor's shape
+        """The tokens of nearest directions to each one's, (V, `ALIKE` or all others), the nearest first."""
+        count = min(ALIKE + 1, len(self.u_VH))
+        nearest = [(rows @ self.u_VH.T).topk(count).indices[:, 1:] for rows in torch.split(self.u_VH, ROWS)]
+        return torch.cat(nearest).cpu().numpy().astype(np.int32)
 
     def edit(self, ids: Sequence[int], pool: NDArray[np.int64], noise: np.random.Generator) -> list[int]:
         """One to many exchanges, insertions, deletions and changes of order; new tokens mostly from the `pool`."""
@@ -56,15 +59,11 @@ class Editor:
                 found[first : first + size] = noise.permutation(found[first : first + size]).tolist()
         return found
 
-
-def groups(
-    windows: Windows, tokenizer: Tokenizer, editor: Editor, number: int, noise: np.random.Generator
-) -> Iterator[list[int]]:
-    """The windows of batch `number`, each one followed by edits of it or of those edits: `GROUP` texts together."""
-    originals = [tokenizer.content(row) for row in windows.batch(number).canvas.tolist()]
-    pool = np.concatenate(originals)
-    for original in originals:
-        group = [original]
-        while len(group) < GROUP:
-            group.append(editor.edit(group[int(noise.integers(len(group)))], pool, noise))
-        yield from group
+    def groups(self, originals: Sequence[list[int]], noise: np.random.Generator) -> Iterator[list[int]]:
+        """Each text followed by edits of it or of those edits: `GROUP` texts together."""
+        pool = np.concatenate(originals)
+        for original in originals:
+            group = [original]
+            while len(group) < GROUP:
+                group.append(self.edit(group[int(noise.integers(len(group)))], pool, noise))
+            yield from group
