@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from unembed.server.sentences import EASY, HARD
+from unembed.server.example_sentences import EASY, HARD
 
 COLUMNS = (
     "streams  done  refused  failed  seq/s  passes/s  rows/pass   first frame p50/p99 s      done p50/p99 s   memory MB"

@@ -21,8 +21,8 @@ import torch
 from scripts import run
 from tqdm import tqdm
 
+from unembed.corpus.held_out import Truths, parse_tokens, truths
 from unembed.corpus.sources import read_texts
-from unembed.corpus.truths import Truths, parse_tokens, truths
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.errors import RecipeError
 from unembed.evaluation.evaluate import compare

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scripts import run
 
+from unembed.corpus.held_out import parse_tokens, truths
 from unembed.corpus.sources import read_texts
-from unembed.corpus.truths import parse_tokens, truths
 from unembed.evaluation.evaluate import compare, read_back
 from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter

@@ -16,8 +16,8 @@ import click
 from plots import Point, draw_curves
 from scripts import run
 
+from unembed.corpus.held_out import NATURAL, parse_tokens, truths
 from unembed.corpus.sources import read_texts
-from unembed.corpus.truths import NATURAL, parse_tokens, truths
 from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.errors import DataError
 from unembed.evaluation.evaluate import Report, describe_machine, describe_model, evaluate, reported

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import click
 from scripts import changed, run
 
+from unembed.corpus.held_out import parse_tokens, truths
 from unembed.corpus.sources import read_texts
-from unembed.corpus.truths import parse_tokens, truths
 from unembed.decoding.options import Decoding
 from unembed.errors import InputError
 from unembed.evaluation import metrics

@@ -12,7 +12,7 @@ import click
 from scripts import run
 
 from unembed.inverter import Inverter
-from unembed.server.sentences import EASY, HARD
+from unembed.server.example_sentences import EASY, HARD
 
 
 @click.command(help=__doc__)

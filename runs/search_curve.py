@@ -21,8 +21,8 @@ from plots import draw_curves
 from scripts import changed, run
 from tqdm import tqdm
 
+from unembed.corpus.held_out import Truths, parse_tokens, truths
 from unembed.corpus.sources import read_texts
-from unembed.corpus.truths import Truths, parse_tokens, truths
 from unembed.decoding.inversion import EXACT
 from unembed.evaluation.evaluate import compare, describe_machine, describe_model
 from unembed.evaluation.tables import figure

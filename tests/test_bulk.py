@@ -18,7 +18,7 @@ from unembed.cli import bulk
 from unembed.cli.bulk import invert_file
 from unembed.cli.options import Plan
 from unembed.decoding.inversion import NEAR
-from unembed.encoders.vectors import open_vectors, scan
+from unembed.encoders.embedding_files import open_vectors, scan
 from unembed.errors import InputError, OutputError
 from unembed.inverter import Inverter
 from unembed.search.options import plan

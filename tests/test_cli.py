@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import unembed
-import unembed.storage.packaged
+import unembed.storage.packaged_inverters
 from fakes import (
     LocalEncoder,
     fake_encoder,
@@ -30,7 +30,7 @@ from fakes import (
     tiny_texts,
     tiny_tokenizer,
 )
-from unembed.cli import commands, options
+from unembed.cli import command_group, options
 from unembed.cli import main as cli
 from unembed.cli.terminal import METRICS, canvas_text, printable
 from unembed.config import config_to_dict
@@ -87,7 +87,7 @@ def test_help_of_each_command(run, name):
 
 
 def test_the_default_encoder_is_packaged():
-    assert options.ENCODER in unembed.storage.packaged.PACKAGED
+    assert options.ENCODER in unembed.storage.packaged_inverters.PACKAGED
 
 
 REQUIRED = [
@@ -512,7 +512,7 @@ def test_what_nobody_foresaw_is_one_line_too(run, model, monkeypatch):
     monkeypatch.setattr("unembed.inverter.Inverter.encode", fail)
     result = run("invert", "--model", model, "cat", code=1)
     assert result.stderr == "unembed: unexpected RuntimeError: two lines (set UNEMBED_TRACEBACK=1 to see where)\n"
-    monkeypatch.setenv(commands.TRACEBACK, "1")
+    monkeypatch.setenv(command_group.TRACEBACK, "1")
     with pytest.raises(RuntimeError):
         CliRunner().invoke(cli.main, ["invert", "--model", model, "cat"], catch_exceptions=False)
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from fakes import fake_encoder, tiny_config, tiny_parts, tiny_surrogate, tiny_texts, tiny_tokenizer
-from unembed.corpus.truths import truths
-from unembed.decoding.balance import Balance
+from unembed.corpus.held_out import truths
 from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding, DecodingTuning
 from unembed.decoding.steering import Steering
+from unembed.decoding.token_counts import Balance
 from unembed.denoiser.model import Modulation
 from unembed.errors import InputError
 from unembed.evaluation.evaluate import GUIDED_RANDOM_VECTORS, Report, cloze_accuracy, evaluate

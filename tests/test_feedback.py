@@ -18,7 +18,7 @@ from unembed.errors import ConfigError
 from unembed.inverter import Inverter
 from unembed.objective.diffusion import corrupt, sample_times, training_loss
 from unembed.objective.feedback import make_hypotheses
-from unembed.search.denoising import Conditioned
+from unembed.search.likelihoods import Conditioned
 from unembed.storage.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
 from unembed.training.train import train
 

@@ -14,14 +14,14 @@ from torch import Tensor
 import unembed
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.config import Recipe
-from unembed.decoding.consensus import agreement
+from unembed.decoding.agreement import agreement
 from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import decode
 from unembed.encoders.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
 from unembed.inverter import Inversion, Inverter
 from unembed.search.options import SearchTuning
-from unembed.server.sentences import EASY
+from unembed.server.example_sentences import EASY
 from unembed.storage.checkpoint import save_pt
 
 TEXTS = tiny_texts(9)

@@ -21,7 +21,7 @@ import pytest
 import safetensors.numpy
 import zstandard
 
-from unembed.encoders.vectors import open_vectors
+from unembed.encoders.embedding_files import open_vectors
 from unembed.errors import DataError
 from unembed.tables import open_table, streams
 from unembed.tables.documents import unfold

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from test_balance import EOS, MASK, PAD, D, L, V, denoiser, logits_like
+from test_token_counts import EOS, MASK, PAD, D, L, V, denoiser, logits_like
 from unembed.decoding import steering
-from unembed.decoding.balance import Balance
 from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import Predictor, stream
 from unembed.decoding.steering import Steering, growth
+from unembed.decoding.token_counts import Balance
 
 COUNTED = torch.tensor([token not in (MASK, EOS, PAD) for token in range(V)])
 GENERATOR = torch.Generator().manual_seed(5)

@@ -17,7 +17,7 @@ sys.path[:0] = [str(RUNS), str(RUNS.parent / "src")]  # a bare checkout, where u
 import click  # noqa: E402
 from remote import archive  # noqa: E402
 
-from unembed.cli.commands import Commands  # noqa: E402
+from unembed.cli.command_group import Commands  # noqa: E402
 from unembed.config import config_to_dict, load_config, overridden  # noqa: E402
 from unembed.errors import DataError, InputError  # noqa: E402
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unembed.config import Config, Recipe
+from unembed.decoding.agreement import agreement
 from unembed.decoding.calibration import Calibration
-from unembed.decoding.consensus import agreement
 from unembed.decoding.inversion import Inversion, with_cosines
 from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import check, stream
@@ -32,16 +32,16 @@ from unembed.decoding.strategies import Frame
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
 from unembed.encoders.encoder import Encoder, check_embeddings, check_recipe, load_encoder
-from unembed.encoders.fast import FastEncoder
+from unembed.encoders.fast_batches import FastEncoder
 from unembed.encoders.recipes import RECIPES
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
-from unembed.search.asking import Asking, fast_lane
+from unembed.search.encoder_calls import EncoderCalls, fast_lane
 from unembed.search.inversions import inversions
 from unembed.search.loop import Searcher
 from unembed.search.options import Options, Search, plan
 from unembed.storage.checkpoint import Parts, load_inverter, save_inverter
-from unembed.storage.packaged import DEFAULT, locate
+from unembed.storage.packaged_inverters import DEFAULT, locate
 from unembed.surrogate.bag import Surrogate
 
 BEGIN_AGAIN = 7919  # added to the seed each time that a search begins again
@@ -328,11 +328,11 @@ class Inverter:
     ) -> Iterator[Inversion]:
         """The best so far of a guided inversion, after its blind candidates and after each round."""
         assert self.surrogate is not None
-        asking = Asking(self.encoder, self._fast_lane(search), self.tokenizer, search, self.recipe.dimension)
+        encoder = EncoderCalls(self.encoder, self._fast_lane(search), self.tokenizer, search, self.recipe.dimension)
         begin = self._blind_candidates(e_1D, decoding, search, row)
         e_D = e_1D[0].cpu().numpy()
         searcher = Searcher(
-            self.denoiser, self.tokenizer, self.surrogate, asking, e_D, begin, decoding, search, row
+            self.denoiser, self.tokenizer, self.surrogate, encoder, e_D, begin, decoding, search, row
         )  # fmt: skip
         return inversions(searcher, journal)
 

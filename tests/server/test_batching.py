@@ -16,7 +16,7 @@ from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.decoding.predictor import Predictor, stream
 from unembed.inverter import Inversion
 from unembed.server.batching import Batcher
-from unembed.server.faults import Fault
+from unembed.server.http_errors import Fault
 from unembed.server.models import Models, Served
 from unembed.server.tickets import Done, Failed, Ticket
 from unembed.server.work import Embedded, Need, Pause, Recovered, Snapshot, embed, invert

@@ -7,9 +7,9 @@ import pytest
 from httpx2 import Client
 from serving import Start, events
 
-from unembed.server import published
+from unembed.server import published_demo
+from unembed.server.example_sentences import EASY, HARD
 from unembed.server.models import Models, Served
-from unembed.server.sentences import EASY, HARD
 
 
 def decode(client: Client, **body: object) -> list[dict]:
@@ -122,7 +122,7 @@ def test_the_page_and_its_files(start: Start, tmp_path: Path, monkeypatch: pytes
     web = tmp_path
     (web / "index.html").write_text("<!doctype html><title>page</title>")
     (web / "app.js").write_text("export {}")
-    monkeypatch.setattr(published, "WEB", web)
+    monkeypatch.setattr(published_demo, "WEB", web)
     own = start()
     page = own.get("/")
     assert page.status_code == 200

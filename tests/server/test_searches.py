@@ -14,8 +14,8 @@ from serving import Seen, working
 from fakes import tiny_texts
 from unembed.decoding.options import Decoding
 from unembed.inverter import Inversion
-from unembed.server.faults import Fault
 from unembed.server.guided import Limits, Reached, search
+from unembed.server.http_errors import Fault
 from unembed.server.models import Models, Served
 from unembed.server.tickets import Done
 from unembed.server.work import Recovered, invert

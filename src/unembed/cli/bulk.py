@@ -27,7 +27,7 @@ from tqdm import tqdm
 from unembed.cli.options import Plan
 from unembed.config import config_to_dict
 from unembed.decoding.inversion import Inversion
-from unembed.encoders.vectors import Scan, Vectors
+from unembed.encoders.embedding_files import Scan, Vectors
 from unembed.errors import InputError
 from unembed.files.atomic import atomic_file, fsync, output_errors
 from unembed.inverter import Inverter

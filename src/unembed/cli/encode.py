@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from unembed.cli.commands import say
+from unembed.cli.command_group import say
 from unembed.cli.options import DEVICES, ENCODER, TEXT_FILES, check_ending, content, device_of, option, room_of
 from unembed.errors import DataError, InputError
 
@@ -42,8 +42,8 @@ def encode(
     with working("loading the encoder"):
         from tqdm import tqdm
 
+        from unembed.encoders.embedding_files import write_npy
         from unembed.encoders.encoder import load_encoder
-        from unembed.encoders.vectors import write_npy
 
         loaded = load_encoder(encoder, device_of(device))
     room, cut = room_of(loaded), 0

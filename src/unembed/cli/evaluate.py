@@ -24,8 +24,8 @@ def evaluate(
     Each text is embedded by the inverter's own encoder and recovered from all masks, its length not given.
     """
     from unembed.cli.terminal import console, show_report, working
+    from unembed.corpus.held_out import parse_tokens
     from unembed.corpus.sources import find_sources, read_texts
-    from unembed.corpus.truths import parse_tokens
 
     wanted = parse_tokens(tokens)
     find_sources([texts])

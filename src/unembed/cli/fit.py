@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from unembed.cli.commands import CONTINUE, GreedyCommand
+from unembed.cli.command_group import CONTINUE, GreedyCommand
 from unembed.cli.options import DEVICES, TEXT_FILES, device_of, option
 
 STEPS = ("surrogate", "student", "calibration")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.commands import CONTINUE, say
+from unembed.cli.command_group import CONTINUE, say
 from unembed.cli.options import Plan, check_ending, content, decoding_options, load_inverter, option, planned, room_of
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
-    from unembed.encoders.vectors import Vectors
+    from unembed.encoders.embedding_files import Vectors
     from unembed.inverter import Inverter
 
 
@@ -54,7 +54,7 @@ def invert(
     from unembed.cli.terminal import working
 
     with working("loading"):
-        from unembed.encoders.vectors import open_vectors, scan
+        from unembed.encoders.embedding_files import open_vectors, scan
 
         vectors = None if embeddings is None else open_vectors(embeddings, column)
         inverter = load_inverter(model, device, encoder_url)

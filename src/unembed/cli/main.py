@@ -7,7 +7,7 @@ standard error (see `commands`).
 import click
 
 from unembed import __version__
-from unembed.cli.commands import Commands
+from unembed.cli.command_group import Commands
 from unembed.cli.encode import encode
 from unembed.cli.evaluate import evaluate
 from unembed.cli.fit import fit

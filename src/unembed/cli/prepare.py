@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from unembed.cli.commands import CONTINUE, GreedyCommand
+from unembed.cli.command_group import CONTINUE, GreedyCommand
 from unembed.cli.options import TEXT_FILES, option
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unembed.cli.options import Plan
-from unembed.corpus.truths import NATURAL
+from unembed.corpus.held_out import NATURAL
 from unembed.decoding.options import Decoding
 from unembed.search.options import Search
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from unembed.cli.commands import CONTINUE
+from unembed.cli.command_group import CONTINUE
 from unembed.cli.options import option
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.encoders.vectors import number_row, place
+from unembed.encoders.embedding_files import number_row, place
 from unembed.errors import DataError, extra
 from unembed.tables import open_table
 from unembed.tables.streams import reason

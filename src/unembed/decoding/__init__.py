@@ -1,5 +1,11 @@
 """Decoding: how masks become tokens, given an embedding and nothing else.
 
-Strategies and the predictor that makes their passes; the token counts, steering and consensus that decide between
-tokens and between texts; calibrated confidence; and what an inversion tells in the end.
+options.py       what may be chosen (`Decoding`), and the constants that were tuned
+strategies.py    the order in which masks become tokens
+predictor.py     passes of the denoiser, and what is made of their logits
+token_counts.py  later passes keep to the token counts that the first one expects
+steering.py      predictions drawn towards tokens whose bag has the embedding
+agreement.py     which of several texts the others agree with
+calibration.py   from a confidence to the probability that a token is right
+inversion.py     what an inversion gives
 """

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unembed.decoding.balance import Balance
 from unembed.decoding.options import Decoding
 from unembed.decoding.steering import Steering, growth
 from unembed.decoding.strategies import STRATEGIES, Alternatives, Canvas, Frame, Noise, Prediction
+from unembed.decoding.token_counts import Balance
 from unembed.denoiser.model import Denoiser, Modulation
 from unembed.errors import InputError
 

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unembed.decoding.balance import MOST
 from unembed.decoding.options import DecodingTuning
+from unembed.decoding.token_counts import MOST
 
 STEPS = 3  # of the iteration
 NEGLIGIBLE = 1e-4  # a token that no position expects so much keeps its probability

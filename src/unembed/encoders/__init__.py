@@ -1,4 +1,9 @@
 """Encoders: what turns text into embeddings, exactly as a recipe says.
 
-The tokenizer of an encoder, the recipes, local and remote encoders, and embeddings in files with the checks they need.
+recipes.py          known recipes, and those that a folder or the Hub declares
+encoder.py          local encoders, and the checks of embeddings
+fast_batches.py     a local encoder on token ids in full batches, in bfloat16 where that is faster
+remote.py           an encoder behind an address, in OpenAI's shape
+tokenizer.py        an encoder's tokenizer, with the tokens that the denoiser adds
+embedding_files.py  embeddings out of a table's column, checked, and into `.npy` files
 """

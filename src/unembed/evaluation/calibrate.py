@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from unembed.corpus.truths import NATURAL, truths
+from unembed.corpus.held_out import NATURAL, truths
 from unembed.decoding.calibration import Calibration, fit
 from unembed.encoders.encoder import Encoder
 from unembed.errors import InputError

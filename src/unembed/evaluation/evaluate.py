@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from unembed import __version__
-from unembed.corpus.truths import Truths, truths
+from unembed.corpus.held_out import Truths, truths
 from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import stream
 from unembed.errors import InputError

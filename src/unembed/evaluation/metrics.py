@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.decoding.consensus import bag_f1
+from unembed.decoding.agreement import bag_f1
 from unembed.errors import InputError, extra
 
 with extra("evaluate", "measuring"):

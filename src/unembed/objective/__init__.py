@@ -1,4 +1,7 @@
 """Objective: what a denoiser is trained to do.
 
-Corruption and loss, hypotheses for its feedback, and the autoregressive twin with which it is compared.
+diffusion.py       corruption with masks, and the loss
+feedback.py        hypotheses, whose embeddings the denoiser is shown too
+random_edits.py    random changes of a text, of which hypotheses are made
+autoregressive.py  the autoregressive twin that the denoiser is compared with
 """

@@ -22,7 +22,7 @@ from unembed.decoding.predictor import sample
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.objective.diffusion import Hypotheses, sampled_vocabulary, uniform
-from unembed.objective.moves import MASK, draw
+from unembed.objective.random_edits import MASK, draw
 
 TEMPERATURE = 0.7  # of the filling, above the blind candidates'
 WHOLE = 0.5  # share of hypotheses that are seen without masks

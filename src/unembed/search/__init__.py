@@ -1,14 +1,14 @@
 """Guided inversion: a search for the text whose embedding is the one given, with the encoder in the loop.
 
-    loop.py         the search itself: propose, screen, ask, compose, judge
-    options.py      what may be spent, the constants that were tuned, and the plan of an inversion
-    changes.py      proposals: exchanges, insertions, deletions, other orders of one text
-    denoising.py    the denoiser's judgement: of a text, of other tokens in it, of tokens more
-    forecast.py     the screen: which of thousands of proposals are worth an encoder call (a Gaussian process)
-    composition.py  several changes at once, chosen by what each was measured to do alone
-    asking.py       the encoder as the search sees it: token ids in, embeddings out, calls and seconds counted
-    inversions.py   what a search has reached
-    journal.py      a search on disk, so that a killed one goes on
+    loop.py             the search itself: propose, screen, ask, compose, judge
+    options.py          what may be spent, the constants that were tuned, and the plan of an inversion
+    changes.py          proposals: exchanges, insertions, deletions, other orders of one text
+    likelihoods.py      the denoiser's judgement: of a text, of other tokens in it, of tokens more
+    gaussian_process.py the screen: a forecast of the embedding of each of thousands of proposals
+    composition.py      several changes at once, chosen by what each was measured to do alone
+    encoder_calls.py    the encoder as the search sees it: token ids in, embeddings out, calls and seconds counted
+    inversions.py       what a search has reached, as inversions
+    journal.py          a search on disk, so that a killed one goes on
 
 Everything is per embedding. `Inverter.search` and `Inverter.invert` are the ways in.
 """

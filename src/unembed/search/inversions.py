@@ -36,7 +36,7 @@ def _inversion(searcher: Searcher, found: Hypothesis) -> Inversion:
         ids=tokenizer.canvas(found.ids, searcher.length),
         score=found.cosine,
         passes=searcher.passes,
-        encoder_calls=searcher.asking.calls,
+        encoder_calls=searcher.encoder.calls,
         cosine=found.cosine,
-        seconds=searcher.asking.seconds,
+        seconds=searcher.encoder.seconds,
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from unembed.errors import InputError
 from unembed.files.atomic import atomic_file
-from unembed.search.forecast import Answers
+from unembed.search.gaussian_process import Answers
 from unembed.search.loop import Hypothesis, Searcher
 
 FORMAT = 9
@@ -28,7 +28,7 @@ def save_search(path: Path, searcher: Searcher) -> None:
         "format": FORMAT, "search": _key(searcher), "noise": state.noise.bit_generator.state,
         "pool": [_told(h) for h in state.pool], "found": [_told(h) for h in state.found],
         "rounds": state.rounds, "idle": state.idle, "begun": state.begun,
-        "calls": searcher.asking.calls, "seconds": searcher.asking.seconds, "passes": searcher.denoiser.passes,
+        "calls": searcher.encoder.calls, "seconds": searcher.encoder.seconds, "passes": searcher.denoiser.passes,
         "answers": state.answers.texts,
     }  # fmt: skip
     arrays = {
@@ -75,7 +75,7 @@ def load_search(path: Path, searcher: Searcher) -> None:
     for name, value in values.items():
         setattr(state, name, value)
     searcher.denoiser.passes = passes
-    searcher.asking.calls, searcher.asking.seconds = calls, seconds
+    searcher.encoder.calls, searcher.encoder.seconds = calls, seconds
 
 
 def _told(hypothesis: Hypothesis) -> list[Any]:

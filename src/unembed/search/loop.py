@@ -24,11 +24,11 @@ from unembed.decoding.inversion import EXACT
 from unembed.decoding.options import Decoding
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
-from unembed.search.asking import Asking
 from unembed.search.changes import Changes
 from unembed.search.composition import Change, compose
-from unembed.search.denoising import Conditioned
-from unembed.search.forecast import Answers, Forecast
+from unembed.search.encoder_calls import EncoderCalls
+from unembed.search.gaussian_process import Answers, Forecast
+from unembed.search.likelihoods import Conditioned
 from unembed.search.options import Search
 from unembed.surrogate.bag import Surrogate
 
@@ -91,7 +91,7 @@ class Searcher:
         denoiser: Denoiser,
         tokenizer: Tokenizer,
         surrogate: Surrogate,
-        asking: Asking,
+        encoder: EncoderCalls,
         e_D: Floats,
         begin: Callable[[int, int], tuple[Sequence[Ids], int]],
         decoding: Decoding,
@@ -100,7 +100,7 @@ class Searcher:
     ) -> None:
         self.tokenizer = tokenizer
         self.surrogate = surrogate
-        self.asking = asking
+        self.encoder = encoder
         self.e_D: Floats = (e_D / np.linalg.norm(e_D)).astype(np.float32)
         self.begin = begin
         self.decoding = decoding
@@ -131,13 +131,13 @@ class Searcher:
             self._begin()
         yield state
         fruitless = 0
-        while not state.exact and self.asking.left > 0 and fruitless < FRUITLESS:
-            calls = self.asking.calls
+        while not state.exact and self.encoder.left > 0 and fruitless < FRUITLESS:
+            calls = self.encoder.calls
             if state.idle < tuning.patience and state.pool:
                 self._round(self._parent())
             else:
                 self._begin()
-            fruitless = 0 if self.asking.calls > calls else fruitless + 1
+            fruitless = 0 if self.encoder.calls > calls else fruitless + 1
             state.rounds += 1
             yield state
 
@@ -235,7 +235,7 @@ class Searcher:
         read = [tuple(ids) for ids in self.tokenizer.encode_batch(texts)]
         new = [ids for ids in dict.fromkeys(read) if 0 < len(ids) <= self.length and hash(ids) not in state.seen]
         new = [ids for ids in new if not set(ids) & self.special]  # an unknown token is lost when it is decoded
-        e_ND = self.asking.embed(new)
+        e_ND = self.encoder.embed(new)
         new = new[: len(e_ND)]
         state.seen.update(map(hash, rows))
         state.seen.update(map(hash, new))
@@ -275,10 +275,10 @@ class Searcher:
         """Ask the encoder itself about some hypotheses, where the fast lane may be wrong about them."""
         state = self.state
         worst = state.found[self.decoding.candidates - 1 :][:1]  # of those that are wanted
-        least = worst[0].cosine - self.asking.error if worst else -1.0
+        least = worst[0].cosine - self.encoder.error if worst else -1.0
         near = [h for h in near if h.cosine >= least]
-        if near and self.asking.error:
-            for hypothesis, e in zip(near, self.asking.exact([h.ids for h in near]), strict=True):
+        if near and self.encoder.error:
+            for hypothesis, e in zip(near, self.encoder.exact([h.ids for h in near]), strict=True):
                 hypothesis.e_hat, hypothesis.cosine = e, float(e @ self.e_D)
         known = {h.ids: h for h in [*state.found, *near]}
         state.found = sorted(known.values(), key=lambda h: -h.cosine)[: self.wanted]

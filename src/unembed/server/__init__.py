@@ -1,10 +1,11 @@
 """The demo server: the page, the published demo's endpoints and our own, over one continuous batcher.
 
-A request's way through the files:
-
-    run.py -> settings.py, models.py        what `cli/serve.py` starts: options, inverters loaded and warm
-    intake.py, gate.py                      hosts, origins, rate, body size, time limit, headers
-    published.py, v1.py                     the endpoints; wire.py has the shapes, faults.py the errors
-    work.py, guided.py                      a request as a generator that asks for passes and embeddings, or for rounds
-    batching.py                             one thread that owns torch and merges what all requests ask for
+run.py                      the start: options (settings.py), inverters (models.py), application (app.py)
+gate.py, body_limits.py     hosts, origins, rate, headers; size and time of a request's body
+published_demo.py, v1.py    the endpoints (api_docs.py, example_sentences.py)
+schemas.py, http_errors.py  shapes of requests and answers; errors with their status
+work.py, guided.py          a request as a generator that asks for passes and embeddings, or for rounds of a search
+batching.py, tickets.py     one thread that owns torch and merges what requests ask for
+event_streams.py            server-sent events
+telemetry.py                metrics
 """

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from unembed import __version__
-from unembed.server import faults, published, reference, v1
+from unembed.server import api_docs, http_errors, published_demo, v1
 from unembed.server.batching import Batcher
+from unembed.server.body_limits import Intake
 from unembed.server.context import Context
 from unembed.server.gate import Gate
-from unembed.server.intake import Intake
 from unembed.server.models import Models
 from unembed.server.settings import Settings
 from unembed.server.telemetry import Telemetry
@@ -63,14 +63,14 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     app.state.batcher = batcher
     app.state.settings = settings
     context = Context(settings, models, batcher)
-    faults.install(app)
-    app.include_router(published.router(context))
+    http_errors.install(app)
+    app.include_router(published_demo.router(context))
     app.include_router(v1.router(context))
-    app.mount("/static", PageFiles(directory=published.WEB, check_dir=False))
+    app.mount("/static", PageFiles(directory=published_demo.WEB, check_dir=False))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(reference.render(app.openapi()))
+        return HTMLResponse(api_docs.render(app.openapi()))
 
     # The last one added is the outermost.
     app.add_middleware(Intake, settings=settings)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from unembed.decoding.inversion import Inversion
-from unembed.server.faults import Fault, fault_of
+from unembed.server.http_errors import Fault, fault_of
 from unembed.server.models import Served
 from unembed.server.tickets import Done, Failed, Ticket
 from unembed.server.work import ENDED, Pass, Pause, Round, Texts, Work, predict

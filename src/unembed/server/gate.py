@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unembed.errors import ConfigError
-from unembed.server.faults import Fault, fault_of, response
-from unembed.server.reference import STYLE_HASH
+from unembed.server.api_docs import STYLE_HASH
+from unembed.server.http_errors import Fault, fault_of, response
 from unembed.server.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")

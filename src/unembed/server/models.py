@@ -13,8 +13,8 @@ from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.denoiser.model import count_parameters
 from unembed.errors import InputError
 from unembed.inverter import Inverter
-from unembed.server.faults import Fault
-from unembed.storage.packaged import DEFAULT, PACKAGED
+from unembed.server.http_errors import Fault
+from unembed.storage.packaged_inverters import DEFAULT, PACKAGED
 
 # What the published demo's page sends, and a part of the encoder's id that the name means.
 PUBLISHED = {"qwen3": "qwen3", "gemma": "gemma"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from unembed.server.faults import Fault
+from unembed.server.http_errors import Fault
 from unembed.server.models import Served
 from unembed.server.work import Need, Work
 

@@ -16,12 +16,12 @@ from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
 from unembed.errors import InputError
 from unembed.search.options import Search
-from unembed.server import guided, wire
+from unembed.server import guided, schemas
 from unembed.server.context import Context
-from unembed.server.faults import Fault, detail, documented
+from unembed.server.event_streams import EventStream
+from unembed.server.http_errors import Fault, detail, documented
 from unembed.server.models import Served, describe
 from unembed.server.settings import Settings
-from unembed.server.streams import EventStream
 from unembed.server.tickets import Ticket
 from unembed.server.work import Embedded, Recovered, Snapshot, Work, embed, invert
 
@@ -51,12 +51,14 @@ def router(context: Context) -> APIRouter:
     limits: dict[str, float] = {
         "candidates": settings.max_candidates,
         "embeddings": settings.max_embeddings,
-        "alternatives": wire.MAX_ALTERNATIVES,
+        "alternatives": schemas.MAX_ALTERNATIVES,
         "seconds": settings.max_seconds,
         "text_characters": settings.max_text,
     }
 
-    def blind_ticket(body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding) -> Ticket:
+    def blind_ticket(
+        body: schemas.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding
+    ) -> Ticket:
         canvases = min(len(e_BD) * decoding.candidates, max(batcher.at_once, decoding.candidates))
         return batcher.submit(
             served,
@@ -74,7 +76,7 @@ def router(context: Context) -> APIRouter:
         )
 
     def guided_ticket(
-        body: wire.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding, search: Search
+        body: schemas.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding, search: Search
     ) -> Ticket:
         if body.alternatives:
             raise InputError(f"alternatives is {body.alternatives}, but a guided inversion has none: expected 0")
@@ -103,11 +105,11 @@ def router(context: Context) -> APIRouter:
         },
     )
     async def inversions(
-        body: wire.InvertRequest, last_event_id: Annotated[str | None, Header(include_in_schema=False)] = None
+        body: schemas.InvertRequest, last_event_id: Annotated[str | None, Header(include_in_schema=False)] = None
     ) -> Response:
         """Recover the texts of embeddings, as one answer or, for one embedding, as a stream of passes or rounds."""
         served = context.models.find(body.model)
-        e_BD = wire.read_embeddings(body.embeddings, served, body.normalize, settings.max_embeddings)
+        e_BD = schemas.read_embeddings(body.embeddings, served, body.normalize, settings.max_embeddings)
         decoding, search = served.inverter.plan(**body.options)
         if decoding.candidates > settings.max_candidates:
             raise InputError(f"candidates is {decoding.candidates}, expected 1 to {settings.max_candidates}")
@@ -122,7 +124,7 @@ def router(context: Context) -> APIRouter:
             return _stream(ticket, served, decoding.steps if search is None else None, last_event_id)
         with ticket:
             found: list[Recovered] = await ticket.result()
-        data = [wire.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
+        data = [schemas.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
         usage = {"passes": sum(one["passes"] for one in data), "seconds": round(time.perf_counter() - started, 4)}
         return JSONResponse({"object": "list", "model": served.id, "data": data, "usage": usage})
 
@@ -134,20 +136,20 @@ def router(context: Context) -> APIRouter:
             "requestBody": {"content": {"application/json": {"example": {"input": "The cat sat on the mat."}}}}
         },
     )
-    async def embeddings(body: wire.EmbeddingsRequest) -> Response:
+    async def embeddings(body: schemas.EmbeddingsRequest) -> Response:
         """Embed texts, in OpenAI's shape."""
         served = context.models.find(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not 1 <= len(texts) <= settings.max_texts:
             raise InputError(f"input has {len(texts)} texts, expected 1 to {settings.max_texts}")
-        if problem := wire.text_problem(texts, settings.max_text):
+        if problem := schemas.text_problem(texts, settings.max_text):
             raise InputError(problem)
         with batcher.submit(served, 1, lambda _: embed(served, texts, with_ids=True)) as ticket:
             found: Embedded = await ticket.result()
         tokenizer = served.inverter.tokenizer
         data: list[dict[str, Any]] = []
         for index, (vector, ids) in enumerate(zip(found.vectors, found.ids, strict=True)):
-            value = wire.to_base64(vector) if body.encoding_format == "base64" else vector.tolist()
+            value = schemas.to_base64(vector) if body.encoding_format == "base64" else vector.tolist()
             entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": value}
             if body.include_tokens:
                 entry |= {"tokens": [tokenizer.token(i) for i in ids], "ids": ids}
@@ -191,11 +193,11 @@ def _stream(ticket: Ticket, served: Served, total: int | None, last_event_id: st
         if reached.step <= seen:
             return None
         if isinstance(reached, Snapshot):
-            return wire.frame_event(served, reached), reached.step
-        return wire.round_event(served, reached), reached.step
+            return schemas.frame_event(served, reached), reached.step
+        return schemas.round_event(served, reached), reached.step
 
     def end(found: list[Recovered]) -> tuple[dict[str, Any], int]:
-        result = wire.inversion_object(served, found[0], 0)
+        result = schemas.inversion_object(served, found[0], 0)
         step = result["rounds"] if total is None else total
         head = {"type": "result", "step": step, "total": total, "progress": 1.0, "done": True, "model": served.id}
         return head | {"result": result}, step

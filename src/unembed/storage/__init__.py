@@ -1,2 +1,8 @@
-"""Storage: an inverter's folder, the state of a training run, the model card, which weights these are, and where an
-inverter is found."""
+"""Storage: inverters and training runs on disk.
+
+checkpoint.py          an inverter's folder and the state of a run, read without trust
+card.py                the model card of an inverter
+corpus_licences.py     licences of the texts behind the released weights, for the card
+fingerprint.py         which weights these are
+packaged_inverters.py  inverters that come with the package
+"""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unembed.config import Config, Recipe
-from unembed.corpus.truths import NATURAL
+from unembed.corpus.held_out import NATURAL
 from unembed.encoders.recipes import RECIPES
 from unembed.files.quantised import scale_names
 from unembed.storage.corpus_licences import CORPUS_LICENCES

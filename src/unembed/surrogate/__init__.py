@@ -1,6 +1,11 @@
 """Surrogate: a cheap model of the encoder, and how it is fitted.
 
-A bag of tokens (`bag`) with contributions of their own (`contributions`), and a student (`student`, `distillation`)
-that knows what a bag cannot know. Both learn from texts with their embeddings (`pairs`), edits of texts (`edits`) too.
-`unembed.training.fit` is the whole way.
+    bag.py                  the embedding that a bag of tokens has on average
+    token_contributions.py  what single tokens contribute, learned from texts
+    student.py              a small transformer that corrects the bag
+    distillation.py         the student's training
+    pairs.py                texts with their embeddings to learn from
+    edits.py                edits of texts, which a student must tell apart
+
+`unembed.training.fit` does all of it.
 """

@@ -38,11 +38,11 @@ from unembed.storage.checkpoint import save_calibration, save_surrogate
 from unembed.storage.fingerprint import fingerprint
 from unembed.surrogate import bag
 from unembed.surrogate.bag import Fitted, Surrogate
-from unembed.surrogate.contributions import refine
 from unembed.surrogate.distillation import CARD, LATER, Settings, distil, judge
 from unembed.surrogate.edits import Editor
 from unembed.surrogate.pairs import Chunks, Texts
 from unembed.surrogate.student import Student
+from unembed.surrogate.token_contributions import refine
 
 STEPS = ("surrogate", "student", "calibration")
 RIDGE_TEXTS = 4096  # that the surrogate's linear map is fitted to

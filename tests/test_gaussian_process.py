@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_surrogate import LINEAR, TABLE, TEXTS, D, V, linear, unit
-from unembed.search.forecast import Answers, Features, Forecast
+from unembed.search.gaussian_process import Answers, Features, Forecast
 from unembed.search.options import Kernel
 from unembed.surrogate.bag import Surrogate
 

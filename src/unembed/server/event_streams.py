@@ -13,7 +13,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from unembed.server.faults import Fault
+from unembed.server.http_errors import Fault
 from unembed.server.tickets import Done, Failed, Ticket
 
 PING_SECONDS = 10.0  # a comment now and then, so that a proxy does not take a waiting stream for dead

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.decoding.consensus import agreement
+from unembed.decoding.agreement import agreement
 from unembed.evaluation.metrics import token_f1
 
 TEXTS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=2, max_size=6)

@@ -3,7 +3,7 @@
 import pytest
 
 from fakes import tiny_texts, tiny_tokenizer
-from unembed.corpus.truths import parse_tokens, truths
+from unembed.corpus.held_out import parse_tokens, truths
 from unembed.errors import InputError
 
 L = 16

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.config import Recipe
-from unembed.encoders.vectors import BLOCK, open_vectors, scan, write_npy
+from unembed.encoders.embedding_files import BLOCK, open_vectors, scan, write_npy
 from unembed.errors import DataError, EmbeddingError, InputError, OutputError
 
 RECIPE = Recipe(encoder="fake", dimension=4)

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unembed.server.batching import time_limit_fault
-from unembed.server.faults import Fault, response
+from unembed.server.http_errors import Fault, response
 from unembed.server.settings import Settings
 
 GRACE_SECONDS = 10.0  # beyond the time limit, for the batcher to end it: a round that is under way is finished first

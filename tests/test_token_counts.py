@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unembed.config import ModelConfig
-from unembed.decoding.balance import Balance
 from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import chunks, stream
+from unembed.decoding.token_counts import Balance
 from unembed.denoiser.model import Denoiser
 
 V, L, D = 12, 7, 5

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unembed.surrogate import contributions
+from unembed.surrogate import token_contributions
 from unembed.surrogate.bag import Fitted, Surrogate, directions, fit
-from unembed.surrogate.contributions import refine, shares
 from unembed.surrogate.pairs import Texts
+from unembed.surrogate.token_contributions import refine, shares
 
 V, H, D, L = 40, 6, 16, 12
 GENERATOR = torch.Generator().manual_seed(1)
@@ -38,7 +38,7 @@ def linear(told: Texts) -> Fitted:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contributions, "BATCH", 64)
+    monkeypatch.setattr(token_contributions, "BATCH", 64)
 
 
 @pytest.mark.usefixtures("small_steps")

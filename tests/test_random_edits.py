@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.objective import moves
-from unembed.objective.moves import MASK, MOVES, Draft, Move, draw
+from unembed.objective import random_edits
+from unembed.objective.random_edits import MASK, MOVES, Draft, Move, draw
 
 STARTS = np.array([False] * 10 + [True] * 90)  # tokens 0 to 9 go on with a word
 TEXTS = st.lists(st.integers(0, 99), min_size=1, max_size=12)
@@ -41,7 +41,7 @@ def test_tokens_that_stay_are_those_of_the_text(kind: Move, ids: list[int], seed
     draft = made(kind, ids, seed)
     assert draft
     assert not Counter(token for token in draft if token != MASK) - Counter(ids)
-    if kind not in (moves.move, moves.swap):  # the others leave the order as it was
+    if kind not in (random_edits.move, random_edits.swap):  # the others leave the order as it was
         rest = iter(ids)
         assert all(token in rest for token in draft if token != MASK)
 
@@ -49,7 +49,7 @@ def test_tokens_that_stay_are_those_of_the_text(kind: Move, ids: list[int], seed
 @given(ids=TEXTS, seed=st.integers(0, 999))
 @settings(deadline=None, max_examples=100)
 def test_words_are_moved_whole(ids: list[int], seed: int) -> None:
-    for kind in (moves.move, moves.swap):
+    for kind in (random_edits.move, random_edits.swap):
         draft = made(kind, ids, seed)
         if MASK not in draft:
             assert Counter(draft) == Counter(ids)
@@ -65,8 +65,8 @@ def test_how_many_tokens_there_are_afterwards(ids: list[int], seed: int) -> None
     assert lengths["insert"] == n + 1
     assert lengths["delete"] == max(1, n - 1)
     assert n - 1 <= lengths["span"] <= n + 1
-    assert MASK in made(moves.refill, ids, seed)
-    assert made(moves.insert, ids, seed).count(MASK) == 1
+    assert MASK in made(random_edits.refill, ids, seed)
+    assert made(random_edits.insert, ids, seed).count(MASK) == 1
 
 
 def test_doubtful_tokens_are_masked_more_often() -> None:
@@ -75,7 +75,7 @@ def test_doubtful_tokens_are_masked_more_often() -> None:
     noise = np.random.default_rng(0)
     masked: Counter[int] = Counter()
     for _ in range(2000):
-        draft = moves.refill(ids, doubts, STARTS, noise)
+        draft = random_edits.refill(ids, doubts, STARTS, noise)
         masked.update(place for place, token in enumerate(draft) if token == MASK)
     others = [masked[place] for place in range(8) if place != 3]
     assert masked[3] > 2 * max(others)
@@ -85,7 +85,7 @@ def test_doubtful_tokens_are_masked_more_often() -> None:
 def test_the_more_is_doubted_the_more_is_masked() -> None:
     ids, noise = list(range(20, 52)), np.random.default_rng(0)
     for doubt, most in ((0.0, 3), (0.5, 12), (1.0, 23)):
-        counts = [moves.refill(ids, np.full(32, doubt), STARTS, noise).count(MASK) for _ in range(1000)]
+        counts = [random_edits.refill(ids, np.full(32, doubt), STARTS, noise).count(MASK) for _ in range(1000)]
         assert (min(counts), max(counts)) == (1, most)
         assert np.mean(counts) == pytest.approx((1 + most) / 2, rel=0.1)
 

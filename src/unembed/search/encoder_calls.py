@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.encoders.encoder import Encoder, TransformerEncoder
-from unembed.encoders.fast import FastEncoder
+from unembed.encoders.fast_batches import FastEncoder
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EncoderError
 from unembed.search.options import Search
@@ -20,7 +20,7 @@ Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
 
 
-class Asked(Protocol):
+class TextEncoder(Protocol):
     """What a search needs of an encoder."""
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -28,7 +28,7 @@ class Asked(Protocol):
         ...
 
 
-class Asking:
+class EncoderCalls:
     """One search's dealings with the encoder.
 
     Args:
@@ -42,7 +42,7 @@ class Asking:
     """
 
     def __init__(
-        self, encoder: Asked, fast: FastEncoder | None, tokenizer: Tokenizer, search: Search, dimension: int
+        self, encoder: TextEncoder, fast: FastEncoder | None, tokenizer: Tokenizer, search: Search, dimension: int
     ) -> None:
         self.encoder = encoder
         self.fast = fast

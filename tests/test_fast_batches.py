@@ -8,8 +8,8 @@ import torch
 
 from fakes import tiny_texts
 from unembed.encoders.encoder import TransformerEncoder
-from unembed.encoders.fast import ROWS, FastEncoder
-from unembed.search.asking import fast_lane
+from unembed.encoders.fast_batches import ROWS, FastEncoder
+from unembed.search.encoder_calls import fast_lane
 
 TEXTS = [*tiny_texts(12), "cat", "a much longer text about rivers, kings and ships that goes on and on " * 2, "no."]
 
@@ -22,7 +22,7 @@ def texts_and_rows(minilm: TransformerEncoder) -> tuple[list[str], list[list[int
 def test_in_float32_it_is_exact(
     minilm: TransformerEncoder, monkeypatch: pytest.MonkeyPatch, texts_and_rows: tuple[list[str], list[list[int]]]
 ) -> None:
-    monkeypatch.setattr("unembed.encoders.fast.slowdown", lambda: 2.0)
+    monkeypatch.setattr("unembed.encoders.fast_batches.slowdown", lambda: 2.0)
     texts, rows = texts_and_rows
     lane = FastEncoder(minilm)
     assert lane.error == 0
@@ -40,7 +40,7 @@ def test_in_float32_it_is_exact(
 def test_in_bfloat16_it_errs_by_no_more_than_it_says(
     minilm: TransformerEncoder, monkeypatch: pytest.MonkeyPatch, texts_and_rows: tuple[list[str], list[list[int]]]
 ) -> None:
-    monkeypatch.setattr("unembed.encoders.fast.slowdown", lambda: 0.5)
+    monkeypatch.setattr("unembed.encoders.fast_batches.slowdown", lambda: 0.5)
     texts, rows = texts_and_rows
     lane, exact = FastEncoder(minilm), minilm.encode(texts)
     found = lane.embed(rows)
@@ -51,7 +51,7 @@ def test_in_bfloat16_it_errs_by_no_more_than_it_says(
 
 
 def test_many_rows_are_embedded_batch_by_batch(minilm: TransformerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.encoders.fast.slowdown", lambda: 2.0)
+    monkeypatch.setattr("unembed.encoders.fast_batches.slowdown", lambda: 2.0)
     lane, sizes = FastEncoder(minilm), []
 
     def seen(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:

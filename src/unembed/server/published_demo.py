@@ -11,11 +11,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from unembed.errors import InputError
-from unembed.server import wire
+from unembed.server import schemas
 from unembed.server.context import Context
-from unembed.server.faults import Fault, documented, message
-from unembed.server.sentences import EASY, HARD
-from unembed.server.streams import EventStream
+from unembed.server.event_streams import EventStream
+from unembed.server.example_sentences import EASY, HARD
+from unembed.server.http_errors import Fault, documented, message
 from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
 
 WEB = Path(__file__).parent / "web"
@@ -29,15 +29,15 @@ def router(context: Context) -> APIRouter:
     batcher, settings = context.batcher, context.settings
 
     @api.post("/encode", responses=documented(*FAULTS), openapi_extra=_example({"text": "The cat sat on the mat."}))
-    async def encode(body: wire.EncodeRequest, response: Response) -> wire.EncodeResponse:
+    async def encode(body: schemas.EncodeRequest, response: Response) -> schemas.EncodeResponse:
         """Embed a text."""
         served = context.models.find_published(body.model)
-        if problem := wire.text_problem([body.text], settings.max_text):
+        if problem := schemas.text_problem([body.text], settings.max_text):
             raise InputError(problem)
         with batcher.submit(served, 1, lambda _: embed(served, [body.text])) as ticket:
             found: Embedded = await ticket.result()
         response.headers[MODEL_HEADER] = served.id
-        return wire.EncodeResponse(embedding=found.vectors[0].tolist(), text=body.text)
+        return schemas.EncodeResponse(embedding=found.vectors[0].tolist(), text=body.text)
 
     @api.post(
         "/decode",
@@ -46,10 +46,10 @@ def router(context: Context) -> APIRouter:
         responses=documented(*FAULTS, stream=True),
         openapi_extra=_example({"embedding": [0.1, -0.2, 0.3], "steps": 8}),
     )
-    async def decode(body: wire.DecodeRequest) -> Response:
+    async def decode(body: schemas.DecodeRequest) -> Response:
         """Recover the text of an embedding: a server-sent event for each pass, and one with the cosine at the end."""
         served = context.models.find_published(body.model)
-        e_BD = wire.read_embeddings(body.embedding, served, normalize=True, most=1)
+        e_BD = schemas.read_embeddings(body.embedding, served, normalize=True, most=1)
         decoding, _ = served.inverter.plan(**body.options(served.inverter.length))
         ticket = batcher.submit(
             served,
@@ -59,10 +59,10 @@ def router(context: Context) -> APIRouter:
         )
 
         def frame(snapshot: Snapshot) -> tuple[dict[str, Any], None] | None:
-            return (wire.decode_event(served, snapshot), None) if snapshot.step else None
+            return (schemas.decode_event(served, snapshot), None) if snapshot.step else None
 
         def end(found: list[Recovered]) -> tuple[dict[str, Any], None]:
-            return wire.decode_end(served, found[0].inversions[0], decoding.steps), None
+            return schemas.decode_end(served, found[0].inversions[0], decoding.steps), None
 
         def failure(fault: Fault) -> dict[str, Any]:
             return {"error": message(fault)}
@@ -70,26 +70,28 @@ def router(context: Context) -> APIRouter:
         return EventStream(ticket, frame, end, failure, {MODEL_HEADER: served.id})
 
     @api.get("/random", responses=documented(403, 404, 421, 422))
-    async def sentence(model: str | None = None, hard: bool = False) -> wire.TextResponse:
+    async def sentence(model: str | None = None, hard: bool = False) -> schemas.TextResponse:
         """A sentence to try."""
         context.models.find_published(model)
-        return wire.TextResponse(text=random.choice(HARD if hard else EASY))
+        return schemas.TextResponse(text=random.choice(HARD if hard else EASY))
 
     @api.get("/queue", responses=documented(403, 421))
-    async def queue() -> wire.Queue:
+    async def queue() -> schemas.Queue:
         """How many requests are being worked on, and how many wait."""
-        return wire.Queue(active=batcher.active, waiting=batcher.waiting)
+        return schemas.Queue(active=batcher.active, waiting=batcher.waiting)
 
-    @api.get("/health", responses={**documented(403, 421), 503: {"model": wire.Health, "description": "Cannot work"}})
-    async def health(response: Response) -> wire.Health:
+    @api.get(
+        "/health", responses={**documented(403, 421), 503: {"model": schemas.Health, "description": "Cannot work"}}
+    )
+    async def health(response: Response) -> schemas.Health:
         """Whether the server can work."""
         if batcher.status != "ok":
             response.status_code = 503
-        return wire.Health(
+        return schemas.Health(
             status=batcher.status,
             device=str(context.models.default.inverter.device),
             models=context.models.ids,
-            queue=wire.Queue(active=batcher.active, waiting=batcher.waiting),
+            queue=schemas.Queue(active=batcher.active, waiting=batcher.waiting),
         )
 
     @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
