@@ -16,7 +16,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 # The configuration has learned since (experiments/LOG.md, 2026-11-26); the first six stages were trained without that.
 then=(--set diffusion.condition_dropout=0.1 --set diffusion.embedding_noise=0)
 stage() { # NAME MINUTES OPTION...
-    unembed train configs/minilm.yaml --data "$out/shards" -o "$out/$1" --minutes "$2" --resume "${then[@]}" "${@:3}"
+    unembed train configs/minilm.yaml --data "$out/shards" -o "$out/$1" --minutes "$2" --resume --no-fit "${then[@]}" "${@:3}"
 }
 newest() { # the last checkpoint of a stage
     ls -d "$out/$1"/checkpoint-*[0-9] | tail -1
@@ -50,7 +50,7 @@ stage onward 58 --from "$out/longer/inverter" --set diffusion.condition_dropout=
 python runs/average.py "$out/longer/inverter" "$out/onward/inverter" --share 0.5 -o "$out/released"
 # Twice as deep, on a GPU of 80 GB or more (an H200, lent: runs/remote; the first stage there with 3 % of the large parts).
 gpu() { # NAME MINUTES FROM OPTION...
-    unembed train configs/minilm_gpu.yaml --data "$out/shards" -o "$out/$1" --resume --minutes "$2" --from "$3" "${@:4}"
+    unembed train configs/minilm_gpu.yaml --data "$out/shards" -o "$out/$1" --resume --no-fit --minutes "$2" --from "$3" "${@:4}"
 }
 slower=(--set training.batch_size=2048 --set training.learning_rate=1e-3 --set training.muon_learning_rate=6e-3 --set training.final_learning_rate=2e-3)
 gpu card 0.85 "$out/released" "${slower[@]}" --set training.decay_share=0.6 --set training.warmup_steps=30 --set training.ema=0.98
@@ -59,13 +59,11 @@ gpu card2 2 "$out/card/inverter" "${slower[@]}" --set training.decay_share=0 --s
 gpu card3 6.85 "$out/card2/inverter" --set training.seed=1
 gpu card4 11.86 "$out/card3/inverter" --set training.seed=7  # with 42 % of the books
 python runs/package.py "$out/card4/inverter" $weights --int8
-python runs/surrogate.py --model $weights --data "$out/shards" --work "$out/surrogate" --texts 245760 --seed 5
-python runs/student.py --model $weights --data "$out/shards" --work "$out/student" --texts 233472 --minutes 206
+# Fitted before this was one command: seeds 5, 0 and 1 for its steps, 233,472 texts for the student, other texts to calibrate with.
+unembed fit $weights --data "$out/shards" --work "$out/fit" --minutes 206 --seed 5
 evaluate() { # FILE OPTION...
     python runs/evaluate_table.py --texts "$texts" -o "$out/$1" "${@:2}"
 }
-python runs/calibrate.py --texts "$out/shards/validation.txt" --limit 600 --seed 1 \
-    --model $weights -o $weights/calibration.json
 evaluate default.jsonl --limit 1000 --strategy confidence --steps 8
 python runs/package.py $weights $weights --int8 --table "$out/default.jsonl"
 evaluate adaln-alone.jsonl --limit 1000 --strategy confidence --steps 8 --steering 0
@@ -85,7 +83,7 @@ python runs/samples.py
 
 # The denoiser beside its autoregressive twin: the same 107,520 windows, one core each.
 pair() { # NAME CAUSAL
-    OMP_NUM_THREADS=1 unembed train configs/minilm.yaml --data "$out/shards" -o "$out/pair-$1" --resume "${then[@]}" "${blind[@]}" \
+    OMP_NUM_THREADS=1 unembed train configs/minilm.yaml --data "$out/shards" -o "$out/pair-$1" --resume --no-fit "${then[@]}" "${blind[@]}" \
         --set model.feedback=false --set model.causal="$2" --set training.steps=420 --set training.seed=21 \
         --set training.final_learning_rate=2e-3 --set training.validate_every=140
 }

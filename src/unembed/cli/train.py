@@ -36,7 +36,7 @@ def train(
 
     The inverter so far is `inverter` in the run's folder, renewed at every checkpoint. With --minutes the learning rate
     falls to zero at the end of that time, else at the end of the configuration's steps. Afterwards the inverter's
-    surrogate and calibration are fitted, which takes less than a tenth as long, or a minute or two.
+    surrogate and calibration are fitted, which takes less than a tenth as long, or a few minutes.
     """  # fmt: skip
     from unembed.config import config_from_dict, config_to_dict, load_config, overridden
 

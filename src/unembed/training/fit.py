@@ -126,8 +126,9 @@ def fit(
         encoder = load_encoder(recipe)
     asked, place = (encoder or inverter.encoder).to(device), Path(work or f"{folder}.fit")
     shards = None if data is None else _opened(data, inverter, options)
-    belongs = {"inverter": fingerprint(inverter.denoiser), "encoder": _digest(config_to_dict(asked.recipe))}
-    belongs |= {"texts": _digest(shards.manifest.to_dict()) if shards else "files", "seed": str(options.seed)}
+    named = config_to_dict(asked.recipe) | {"precision": None}  # a training takes it as the machine has it
+    belongs = {"inverter": fingerprint(inverter.denoiser), "encoder": _digest(named), "seed": str(options.seed)}
+    belongs["texts"] = _digest(shards.manifest.to_dict()) if shards else "files"
     _claim(place, belongs)
     if shards is None:
         config = dataclasses.replace(inverter.config, data=dataclasses.replace(inverter.config.data, embeddings="fly"))
