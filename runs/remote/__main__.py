@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +19,14 @@ import click  # noqa: E402
 from remote import archive  # noqa: E402
 
 from unembed.cli.command_group import Commands  # noqa: E402
+from unembed.cli.terminal import printable  # noqa: E402
 from unembed.config import config_to_dict, load_config, overridden  # noqa: E402
 from unembed.errors import DataError, InputError  # noqa: E402
 
 THERE, BACK = (5 * archive.MIB, "xz"), (15 * archive.MIB, "gz")  # at most 8 files of 16 MiB come back
 LINES = 8  # of the log that are shown
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FOUND = click.Path(path_type=Path, exists=True)
 WORK = click.argument("work", type=FOLDER)
 NAME = click.option("--name", default="run", show_default=True, help="Folder of the run in WORK.")
 
@@ -34,10 +37,10 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("source", type=FOUND)
 @click.option("--data", type=FOLDER, help="Folder that `unembed prepare` wrote.")
 @click.option("--share", type=(str, float), multiple=True, help="Send this share of a part's passages: novels-100 0.4.")
-@click.option("--wheels", type=FOLDER, help="Folder of wheels that the other machine lacks.")
+@click.option("--wheels", type=FOUND, help="Folder of wheels that the other machine lacks.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the loads.")
 def pack(
     source: Path, data: Path | None, share: tuple[tuple[str, float], ...], wheels: Path | None, output: Path
@@ -156,18 +159,16 @@ def join(loads: Path, output: Path) -> None:
 
 def running(run: Path) -> bool:
     """Whether a process holds the run's lock."""
-    with (run / "lock").open("a") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    with (run / "lock").open("a") as lock, suppress(OSError):
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    return True
 
 
 def end_of_log(run: Path) -> str:
     """The last lines that the run said, of its progress bar too."""
     lines = (run / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(line[:300] for line in lines[-LINES:])
+    return "\n".join(printable(line)[:300] for line in lines[-LINES:])
 
 
 if __name__ == "__main__":

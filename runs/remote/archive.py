@@ -73,11 +73,8 @@ def read(loads: Path, target: Path) -> None:
         DataError: a load is missing or damaged, or loads of two packings are mixed.
     """
     sums = {path.read_text(errors="replace"): path for path in sorted(loads.glob(f"load-*/{SUMS}"))}
-    if not sums:
-        raise DataError(f"{loads}: no load-*/{SUMS}, expected the folders load-01, load-02, ... of one packing")
-    if len(sums) > 1:
-        one, other, *_ = sums.values()
-        raise DataError(f"{one} and {other} differ: one is damaged, or loads of two packings are mixed")
+    if len(sums) != 1:
+        raise DataError(f"{loads}: {len(sums)} different load-*/{SUMS}, expected one: all loads of one packing, whole")
     ((text, path),) = sums.items()
     lines = [LINE.fullmatch(line) for line in text.splitlines()]
     expected = {line[2]: line[1] for line in lines if line}

@@ -19,6 +19,7 @@ from unembed.files.tensors import load_tensors, save_tensors
 from unembed.storage.checkpoint import Parts, load_inverter, save_inverter
 
 CODE = Path(__file__).resolve().parents[2]
+ENCODER_FILES = (".json", ".txt", ".model", ".safetensors")
 
 
 def add_training(folder: Path, config: Path, data: Path, shares: Mapping[str, float], wheels: Path | None) -> None:
@@ -72,10 +73,8 @@ def add_encoder(folder: Path, recipe: Recipe) -> None:
     source = locate([recipe.encoder], recipe.revision)
     for name, digest in recipe.sha256.items():
         verify(source / name, digest)
-    for path in sorted(source.rglob("*")):
+    for path in [found for found in source.rglob("*") if found.suffix in ENCODER_FILES]:
         target = folder / path.relative_to(source)
-        if path.suffix not in (".json", ".txt", ".model", ".safetensors"):
-            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             tensors = load_tensors(path).items()

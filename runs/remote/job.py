@@ -12,7 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from unembed.config import Config, config_from_dict
+from unembed.denoiser.precision import granted
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.errors import UnembedError
 from unembed.files.atomic import atomic_file
@@ -28,7 +31,8 @@ def training_encoder(config: Config) -> Encoder | None:
     """
     if not Path(ENCODER).is_dir():
         return None
-    return load_encoder(replace(config.encoder, encoder=ENCODER, sha256={}, precision=config.training.precision))
+    precision = granted(config.training.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return load_encoder(replace(config.encoder, encoder=ENCODER, revision=None, sha256={}, precision=precision))
 
 
 def seconds_of_first(run: Path, command: list[str]) -> float:
@@ -36,7 +40,7 @@ def seconds_of_first(run: Path, command: list[str]) -> float:
     note = run / "first.json"
     if not note.exists():
         begun = time.monotonic()
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(["env", *command], check=False).returncode  # which tells of a command that there is not
         print(f"{command} ended with {code}", flush=True)
         with atomic_file(note) as temporary:
             temporary.write_text(json.dumps({"exit": code, "seconds": time.monotonic() - begun}))
