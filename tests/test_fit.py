@@ -83,6 +83,17 @@ def refused(*arguments: object, code: int = 2) -> str:
     return str(result.stderr).removeprefix("unembed: ").strip()
 
 
+def ticking() -> SimpleNamespace:
+    """A clock by which each step of the student takes a second."""
+    ticks = itertools.count()
+    return SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "time", ticking())
+
+
 def contents(model: Path) -> dict[str, bytes]:
     return {name: (model / name).read_bytes() for name in FILES if (model / name).exists()}
 
@@ -175,26 +186,28 @@ def test_steps_alone(model: Path, data: Path, encoder: FakeEncoder) -> None:
     assert fitted.fitted.student is None
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_student_is_trained_on(model: Path, data: Path) -> None:
     def student(**options: Any) -> dict[str, dict[str, float]]:
         options = {"only": ("student",), "limit": 2000} | options
         return fit(model, data=data, options=FitOptions(**options), encoder=fake_encoder(), settings=SMALL)
 
     tiny_surrogate().save(model / FILE)
-    first = student(minutes=0.02)
+    first = student(minutes=0.5)
     before = contents(model)
     judged = student(minutes=0, go_on=True)  # its figures, and no training
     assert contents(model) == before
     assert judged == first
-    more = student(minutes=0.05, go_on=True)
+    more = student(minutes=1.5, go_on=True)
     assert contents(model) != before
     assert more["student"]["cosine"] > first["student"]["cosine"]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_stream_keeps_no_embeddings(model: Path, data: Path) -> None:
     tiny_surrogate().save(model / FILE)
     encoder = fake_encoder()
-    options = FitOptions(only=("student",), minutes=0.02, stream=True)
+    options = FitOptions(only=("student",), minutes=1, stream=True)
     figures = fit(model, data=data, options=options, encoder=encoder, settings=SMALL)
     names = sorted(path.name.split("-")[0] for path in model.with_name("model.fit").iterdir())
     assert names == ["held", "student", "work.json"]
@@ -203,12 +216,6 @@ def test_a_stream_keeps_no_embeddings(model: Path, data: Path) -> None:
 
 
 # --- killed
-
-
-def ticking() -> SimpleNamespace:
-    """A clock by which each step of the student takes a second."""
-    ticks = itertools.count()
-    return SimpleNamespace(perf_counter=lambda: float(next(ticks)))
 
 
 def run(model: Path, data: Path, encoder: FakeEncoder) -> dict[str, dict[str, float]]:
