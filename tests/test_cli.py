@@ -436,7 +436,7 @@ def test_prepare_train_evaluate(run, tmp_path):
     more = ["--data", data, "-o", tmp_path / "o2", "--from", out / "inverter", "--minutes", 1]
     run("train", tmp_path / "tiny.yaml", *more, *changed)
     kept = Inverter.from_pretrained(tmp_path / "o2" / "inverter")
-    assert (kept.surrogate.steers, kept.calibration) == (False, None)
+    assert (kept.surrogate, kept.calibration) == (None, None)
     assert (kept.config.training.seed, kept.results["steps"]) == (1, 4 + 3)  # those it started from as well
     wrong = run("train", tmp_path / "tiny.yaml", *more, "--set", "training.sed=1", code=2)
     assert "sed" in wrong.stderr

@@ -31,7 +31,7 @@ from unembed.surrogate.distillation import Settings
 from unembed.training.fit import FitOptions, fit
 from unembed.training.train import train
 
-SMALL = Settings(width=32, blocks=1, batch=32, rate=5e-3)
+SMALL = Settings(width=32, blocks=1, batch=16, rate=5e-3)
 FILES = (FILE, "calibration.json")
 REPOSITORY = Path(__file__).parents[1]
 
@@ -81,6 +81,17 @@ def refused(*arguments: object, code: int = 2) -> str:
     assert result.stderr.startswith("unembed: ")
     assert result.stderr.count("\n") == 1
     return str(result.stderr).removeprefix("unembed: ").strip()
+
+
+def ticking() -> SimpleNamespace:
+    """A clock by which each step of the student takes a second."""
+    ticks = itertools.count()
+    return SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "time", ticking())
 
 
 def contents(model: Path) -> dict[str, bytes]:
@@ -175,26 +186,28 @@ def test_steps_alone(model: Path, data: Path, encoder: FakeEncoder) -> None:
     assert fitted.fitted.student is None
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_student_is_trained_on(model: Path, data: Path) -> None:
     def student(**options: Any) -> dict[str, dict[str, float]]:
         options = {"only": ("student",), "limit": 2000} | options
         return fit(model, data=data, options=FitOptions(**options), encoder=fake_encoder(), settings=SMALL)
 
     tiny_surrogate().save(model / FILE)
-    first = student(minutes=0.02)
+    first = student(minutes=0.5)
     before = contents(model)
     judged = student(minutes=0, go_on=True)  # its figures, and no training
     assert contents(model) == before
     assert judged == first
-    more = student(minutes=0.05, go_on=True)
+    more = student(minutes=1.5, go_on=True)
     assert contents(model) != before
     assert more["student"]["cosine"] > first["student"]["cosine"]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_stream_keeps_no_embeddings(model: Path, data: Path) -> None:
     tiny_surrogate().save(model / FILE)
     encoder = fake_encoder()
-    options = FitOptions(only=("student",), minutes=0.02, stream=True)
+    options = FitOptions(only=("student",), minutes=1, stream=True)
     figures = fit(model, data=data, options=options, encoder=encoder, settings=SMALL)
     names = sorted(path.name.split("-")[0] for path in model.with_name("model.fit").iterdir())
     assert names == ["held", "student", "work.json"]
@@ -205,14 +218,8 @@ def test_a_stream_keeps_no_embeddings(model: Path, data: Path) -> None:
 # --- killed
 
 
-def ticking() -> SimpleNamespace:
-    """A clock by which each step of the student takes a second."""
-    ticks = itertools.count()
-    return SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-
-
 def run(model: Path, data: Path, encoder: FakeEncoder) -> dict[str, dict[str, float]]:
-    options = FitOptions(limit=4096, minutes=2.5)
+    options = FitOptions(limit=4096, minutes=2)
     return fit(model, data=data, options=options, encoder=encoder, settings=SMALL)
 
 
@@ -255,7 +262,7 @@ run(model, data, Encoder())
 
 
 @pytest.mark.parametrize(
-    ("calls", "seconds", "sign"), [(3000, 0, "windows-0000.safetensors"), (10**9, 100, "student-*.pt")]
+    ("calls", "seconds", "sign"), [(3000, 0, "windows-0000.safetensors"), (10**9, 90, "student-*.pt")]
 )
 def test_killed_and_continued_gives_the_same(
     model: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, calls: int, seconds: int, sign: str
@@ -321,6 +328,12 @@ def test_texts_that_will_not_do(tmp_path: Path, model: Path, data: Path, encoder
     manifest = tmp_path / "shards" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"tokenizer": "', '"tokenizer": "0'))
     assert "another tokenizer than the inverter's" in refused(model, "--data", tmp_path / "shards")
+    (tmp_path / "held.txt").write_text((data / "validation.txt").read_text(), encoding="utf-8")
+    tree = json.loads((model / "config.json").read_text())
+    tree["config"]["data"]["held_out"] = 0.2
+    (model / "config.json").write_text(json.dumps(tree))
+    line = refused(model, "--texts", tmp_path / "held.txt", "--work", tmp_path / "held")
+    assert line.endswith("no passages to draw from in the split 'train'")
     assert contents(model) == {}
 
 
@@ -411,11 +424,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unembed.training.fit, "FEWEST", 2048)
 
 
-def trained(data: Path, out: Path, steps: int = 4, **options: Any) -> Path:
+def trained(data: Path, out: Path, steps: int = 4, freeze: tuple[str, ...] = (), **options: Any) -> Path:
     settings = config()
-    settings = dataclasses.replace(
-        settings, training=dataclasses.replace(settings.training, steps=steps, learning_rate=0.03)
-    )
+    changes = {"steps": steps, "learning_rate": 0.03, "freeze": freeze}
+    settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, **changes))
     return train(settings, data, out, encoder=fake_encoder(), show_progress_bar=False, fit=True, **options)
 
 
@@ -453,6 +465,10 @@ def test_a_training_ends_with_it(data: Path, tmp_path: Path, monkeypatch: pytest
     assert embedded == []
     longer = contents(trained(data, tmp_path / "other", steps=8, resume=True))
     assert all(longer[name] != before[name] for name in FILES)
+    # A surrogate that belongs to a frozen table stays.
+    frozen = contents(trained(data, tmp_path / "frozen", freeze=("table",), start_from=inverter))
+    assert frozen[FILE] == before[FILE]
+    assert frozen["calibration.json"] != before["calibration.json"]
 
 
 @pytest.mark.usefixtures("quick")

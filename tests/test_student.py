@@ -100,13 +100,16 @@ def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 # --- training
 
 
-def test_tokens_alike_are_those_of_near_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_tokens_are_near_whose_directions_are(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
     monkeypatch.setattr(edits, "ROWS", 7)
     angles = torch.arange(20) * 0.1  # neighbours on a circle are neighbours in number
-    found = Editor(torch.stack([angles.cos(), angles.sin()], dim=1), 10).alike_VA
-    assert found.shape == (20, 19)
-    assert found[0, :4].tolist() == [1, 2, 3, 4]
-    assert set(found[10, :4].tolist()) == {8, 9, 11, 12}
+    editor = Editor(torch.stack([angles.cos(), angles.sin()], dim=1), 10)
+    if at_once:
+        editor.find_all()
+    assert len(editor.near(0)) == 19
+    assert editor.near(0)[:4].tolist() == [1, 2, 3, 4]
+    assert set(editor.near(10)[:4].tolist()) == {8, 9, 11, 12}
 
 
 def test_edits_are_texts_that_fit() -> None:

@@ -56,10 +56,8 @@ def fit(
         click.echo(json.dumps({"model": model, **figures}))
         return
     for name, found in figures.items():
-        said = "calibration error {before:.3f}, then {after:.3f}, of {n:,} texts"
-        if name != "calibration":
-            said = (
-                "cosine {cosine:.3f} to the encoder, correlation {correlation:.3f} of foreseen changes, of {n:,} texts"
-            )
+        said = "cosine {cosine:.3f} to the encoder, correlation {correlation:.3f} of foreseen changes, of {n:,} texts"
+        if name == "calibration":
+            said = "calibration error {before:.3f}, then {after:.3f}, of {n:,} texts"
         click.echo(f"{name}: {said.format(**found)}")
     click.echo(f"inverter -> {model}")

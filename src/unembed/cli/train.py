@@ -22,16 +22,9 @@ from unembed.cli.options import option
 @click.option("--no-fit", is_flag=True, help="Leave surrogate and calibration to `unembed fit`.")
 @click.pass_context
 def train(
-    ctx: click.Context,
-    /,
-    config: str,
-    data: str,
-    output: str,
-    resume: bool,
-    minutes: float | None,
-    no_fit: bool,
+    ctx: click.Context, /, config: str, data: str, output: str, resume: bool, minutes: float | None, no_fit: bool,
     **more: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Train an inverter on prepared shards, by the YAML file CONFIG.
 
     The inverter so far is `inverter` in the run's folder, renewed at every checkpoint. With --minutes the learning rate

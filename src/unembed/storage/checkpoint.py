@@ -113,8 +113,9 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
         temporary.write_text(json.dumps(calibration.to_dict(), indent=1), encoding="utf-8")
     card = folder / "README.md"
     if card.exists():
+        text = card.read_text(encoding="utf-8", errors="surrogateescape")  # it may be the user's own
         with atomic_file(card) as temporary:
-            temporary.write_text(with_calibration(card.read_text(encoding="utf-8")), encoding="utf-8")
+            temporary.write_text(with_calibration(text), encoding="utf-8", errors="surrogateescape")
 
 
 def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:

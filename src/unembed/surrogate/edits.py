@@ -1,7 +1,6 @@
 """Edits of texts, as wrong as blind candidates are: the student learns from them beside the texts themselves."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,13 +23,22 @@ class Editor:
     def __init__(self, u_VH: Tensor, length: int) -> None:
         self.u_VH = u_VH
         self.length = length
+        self._near: dict[int, NDArray[np.int64]] = {}
 
-    @cached_property
-    def alike_VA(self) -> NDArray[np.int32]:  # noqa: N802 - a tensor's shape
-        """The tokens of nearest directions to each one's, (V, `ALIKE` or all others), the nearest first."""
-        count = min(ALIKE + 1, len(self.u_VH))
-        nearest = [(rows @ self.u_VH.T).topk(count).indices[:, 1:] for rows in torch.split(self.u_VH, ROWS)]
-        return torch.cat(nearest).cpu().numpy().astype(np.int32)
+    def near(self, token: int) -> NDArray[np.int64]:
+        """The `ALIKE` tokens, or all others, of nearest directions to one's, the nearest first."""
+        if token not in self._near:
+            self._find(torch.tensor([token]))
+        return self._near[token]
+
+    def find_all(self) -> None:
+        """Compute `near` of all tokens, which a GPU does at once."""
+        for tokens in torch.split(torch.arange(len(self.u_VH)), ROWS):
+            self._find(tokens)
+
+    def _find(self, tokens: Tensor) -> None:
+        found = (self.u_VH[tokens] @ self.u_VH.T).topk(min(ALIKE + 1, len(self.u_VH))).indices[:, 1:]
+        self._near |= zip(tokens.tolist(), found.cpu().numpy(), strict=True)
 
     def edit(self, ids: Sequence[int], pool: NDArray[np.int64], noise: np.random.Generator) -> list[int]:
         """One to many exchanges, insertions, deletions and changes of order; new tokens mostly from the `pool`."""
@@ -41,7 +49,7 @@ class Editor:
             kind, place = noise.random(), int(noise.integers(len(found)))
             if kind < 0.5:
                 near = noise.random() < 0.4
-                found[place] = int(noise.choice(self.alike_VA[found[place]] if near else pool))
+                found[place] = int(noise.choice(self.near(found[place]) if near else pool))
             elif kind < 0.6 and len(found) < self.length:
                 token = int(noise.choice(pool)) if noise.random() < 0.8 else int(noise.choice(found))
                 found.insert(int(noise.integers(len(found) + 1)), token)

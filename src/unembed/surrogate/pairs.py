@@ -112,7 +112,7 @@ class Chunks(Dataset[tuple[NDArray[np.int32], NDArray[np.int64]]]):
     def streamed(self, encoder: Encoder, device: torch.device, turn: int) -> Iterator[Texts]:
         """Chunks without end, from a turn on, which other processes make; each is embedded once, on `device`."""
         if self.editor is not None:
-            _ = self.editor.alike_VA  # computed once, not by each process
+            self.editor.find_all()  # once, not in each process
         loader = DataLoader(
             self, batch_size=None, sampler=range(turn, 2**31), num_workers=max(1, (os.cpu_count() or 1) - 2),
             prefetch_factor=AHEAD, pin_memory=device.type == "cuda",

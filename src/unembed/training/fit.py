@@ -110,7 +110,7 @@ def fit(
         EncoderError, DataError, TrainingError, OutputError: the encoder fails, texts or shards cannot be read, the
             student's loss is not finite, a folder cannot be written.
     """
-    options, folder = options or FitOptions(), Path(model).absolute()
+    options, folder = options or FitOptions(), Path(model).resolve()
     if bool(texts) == (data is not None):
         raise InputError(
             f"{'both --texts and' if texts else 'neither --texts nor'} --data were given, expected one of them"
@@ -290,7 +290,7 @@ def _opened(data: str | Path, inverter: Inverter, options: FitOptions) -> Shards
     if shards.manifest.tokenizer != inverter.tokenizer.fingerprint:
         raise DataError(f"{shards.folder}: the shards were made with another tokenizer than the inverter's")
     least = LEAST if "calibration" in options.only else 1
-    if _held_out(shards) < least or not shards["train"]:
+    if _held_out(shards) < least:
         raise DataError(
             f"{shards.folder}: {_held_out(shards)} texts are held out for validation, expected at least {least}; give "
             f"more texts, one in {2 / shards.manifest.held_out:.0f} is held out for it"
