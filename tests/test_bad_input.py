@@ -138,18 +138,42 @@ def test_any_text_goes_round(minilm, real_model, monkeypatch):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (UNIT[:, :9], "embedding has 9 dimensions, this inverter takes 16 (fake)"),
+        (UNIT[:7, :9], "embedding has 9 dimensions, this inverter takes 16 (fake)"),
         (UNIT[0, :9], "embedding has 9 dimensions, this inverter takes 16 (fake)"),
         (UNIT.reshape(2, 8, 16), "array has 3 axes, expected rows of embeddings"),
         (np.float32(1), "array has 0 axes, expected rows of embeddings"),
         (UNIT[:0], "holds no embeddings, expected at least 1"),
-        (np.where(UNIT[:3], np.nan, 0.0), "row 0 has NaN or infinite values, expected finite ones"),
-        (UNIT[:3] / np.array([[1], [1], [1e-300]]), "row 2 has NaN or infinite values, expected finite ones"),
-        (UNIT * (np.arange(16) != 5)[:, None], "row 5 is all zeros, expected an embedding"),
-        (UNIT * 3, "row 0 has length 3, expected 1 (fake embeddings are normalised)"),
         (
-            UNIT * np.linspace(1, 1.1, 16)[:, None],
-            "row 2 has length 1.013, expected 1 (fake embeddings are normalised)",
+            np.where(UNIT[:1], np.nan, 0.0),
+            "row 0 has NaN or infinite values, expected finite ones; --skip-bad leaves it out",
+        ),
+        (
+            UNIT[:3] / np.array([[1], [1], [1e-300]]),
+            "row 2 has NaN or infinite values, expected finite ones; --skip-bad leaves it out",
+        ),
+        (
+            UNIT * (np.arange(16) != 5)[:, None],
+            "row 5 is all zeros, expected an embedding; --skip-bad leaves it out",
+        ),
+        (
+            UNIT[:2] * [[1], [3]],
+            "row 1 has length 3, expected 1 (fake embeddings are normalised); --normalize scales to length 1",
+        ),
+        (
+            UNIT * (np.arange(16) > 7)[:, None],
+            "8 of 16 rows are no embeddings: "
+            + "; ".join(f"row {row} is all zeros, expected an embedding" for row in range(5))
+            + "; and 3 more; --skip-bad leaves them out",
+        ),
+        (
+            UNIT.T[:, :5],
+            "embedding has 5 dimensions, this inverter takes 16 (fake); (16, 5) looks transposed, expected a row for "
+            "each embedding",
+        ),
+        (
+            np.packbits(UNIT[:7] > 0, axis=1),
+            "embedding has 2 dimensions, this inverter takes 16 (fake); they look like bits packed into bytes, which "
+            "--normalize reads as +1 and -1, at a loss",
         ),
         (np.array([["a"] * 16]), "values are of type <U1, expected real numbers"),
         (UNIT.astype(bool), "values are of type bool, expected real numbers"),
@@ -163,7 +187,7 @@ def test_embeddings_that_do_not_fit(model, array, message):
 def test_a_bad_row_far_down_names_its_number_before_any_work(model):
     rows = np.tile(UNIT, (500, 1))
     rows[7_654] = 0
-    assert invert(model, rows) == "in.npy: row 7654 is all zeros, expected an embedding"
+    assert invert(model, rows) == "in.npy: row 7654 is all zeros, expected an embedding; --skip-bad leaves it out"
 
 
 def test_embeddings_from_files_that_are_not_what_they_claim(model):
@@ -196,7 +220,7 @@ def test_bad_standard_input(model):
     )
     assert refused(*call, stdin="") == "standard input: holds no embeddings, expected at least 1"
     assert refused(*call, stdin=json.dumps([float("nan")] * 16)) == (
-        "standard input: row 0 has NaN or infinite values, expected finite ones"
+        "standard input: row 0 has NaN or infinite values, expected finite ones; --skip-bad leaves it out"
     )
 
 

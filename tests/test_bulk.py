@@ -301,7 +301,9 @@ def test_guided_rows_say_what_was_found_and_in_what_time(tmp_path):
     np.save(tmp_path / "in.npy", (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
     inverter, seen = Inverter(local_parts(), LocalEncoder()), []
     plain = inverter.invert
-    inverter.invert = lambda e, *how, **more: seen.append((len(e), more["journal_folder"])) or plain(e, *how, **more)
+    inverter.invert = lambda e, *how, **more: (
+        seen.append((len(e), how[1] and how[1].journal_folder)) or plain(e, *how, **more)
+    )
     vectors = open_vectors(str(tmp_path / "in.npy"))
     invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", planned(max_calls=1000))
     rows = guided((tmp_path / "out.jsonl").read_bytes())

@@ -28,7 +28,8 @@ from transformers import (
 from fakes import DIMENSION, FakeEncoder, tiny_texts, tiny_tokenizer
 from test_tokenizer import byte_level, unigram
 from unembed.config import Recipe, load_config
-from unembed.encoders.encoder import TransformerEncoder, check_embeddings, check_recipe, load_encoder, pool
+from unembed.encoders.checks import check_embeddings, check_recipe
+from unembed.encoders.encoder import TransformerEncoder, load_encoder, pool
 from unembed.encoders.recipes import RECIPES, describe, locate, read_layout
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, RecipeError

@@ -210,7 +210,7 @@ def test_texts_stay_rows_whatever_lists_they_have_beside_them() -> None:
         ("a.json", '{"data": [\n', "the document is not JSON"),
         ("a.json", "[" * 10_000 + "\n", "the document is not JSON"),
         ("a.jsonl", '{"vector": {"0": 0.5}}\n', "line 1, column 'vector.0': holds float, expected a list of numbers"),
-        ("a.jsonl", '{"embedding": "AAAA"}\n', "line 1, column 'embedding': holds text, expected a list of numbers"),
+        ("a.jsonl", '{"embedding": "AAAAA"}\n', "line 1, column 'embedding': holds text, expected a list of numbers"),
         ("a.fvecs", "abc", "3 bytes are no rows"),
         (
             "a.fvecs",
@@ -226,7 +226,7 @@ def test_texts_stay_rows_whatever_lists_they_have_beside_them() -> None:
 def test_what_is_not_what_it_says_is_named_in_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(DataError, match=message) as caught:
-        list(replace(open_vectors(str(tmp_path / name)), dimension=D).batches(4))
+        list(open_vectors(str(tmp_path / name)).batches(4))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
 

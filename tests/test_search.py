@@ -365,20 +365,26 @@ def test_stopped_in_any_round_and_continued_equals_never_stopped(
     expected, never = whole
     stopping, again = Stopping(int(share * len(never.requests))), Asked()
     with pytest.raises(KeyboardInterrupt):
-        inverter(stopping).invert(E[2:4], **OPTIONS, journal_folder=tmp_path)
-    assert told(inverter(again).invert(E[2:4], **OPTIONS, journal_folder=tmp_path)) == expected
+        inverter(stopping).invert(E[2:4], **OPTIONS, search=Search(max_calls=80, journal_folder=tmp_path))
+    assert (
+        told(inverter(again).invert(E[2:4], **OPTIONS, search=Search(max_calls=80, journal_folder=tmp_path)))
+        == expected
+    )
     repeated = len(stopping.texts) + len(again.texts) - len(never.texts)
     assert 0 <= repeated <= ROUND
     # Once more: all is known.
     third = Asked()
-    assert told(inverter(third).invert(E[2:4], **OPTIONS, journal_folder=tmp_path)) == expected
+    assert (
+        told(inverter(third).invert(E[2:4], **OPTIONS, search=Search(max_calls=80, journal_folder=tmp_path)))
+        == expected
+    )
     assert third.texts == []
 
 
 def test_time_that_was_spent_is_not_given_back(tmp_path: Path) -> None:
-    (found,) = inverter().invert(E[HARD], seconds=0.5, journal_folder=tmp_path)
+    (found,) = inverter().invert(E[HARD], search=Search(0.5, journal_folder=tmp_path))
     again = Asked()
-    (same,) = inverter(again).invert(E[HARD], seconds=0.5, journal_folder=tmp_path)
+    (same,) = inverter(again).invert(E[HARD], search=Search(0.5, journal_folder=tmp_path))
     assert (same.text, same.encoder_calls, again.texts) == (found.text, found.encoder_calls, [])
     assert same.seconds is not None
     assert same.seconds >= 0.5
@@ -388,25 +394,25 @@ def test_time_that_was_spent_is_not_given_back(tmp_path: Path) -> None:
     "changed", [{"seed": 4}, {"max_calls": 70}, {"candidates": 1}, {"seconds": 90.0}, {"steering": 0.0}]
 )
 def test_another_search_does_not_go_on_from_it(tmp_path: Path, changed: dict[str, Any]) -> None:
-    inverter().invert(E[HARD], **OPTIONS, journal_folder=tmp_path)
-    found = inverter().invert(E[HARD], **(OPTIONS | changed), journal_folder=tmp_path)
+    inverter().invert(E[HARD], **OPTIONS, search=Search(max_calls=80, journal_folder=tmp_path))
+    found = inverter().invert(E[HARD], **(OPTIONS | changed), search=Search(max_calls=80, journal_folder=tmp_path))
     assert told(found) == told(inverter().invert(E[HARD], **(OPTIONS | changed)))
 
 
 def test_another_version_does_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("unembed.search.journal.FORMAT", 1)
-        inverter().invert(E[HARD], max_calls=40, journal_folder=tmp_path)
+        inverter().invert(E[HARD], search=Search(max_calls=40, journal_folder=tmp_path))
     encoder = Asked()
-    inverter(encoder).invert(E[HARD], max_calls=40, journal_folder=tmp_path)
+    inverter(encoder).invert(E[HARD], search=Search(max_calls=40, journal_folder=tmp_path))
     assert len(encoder.texts) == 40
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"PK" + data[5:]])
 def test_a_damaged_journal_is_named_in_one_line(tmp_path: Path, damage: Any) -> None:
-    inverter().invert(E[HARD], max_calls=40, journal_folder=tmp_path)
+    inverter().invert(E[HARD], search=Search(max_calls=40, journal_folder=tmp_path))
     (path,) = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=r"0\.npz: cannot be read as a search; delete it to search anew") as caught:
-        inverter().invert(E[HARD], max_calls=40, journal_folder=tmp_path)
+        inverter().invert(E[HARD], search=Search(max_calls=40, journal_folder=tmp_path))
     assert "\n" not in str(caught.value)

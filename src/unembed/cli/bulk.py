@@ -38,6 +38,8 @@ ENDING = ".jsonl"
 
 def record(inversion: Inversion, row: int) -> dict[str, Any]:
     """What a line of output says of one row. Numbers are rounded to what they mean."""
+    if inversion.skipped is not None:
+        return {"row": row, "text": None, "skipped": inversion.skipped}
     tree: dict[str, Any] = {
         "row": row,
         "text": inversion.text,
@@ -83,7 +85,7 @@ def invert_file(
         overwrite: forget what an earlier call wrote.
 
     Returns:
-        `output`, `rows`, `continued_from` (rows that were there already) and `seconds`.
+        `output`, `rows`, `skipped` (of these), `continued_from` (rows that were there already) and `seconds`.
 
     Raises:
         InputError: `output` or its unfinished part belongs to another input, inverter or other options, or
@@ -108,7 +110,7 @@ def invert_file(
     if begun and not overwrite:
         _check_same(output, state_file, state)
         if not part.exists():
-            return {"output": str(output), "rows": scan.rows, "continued_from": scan.rows, "seconds": 0.0}
+            return _summary(output, scan, scan.rows, 0.0)
     started = time.perf_counter()
     with _locked(part, output) as file:
         if overwrite:
@@ -130,7 +132,7 @@ def invert_file(
             disable=not show_progress_bar,
         ) as bar:
             for start, batch in vectors.batches(plan.rows_at_once, done):
-                found = plan.invert(inverter, batch, first_row=start, journal_folder=journal)
+                found = plan.invert_rows(inverter, vectors, batch, start, journal)
                 lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
                 with output_errors(part):
                     _append(file, lines)
@@ -142,7 +144,12 @@ def invert_file(
         os.replace(part, output)
         fsync(output.parent)
     seconds = round(time.perf_counter() - started, 3)
-    return {"output": str(output), "rows": scan.rows, "continued_from": done, "seconds": seconds}
+    return _summary(output, scan, done, seconds)
+
+
+def _summary(output: Path, scan: Scan, continued_from: int, seconds: float) -> dict[str, Any]:
+    found = {"output": str(output), "rows": scan.rows, "skipped": scan.bad}
+    return found | {"continued_from": continued_from, "seconds": seconds}
 
 
 @contextmanager

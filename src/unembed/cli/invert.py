@@ -29,13 +29,15 @@ EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .
 @decoding_options
 @option("-o --output", None, "Write a JSON line per row; goes on if it was interrupted.", metavar="FILE.jsonl")
 @click.option("--overwrite", is_flag=True, help="Start --output anew instead of going on.")
+@click.option("--normalize", is_flag=True, help="Scale embeddings to length 1 first; int8 and packed bits are read so.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows that are no embeddings; the output says which and why.")
 @click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts to report their cosine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def invert(
     ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str | None, encoder: str | None,
     model: str | None, encoder_url: str | None, batch_size: int, device: str, output: str | None, overwrite: bool,
-    no_cosine: bool, as_json: bool, **options: Any,
+    normalize: bool, skip_bad: bool, no_cosine: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Recover text from embeddings.
 
@@ -58,13 +60,15 @@ def invert(
 
         vectors = None if embeddings is None else open_vectors(embeddings, column)
         inverter = load_inverter(model, device, encoder_url)
-        plan = Plan(*planned(inverter, options, encoder), not no_cosine, batch_size)
+        plan = Plan(*planned(inverter, options, encoder), not no_cosine, batch_size, normalize, skip_bad)
     if vectors is None:
         _round_trip(inverter, text, plan, output, as_json)
         return
     bars = sys.stderr.isatty()
     vectors = replace(vectors, dimension=inverter.recipe.dimension)
-    scanned = scan(vectors, inverter.recipe, bars)
+    scanned = scan(vectors, inverter.recipe, bars, normalize, skip_bad)
+    if scanned.bad:
+        say(f"note: {scanned.bad:,} of {scanned.rows:,} rows are no embeddings and are left out")
     if output is None:
         _print_inversions(inverter, vectors, plan, as_json)
         return
@@ -87,13 +91,13 @@ def _print_inversions(inverter: "Inverter", vectors: "Vectors", plan: Plan, as_j
     out = console()
     results: list[dict[str, Any]] = []
     for start, batch in vectors.batches(plan.rows_at_once):
-        found = plan.invert(inverter, batch, first_row=start)
+        found = plan.invert_rows(inverter, vectors, batch, start)
         if as_json:
             results += [record(inversion, row) for row, inversion in enumerate(found, start)]
         elif out.is_terminal:
             show_inversions(out, found, start)
         else:
-            click.echo("\n".join(printable(inversion.text) for inversion in found))
+            click.echo("\n".join(printable(inversion.text) for inversion in found))  # a row that is left out is empty
     if as_json:
         click.echo(json.dumps({"encoder": inverter.recipe.encoder, "options": plan.options, "results": results}))
 

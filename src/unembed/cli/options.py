@@ -5,7 +5,7 @@ a model is loaded or a file is written.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -17,6 +17,7 @@ from unembed.search.options import Search, options_of
 
 if TYPE_CHECKING:
     from unembed.decoding.inversion import Inversion
+    from unembed.encoders.embedding_files import Vectors
     from unembed.encoders.encoder import Encoder
     from unembed.inverter import Inverter
 
@@ -35,23 +36,41 @@ class Plan:
 
     decoding: Decoding
     search: Search | None
-    measure_cosine: bool
-    batch_size: int
+    measure_cosine: bool = True
+    batch_size: int = 64
+    normalize: bool = False
+    skip_bad: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """What decides the results, JSON-ready."""
-        return options_of(self.decoding, self.search) | {"measure_cosine": self.measure_cosine}
+        found = options_of(self.decoding, self.search) | {"measure_cosine": self.measure_cosine}
+        return found | {name: True for name in ("normalize", "skip_bad") if getattr(self, name)}
 
     @property
     def rows_at_once(self) -> int:
         """Rows that are inverted between two looks at the results: one by one where each is searched for."""
         return self.batch_size if self.search is None else 1
 
-    def invert(self, inverter: "Inverter", embeddings: Any, **more: Any) -> "list[Inversion]":
+    def invert(
+        self, inverter: "Inverter", embeddings: Any, first_row: int = 0, journal: Path | None = None
+    ) -> "list[Inversion]":
         """`Inverter.invert` by this plan."""
-        more |= {"batch_size": self.batch_size, "measure_cosine": self.measure_cosine}
-        return inverter.invert(embeddings, self.decoding, self.search, **more)
+        return inverter.invert(
+            embeddings, self.decoding, self.search and replace(self.search, journal_folder=journal),
+            batch_size=self.batch_size, measure_cosine=self.measure_cosine, normalize=self.normalize,
+            skip_bad=self.skip_bad, first_row=first_row,
+        )  # fmt: skip
+
+    def invert_rows(
+        self, inverter: "Inverter", vectors: "Vectors", batch: Any, start: int, journal: Path | None = None
+    ) -> "list[Inversion]":
+        """The inversions of a batch of `vectors` that begins at row `start`; those left out say why."""
+        found = self.invert(inverter, batch, start, journal)
+        return [
+            one if one.skipped is None else replace(one, skipped=vectors.unread.get(row, one.skipped))
+            for row, one in enumerate(found, start)
+        ]
 
 
 def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
@@ -125,11 +144,9 @@ def planned(
     inverter: "Inverter", options: dict[str, Any], encoder: str | None = None
 ) -> tuple[Decoding, Search | None]:
     """The plan that the options make, impossible ones refused before anything is embedded or written."""
-    import numpy as np
-
-    decoding, search = inverter.plan(**options)
-    inverter.invert(np.zeros((0, inverter.recipe.dimension), np.float32), decoding, search, recipe=encoder)
-    return decoding, search
+    if encoder is not None:
+        inverter.check_recipe(encoder)
+    return inverter.plan(**options)
 
 
 def content(

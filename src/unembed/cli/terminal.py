@@ -222,6 +222,11 @@ def plain_round_trip(original: str, inversion: "Inversion", hits: int, tokens: i
 def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: int) -> None:
     """A line for each row: its number, cosine and text; another for how a search ended."""
     for row, inversion in enumerate(inversions, first_row):
+        if inversion.skipped is not None:
+            line = _grid(9, LABEL)
+            line.add_row(str(row), "", Text(f"left out: {printable(inversion.skipped)}", style="dim"))
+            out.print(line)
+            continue
         label = Text(_cosine(inversion), style="dim")
         for number, text in enumerate([inversion.text, *(other.text for other in inversion.candidates[1:])]):
             line = _grid(9, LABEL)

@@ -332,7 +332,7 @@ class _PartWriter:
             raise DataError(f"{self.source.name}: row {first_row + odd} {expected} as in the first row")
         if not self.paired:
             return None
-        from unembed.encoders.encoder import check_embeddings
+        from unembed.encoders.checks import check_embeddings
 
         recipe, name = self.journal.plan.recipe, self.source.name
         vectors = [vector for _, vector in chunk if vector is not None]

@@ -31,6 +31,7 @@ class Inversion:
     cosine: float | None = None  # encoder(text) . e, measured afterwards; None where the encoder is not at hand
     seconds: float | None = None  # that a search for it took; None where there was none
     candidates: list["Inversion"] = field(default_factory=list)
+    skipped: str | None = None  # why its embedding was left out; all else is empty then
 
     @property
     def exact(self) -> bool:
@@ -41,6 +42,11 @@ class Inversion:
     def near(self) -> bool:
         """Whether a search found anything near; else the embedding may be none of this encoder."""
         return self.cosine is not None and self.cosine >= NEAR
+
+    @classmethod
+    def of_none(cls, why: str) -> "Inversion":
+        """That of an embedding which is none."""
+        return cls("", [], [], [], 0.0, 0, 0, skipped=why)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

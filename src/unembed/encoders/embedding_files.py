@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unembed.config import Recipe
-from unembed.encoders.encoder import check_embeddings
+from unembed.encoders.checks import NAMED, check_rows, refusal
 from unembed.errors import DataError, EmbeddingError
 from unembed.files.atomic import atomic_file
 from unembed.tables import Batch, Table, open_table
@@ -26,6 +26,7 @@ from unembed.tables.documents import ITSELF, VECTORS
 from unembed.tables.table import listed
 
 BLOCK = 4096  # rows checked at once
+REASONS = 100_000  # values that are no rows, of which is kept why
 
 Array = NDArray[Any]
 
@@ -34,12 +35,14 @@ Array = NDArray[Any]
 class Vectors:
     """A column of a table, read as rows of numbers; not yet checked (see `scan`).
 
-    dimension: of the embeddings, where it is known; values that are bytes are read by it.
+    dimension: of the embeddings, where it is known. Values that are bytes are read by it, and a value that is no row of
+        so many numbers becomes a row of NaN, of which `unread` says why.
     """
 
     table: Table
     column: str
     dimension: int | None = None
+    unread: dict[int, str] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -56,7 +59,9 @@ class Vectors:
         held: list[Array] = []
         count, row = 0, start
         for batch in self.table.batches([self.column], start):
-            block = numbers(batch, self.column, self.name, self.dimension)
+            block, unread = numbers(batch, self.column, self.name, self.dimension)
+            if len(self.unread) < REASONS:
+                self.unread.update((batch.first + number, why) for number, why in unread.items())
             if held and block.shape[1] != held[0].shape[1]:
                 raise _uneven(place(batch, 0, self.name), block.shape[1], held[0].shape[1])
             held.append(block)
@@ -71,10 +76,11 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Scan:
-    """What `scan` found: how many rows, and the SHA-256 of their float32 values."""
+    """What `scan` found: how many rows, the SHA-256 of their float32 values, and how many are no embeddings."""
 
     rows: int
     sha256: str
+    bad: int = 0
 
 
 def open_vectors(name: str, column: str | None = None) -> Vectors:
@@ -99,23 +105,36 @@ def open_vectors(name: str, column: str | None = None) -> Vectors:
     return Vectors(table, column if names != [ITSELF] else ITSELF)
 
 
-def scan(vectors: Vectors, recipe: Recipe, show_progress_bar: bool = False) -> Scan:
+def scan(
+    vectors: Vectors, recipe: Recipe, show_progress_bar: bool = False, normalize: bool = False, skip_bad: bool = False
+) -> Scan:
     """Check every row against the recipe.
+
+    Args:
+        normalize: scale rows to length 1 first.
+        skip_bad: let rows pass that are no embeddings, as long as some are.
 
     Raises:
         DataError: the file cannot be read as it claims, or has no rows.
-        EmbeddingError: a row that is not an embedding of the recipe; it is named by its number, from 0.
+        EmbeddingError: rows that are no embeddings of the recipe: how many, and the first five by number, from 0.
     """
-    digest, rows = hashlib.sha256(), 0
+    digest, rows, count = hashlib.sha256(), 0, 0
+    bad: dict[int, str] = {}
     with tqdm(desc="check", unit=" rows", leave=False, disable=not show_progress_bar) as bar:
         for start, batch in vectors.batches(BLOCK):
-            checked = check_embeddings(batch, recipe, source=vectors.name, first_row=start)
-            digest.update(checked.data)
-            rows += len(checked)
-            bar.update(len(checked))
+            checked = check_rows(batch, recipe, vectors.name, normalize)
+            digest.update(checked.rows.data)
+            digest.update(str(sorted(checked.bad)).encode() if checked.bad else b"")
+            rows += len(checked.rows)
+            count += len(checked.bad)
+            for row, why in list(checked.bad.items())[: NAMED - len(bad)]:
+                bad[start + row] = vectors.unread.get(start + row, why)
+            bar.update(len(checked.rows))
     if rows == 0:
         raise DataError(f"{vectors.name}: holds no embeddings, expected at least 1")
-    return Scan(rows, digest.hexdigest())
+    if bad and (not skip_bad or count == rows):
+        raise refusal(vectors.name, bad, rows, count)
+    return Scan(rows, digest.hexdigest(), count)
 
 
 def write_npy(path: str | Path, batches: Iterable[NDArray[np.float32]], dimension: int) -> int:
@@ -140,31 +159,49 @@ def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def numbers(batch: Batch, column: str, name: str, dimension: int | None = None) -> Array:
-    """A column of a batch as one array (n, d).
+def numbers(batch: Batch, column: str, name: str, dimension: int | None = None) -> tuple[Array, dict[int, str]]:
+    """A column of a batch as one array (n, d), and which of its values are no rows of numbers, and why.
 
     Args:
         name: of the table.
-        dimension: d, where it is known, by which values that are bytes are told apart; else they are float32.
+        dimension: d, where it is known; values that are bytes are read by it, else as float32.
 
     Raises:
-        DataError: a value is no row of numbers.
-        EmbeddingError: rows differ in length.
+        DataError: a value is no row of numbers, and the dimension is not known.
+        EmbeddingError: rows differ in length, and the dimension is not known.
     """
     values = batch.columns[column]
     if isinstance(values, np.ndarray):
         array = values.squeeze(1) if values.ndim == 3 and values.shape[1] == 1 else values
         if array.ndim != 2:
             raise EmbeddingError(f"{name}: array has {array.ndim} axes, expected rows of embeddings")
-        return array
+        return array, {}
     if hasattr(values, "type") and (found := _of_lists(values)) is not None:
-        return found
-    several: list[Array] = []
+        return found, {}
+    several: list[Array | None] = []
+    unread: dict[int, str] = {}
     for number, value in enumerate(values.to_pylist() if hasattr(values, "to_pylist") else values):
-        several.append(number_row(value, f"{place(batch, number, name)}, column {column!r}", dimension))
-        if len(several[-1]) != len(several[0]):
-            raise _uneven(place(batch, number, name), len(several[-1]), len(several[0]))
-    return np.stack(several)
+        where = f"{place(batch, number, name)}, column {column!r}"
+        try:
+            several.append(number_row(value, where, dimension))
+        except DataError as error:
+            if dimension is None:
+                raise
+            unread[number] = str(error).removeprefix(f"{where}: ")
+            several.append(None)
+    lengths = {len(row) for row in several if row is not None}
+    if len(lengths) <= 1 and not unread:
+        return np.stack([row for row in several if row is not None]), {}
+    if dimension is None:
+        number = next(number for number, row in enumerate(several) if _length(row) != _length(several[0]))
+        raise _uneven(place(batch, number, name), _length(several[number]), _length(several[0]))
+    array = np.full((len(several), dimension if len(lengths) != 1 else max(lengths)), np.nan)
+    for number, row in enumerate(several):
+        if row is not None and len(row) == array.shape[1]:
+            array[number] = row
+        elif row is not None:
+            unread[number] = f"has {len(row)} numbers, expected {dimension}"
+    return array, unread
 
 
 def place(batch: Batch, number: int, name: str) -> str:
@@ -248,6 +285,10 @@ def _of_lists(values: Any) -> Array | None:
         return None
     array: Array = flat.to_numpy(zero_copy_only=False).reshape(len(values), width)
     return array
+
+
+def _length(row: Array | None) -> int:
+    return 0 if row is None else len(row)
 
 
 def _uneven(place: str, found: int, expected: int) -> EmbeddingError:

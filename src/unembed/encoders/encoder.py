@@ -10,7 +10,6 @@ Shapes: B texts, T content tokens, S tokens with the special ones, h hidden widt
 """
 
 import contextlib
-import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from unembed.config import Recipe
 from unembed.encoders.recipes import RECIPES, Layout, describe, locate, read_json, read_layout, verify
 from unembed.encoders.tokenizer import Tokenizer
-from unembed.errors import EmbeddingError, EncoderError, RecipeError
+from unembed.errors import EncoderError
 
 _ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": nn.Identity,
@@ -36,7 +35,6 @@ _ACTIVATIONS = {
 }
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU_ROWS = 32
-_LENGTH_TOLERANCE = 1e-2
 
 
 class Encoder(Protocol):
@@ -320,75 +318,3 @@ def _dense(folder: Path) -> nn.Module:
         reason = " ".join(str(error).split())[:300]
         raise EncoderError(f"{folder / 'model.safetensors'}: cannot be read as its config says ({reason})") from error
     return nn.Sequential(linear, _ACTIVATIONS[name]())
-
-
-def check_embeddings(embeddings: Any, recipe: Recipe, source: str = "embeddings", first_row: int = 0) -> np.ndarray:
-    """Embeddings as the inverter takes them: float32, contiguous, (n, d).
-
-    Args:
-        embeddings: one (d,) or many (n, d); an array, a tensor or nested lists, of any real number format.
-        recipe: what they must fit.
-        source: what messages call them, such as a file's name.
-        first_row: the number of the first row in messages, where this is a part of a larger file.
-
-    Raises:
-        EmbeddingError: wrong rank or dimension, or a row with NaN, infinity, nothing but zeros, or, where the
-            recipe normalises, a length further than 0.01 from 1 (float16 and int8 rounding stay below that).
-    """
-    if isinstance(embeddings, Tensor):
-        embeddings = embeddings.detach().to("cpu", torch.float32).numpy()
-    try:
-        found = np.asarray(embeddings)
-    except ValueError as error:
-        raise EmbeddingError(f"{source}: rows differ in length, expected {recipe.dimension} numbers in each") from error
-    if found.dtype.kind not in "fiu":
-        raise EmbeddingError(f"{source}: values are of type {found.dtype}, expected real numbers")
-    if found.ndim not in (1, 2):
-        raise EmbeddingError(f"{source}: array has {found.ndim} axes, expected (n, {recipe.dimension})")
-    if found.shape[-1] != recipe.dimension:
-        raise EmbeddingError(
-            f"{source}: embedding has {found.shape[-1]} dimensions, this inverter takes {recipe.dimension} "
-            f"({recipe.encoder})"
-        )
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinity, and is reported as such
-        rows = np.ascontiguousarray(np.atleast_2d(found), dtype=np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    for bad, what in (
-        (~np.isfinite(rows).all(axis=1), "has NaN or infinite values, expected finite ones"),
-        (~rows.any(axis=1), "is all zeros, expected an embedding"),
-    ):
-        if bad.any():
-            raise EmbeddingError(f"{source}: row {first_row + int(bad.argmax())} {what}")
-    off = np.abs(lengths - 1.0) > _LENGTH_TOLERANCE
-    if recipe.normalize and off.any():
-        row = int(off.argmax())
-        raise EmbeddingError(
-            f"{source}: row {first_row + row} has length {lengths[row]:.4g}, expected 1 "
-            f"({recipe.encoder} embeddings are normalised)"
-        )
-    return rows
-
-
-def check_recipe(found: Recipe, expected: Recipe) -> None:
-    """Compare what embeddings were made with to what an inverter was trained for.
-
-    Two names of one known encoder are the same, and so are two names whose files have the same hashes. Hashes and
-    revisions count only where both recipes state them.
-
-    Raises:
-        RecipeError: names each field that differs, with both values.
-    """
-    one, other = dataclasses.asdict(_canonical(found)), dataclasses.asdict(_canonical(expected))
-    for field in ("sha256", "revision"):
-        if not (one[field] and other[field]):
-            one[field] = other[field] = None
-    if one["sha256"] and one["sha256"] == other["sha256"]:
-        one["encoder"] = other["encoder"]
-    differences = [f"{name} is {one[name]!r}, expected {other[name]!r}" for name in one if one[name] != other[name]]
-    if differences:
-        raise RecipeError(f"embeddings of another recipe: {'; '.join(differences)}")
-
-
-def _canonical(recipe: Recipe) -> Recipe:
-    known = RECIPES.get(recipe.encoder)
-    return recipe if known is None else dataclasses.replace(recipe, encoder=known.encoder)

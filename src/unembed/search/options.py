@@ -4,7 +4,8 @@ Kept free of imports beyond the standard library, since the command line reads t
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from unembed.decoding.options import Decoding, option
@@ -89,6 +90,8 @@ class Search:
     Attributes:
         seconds: wall time, the blind candidates at the beginning included. As many calls as fit are made.
         max_calls: encoder calls. Where it is given, calls are what is scarce: few a round, screened harder.
+        journal_folder: where searches keep how far they have come, so that the same call after a kill goes on from
+            there. It is the caller's to delete.
     """
 
     seconds: float | None = option(
@@ -96,6 +99,7 @@ class Search:
     )
     max_calls: int | None = option(None, "Guided inversion with a priced encoder: embed at most N texts per embedding.")
     tuning: SearchTuning = SearchTuning()
+    journal_folder: str | Path | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.max_calls is None:
@@ -151,5 +155,5 @@ def plan(
 def options_of(decoding: Decoding, search: Search | None) -> dict[str, Any]:
     """The options that `plan` makes these of, all of them, JSON-ready; tuned constants are left out."""
     several: list[Any] = [decoding, Search(1.0) if search is None else search]
-    found = {f.name: getattr(one, f.name) for one in several for f in fields(one) if f.name != "tuning"}
+    found = {f.name: getattr(one, f.name) for one in several for f in fields(one) if f.name in Options.__annotations__}
     return found if search is not None else found | {"seconds": None, "max_calls": None}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
-from unembed.encoders.encoder import check_embeddings
+from unembed.encoders.checks import check_embeddings
 from unembed.errors import EmbeddingError
 from unembed.search.options import Options, Search
 from unembed.server.guided import Reached
