@@ -23,8 +23,8 @@ def test_overrides() -> None:
         ("causal=true", "expected section.key=value"),
         ("training.steps=x", "training.steps is 'x', expected a valid integer"),
         ("training.steps.x=1", "expected section.key=value"),
-        ("training.freeze=table", "training.freeze is 'table', expected a valid"),
-        ("training.freeze=[1]", r"training.freeze\[0\] is 1, expected a valid string"),
+        ("training.freeze=table", "training.freeze is 'table', expected a list"),
+        ("training.freeze=[1]", "training.freeze.0 is 1, expected a valid string"),
         ("nothing.x=1", "unknown key nothing"),
         ("data.weights={dialogue: 2", "'{dialogue: 2' is not YAML"),
     ):

@@ -81,7 +81,7 @@ def test_inverting_and_serving_need_no_extra(found: dict[str, tuple[int, str]]) 
         ("parquet", "texts.parquet: reading Parquet needs pyarrow: pip install 'unembed[parquet]'"),
         ("vectors", "texts.parquet: reading Parquet needs pyarrow: pip install 'unembed[parquet]'"),
         ("evaluate", "measuring needs rapidfuzz: pip install 'unembed[evaluate]'"),
-        ("train", "training needs tensorboard: pip install 'unembed[train]'"),
+        ("train", "measuring needs rapidfuzz: pip install 'unembed[evaluate]'"),
         (
             "dataset",
             "owner/name: no such file or folder; reading a dataset of this name needs datasets: "
