@@ -1,6 +1,7 @@
 # make demo           set up .venv, serve the demo page, say where; Ctrl-C stops it
 # make demo-terminal  set up .venv and watch sentences come back from their embeddings in the terminal
 # make test           set up .venv and run every test
+# make test-fast      the tests that take no training, no search, no process of their own: within a minute
 # make lint           what CI checks besides the tests: ruff and mypy
 # make format         let ruff rewrite what it can
 # make clean          remove .venv and all caches
@@ -16,7 +17,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: browser help demo demo-terminal test lint format clean
+.PHONY: browser help demo demo-terminal test test-fast lint format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -38,6 +39,9 @@ demo-terminal: $(STAMP)
 test: $(STAMP) browser
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser
 	$(BIN)/pytest tests/browser
+
+test-fast: $(STAMP)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow' tests
 
 # The page's tests drive the system's Chromium. Where it is missing it is installed, if this user may; else they skip.
 browser:

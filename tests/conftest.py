@@ -11,9 +11,19 @@ import torch
 from fakes import FakeEncoder, fake_encoder
 from unembed.encoders.encoder import Encoder, load_encoder
 
+# Files that train, search, start processes or load the packaged inverter, which `make test-fast` leaves out.
+SLOW = {
+    "test_autoregressive", "test_bad_rows", "test_bulk", "test_chain", "test_cli", "test_encoder", "test_extras",
+    "test_feedback", "test_fit", "test_inverter", "test_losses", "test_prepare", "test_remote_training", "test_search",
+    "test_student", "test_train", "test_words",
+}  # fmt: skip
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The page's tests last: once playwright's synchronous interface is open, asyncio.run fails in this thread."""
+    for item in items:
+        if item.path.stem in SLOW or {"server", "browser"} & {*item.path.parts}:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: "browser" in item.path.parts)
 
 
