@@ -100,6 +100,7 @@ def test_the_bound_is_the_mean_over_all_orders_of_the_chain_rule(denoiser: Denoi
     assert bound == pytest.approx(chains / len(orders) / L, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("skew", "precision"), [(1.0, 0.02), (2.0, 0.035)])
 def test_elbo_equals_brute_force(denoiser: Denoiser, bound: float, skew: float, precision: float) -> None:
     config = DiffusionConfig(weighting="elbo", time_skew=skew, condition_dropout=0.0)

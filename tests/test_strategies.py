@@ -243,6 +243,7 @@ class Fixed:
         return self.fixed.expand(*hidden.shape[:-1], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
     n = 20_000
