@@ -19,18 +19,18 @@ def option(default: Any, doc: str) -> Any:
 
 @dataclass(frozen=True)
 class DecodingTuning:
-    """Constants of decoding; in brackets the day of experiments/LOG.md that chose each.
+    """Constants of decoding. experiments/LOG.md, twenty-second day, has what changing the first five gives.
 
     Attributes:
-        sharpness: power of the expected token counts, which a first pass spreads over too many tokens [fifth day].
-        floor: expected counts are not told apart below this, so that no rare token is scaled up at will [fifth].
-        early, late: times the steering's strength, before anything is decoded and on a full canvas [fifteenth].
-        ending: chance of an end above which a text ends [twelfth].
-        remasked: `remask`: visible tokens of a row that are masked again in a pass, on average [first].
-        revised: `two-stage`: share of the tokens revised in the first pass of the second stage [first].
+        sharpness: power of the expected token counts, which a first pass spreads over too many tokens.
+        floor: expected counts are not told apart below this, so that no rare token is scaled up at will.
+        early, late: times the steering's strength, before anything is decoded and on a full canvas (fifteenth day).
+        ending: chance of an end above which a text ends (sixteenth day).
+        remasked: `remask`: visible tokens of a row that are masked again in a pass, on average; never compared.
+        revised: `two-stage`: share of the tokens revised in the first pass of the second stage; never compared.
         threshold: `threshold`: confidence from which a token is committed (arXiv 2505.22618).
-        sampling: temperature of several candidates, which must differ [ninth].
-        consensus: a candidate's agreement with the others, beside the cosine that is foreseen [seventeenth].
+        sampling: temperature of several candidates, which must differ (ninth day).
+        consensus: a candidate's agreement with the others, beside the cosine that is foreseen (seventeenth day).
     """
 
     sharpness: float = 1.15

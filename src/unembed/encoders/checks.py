@@ -55,8 +55,7 @@ def check_rows(embeddings: Any, recipe: Recipe, source: str = "embeddings", norm
         for row in np.flatnonzero(finite & ~zero & (np.abs(lengths - 1.0) > LENGTH_TOLERANCE)):
             bad[int(row)] = f"has length {lengths[row]:.4g}, expected 1 ({recipe.encoder} embeddings are normalised)"
     if bad:
-        if rows.base is not None or not rows.flags.writeable or rows is found:
-            rows = rows.copy()
+        rows = rows.copy()  # they may be the caller's own
         rows[list(bad)] = np.eye(1, recipe.dimension, dtype=np.float32)
     return Checked(rows, dict(sorted(bad.items())))
 
@@ -75,26 +74,30 @@ def check_embeddings(
     """
     checked = check_rows(embeddings, recipe, source, normalize)
     if checked.bad:
-        raise refusal(source, {first_row + row: why for row, why in checked.bad.items()}, len(checked.rows))
+        bad = {first_row + row: why for row, why in checked.bad.items()}
+        raise refusal(source, bad, len(checked.rows), advice=False)
     return checked.rows
 
 
-def refusal(source: str, bad: Mapping[int, str], rows: int, count: int | None = None) -> EmbeddingError:
+def refusal(
+    source: str, bad: Mapping[int, str], rows: int, count: int | None = None, advice: bool = True
+) -> EmbeddingError:
     """The error that names bad rows.
 
     Args:
         bad: the first of them, or all.
         rows: of how many.
         count: how many are bad, where `bad` holds a part.
+        advice: name the options that scale rows or leave them out, where the caller has them.
     """
     count = len(bad) if count is None else count
     named = "; ".join(f"row {row} {why}" for row, why in list(bad.items())[:NAMED])
     lengths = all(why.startswith("has length") for why in bad.values())
-    advice = "--normalize scales to length 1" if lengths else "--skip-bad leaves them out"
-    if count == 1:
-        return EmbeddingError(f"{source}: {named}; {advice.replace('them', 'it')}")
-    more = f"; and {count - NAMED:,} more" if count > NAMED else ""
-    return EmbeddingError(f"{source}: {count:,} of {rows:,} rows are no embeddings: {named}{more}; {advice}")
+    if count > 1:
+        more = f"; and {count - NAMED:,} more" if count > NAMED else ""
+        named = f"{count:,} of {rows:,} rows are no embeddings: {named}{more}"
+    option = "--normalize scales to length 1" if lengths else f"--skip-bad leaves {'them' if count > 1 else 'it'} out"
+    return EmbeddingError(f"{source}: {named}; {option}" if advice else f"{source}: {named}")
 
 
 def check_recipe(found: Recipe, expected: Recipe) -> None:

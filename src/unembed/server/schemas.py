@@ -180,12 +180,7 @@ def read_embeddings(value: Any, served: Served, normalize: bool, most: int) -> N
             check_embeddings(found, recipe)
     if len(np.atleast_2d(found)) > most:
         raise EmbeddingError(f"embeddings: found {len(found)}, expected at most {most} in one request")
-    if not normalize:
-        return check_embeddings(found, recipe)
-    rows = check_embeddings(found, dataclasses.replace(recipe, normalize=False))
-    exact = rows.astype(np.float64)
-    unit: NDArray[np.float32] = (exact / np.linalg.norm(exact, axis=1, keepdims=True)).astype(np.float32)
-    return unit
+    return check_embeddings(found, recipe, normalize=normalize)
 
 
 def _array(value: Any) -> NDArray[Any]:
