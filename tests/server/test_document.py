@@ -21,6 +21,7 @@ WANTED = (
 OPERATIONS = (
     "POST /encode", "POST /decode", "GET /random", "GET /queue", "GET /health",
     "POST /v1/invert", "POST /v1/embeddings", "GET /v1/models",
+    "GET /v1/models/{name}",
 )  # fmt: skip
 
 
@@ -60,10 +61,21 @@ def test_docs_needs_no_script_and_no_other_host(client: Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     assert "<script" not in page.text
-    assert "//" not in page.text.replace("http://127.0.0.1:8080", "")
+    assert "//" not in page.text.replace(f"curl {str(client.base_url).rstrip('/')}", "")
+    assert f"curl {str(client.base_url).rstrip('/')}/v1/invert " in page.text
+    assert "above 0" in page.text  # of seconds
     for path in ("/encode", "/decode", "/v1/invert", "/v1/embeddings", "/v1/models"):
         assert f"{path}</code>" in page.text
     assert "style-src 'sha256-" in page.headers["content-security-policy"]
+
+
+def test_a_stranger_cannot_make_labels_up(client: Client) -> None:
+    for method in ("BREW", "WHEN", "X" * 60):
+        assert client.request(method, "/v1/models").status_code == 405
+    client.get("/some/path/of/my/own")
+    text = client.get("/metrics").text
+    assert 'method="OTHER"' in text
+    assert not any(made_up in text for made_up in ("BREW", "WHEN", "XXX", "of/my/own"))
 
 
 def test_metrics_tell_requests_queue_and_passes(client: Client) -> None:

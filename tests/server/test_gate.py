@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from unembed.errors import ConfigError
 from unembed.server import batching
 from unembed.server.app import create_app
-from unembed.server.gate import _client
+from unembed.server.gate import client_of
 from unembed.server.models import Models
 from unembed.server.settings import Settings
 
@@ -103,6 +103,7 @@ def test_each_client_has_a_rate(start: Start) -> None:
     assert refused.json()["error"]["type"] == "rate_limited"
     assert 1 <= int(refused.headers["retry-after"]) <= 61
     assert client.get("/health").status_code == 200  # looking costs nothing
+    assert client.get("/metrics").status_code == 429  # but for what takes a while to write
 
 
 def test_a_trusted_proxy_names_the_client(start: Start) -> None:
@@ -119,10 +120,10 @@ def test_a_trusted_proxy_names_the_client(start: Start) -> None:
 
 def test_a_customers_ipv6_network_is_one_client() -> None:
     one, other, third = (
-        _client({"client": (address, 1)}) for address in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1")
+        client_of({"client": (address, 1)}) for address in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1")
     )
     assert one == other != third
-    assert _client({"client": ("192.0.2.1", 1)}) == "192.0.2.1"
+    assert client_of({"client": ("192.0.2.1", 1)}) == "192.0.2.1"
 
 
 def test_a_full_queue_is_a_503_before_the_stream_begins(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

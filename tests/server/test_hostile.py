@@ -22,8 +22,9 @@ UNIT = [1.0] + [0.0] * 15
         ("/encode", b"[]", 422),
         ("/encode", b'"text"', 422),
         ("/encode", b"\xff\xfe{}", 400),
-        ("/encode", b"[" * 100_000, 400),
-        ("/encode", b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 400),
+        ("/encode", b"[" * 2_000, 400),
+        ("/encode", b"[" * 100_000, 413),
+        ("/encode", b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 413),
         ("/encode", b'{"text": ' + b"9" * 5_000 + b"}", 400),
         ("/encode", b'{"text": 5}', 422),
         ("/encode", b'{"text": ""}', 422),
@@ -84,6 +85,9 @@ UNIT = [1.0] + [0.0] * 15
         ("/v1/embeddings", json.dumps({"input": ["a"] * 65}).encode(), 422),
         ("/v1/embeddings", json.dumps({"input": ["a", ""]}).encode(), 422),
         ("/v1/embeddings", json.dumps({"input": [1, 2]}).encode(), 422),
+        ("/v1/embeddings", json.dumps({"input": "a", "dimensions": 8}).encode(), 422),
+        ("/v1/embeddings", json.dumps({"input": [None] * 64}).encode(), 422),
+        ("/v1/embeddings", json.dumps({"input": {"a": 1}}).encode(), 422),
         ("/v1/embeddings", json.dumps({"input": "a", "encoding_format": "int8"}).encode(), 422),
     ],
 )
@@ -204,3 +208,41 @@ def test_the_time_limit_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -
     with client.stream("POST", "/decode", json={"embedding": UNIT, "steps": 16}) as stream:
         assert stream.status_code == 200
         assert stream.read().decode().split("\n\n")[-2] == 'data: {"error": "the request took longer than 0.3 s"}'
+
+
+@pytest.mark.parametrize("unit", [b",1", b",null", b",[]", b",{}", b',""', b",[1,[2]]", rb',"\\"', rb',"\""'])
+@pytest.mark.parametrize("head", [b'{"input": [1', b'{"embeddings": [1'])
+def test_a_body_of_small_values_costs_little(client: Client, head: bytes, unit: bytes) -> None:
+    """Four megabytes of them are refused before they are parsed: the event loop answers others meanwhile."""
+    body = head + unit * ((4 * 2**20 - 64) // len(unit)) + b"]}"
+    path = "/v1/embeddings" if b"input" in head else "/v1/invert"
+    started = time.perf_counter()
+    json.loads(body)
+    alone = time.perf_counter() - started
+    started = time.perf_counter()
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, "values" in answer.text) == (413, True)
+    assert time.perf_counter() - started < 1 + 3 * alone  # validated they would take a hundred times as long
+
+
+def test_commas_in_texts_are_no_values(client: Client) -> None:
+    texts = ["a child, [a {king,]}" * 400] * 16
+    assert client.post("/v1/embeddings", json={"input": texts}).status_code == 200
+
+
+def test_as_many_values_as_are_allowed_are_refused_quickly(client: Client) -> None:
+    for body in ({"embeddings": [{}] * 1000}, {f"key{n}": n for n in range(2000)}, {"input": [[]] * 1000}):
+        for path in ("/v1/invert", "/v1/embeddings"):
+            started = time.perf_counter()
+            assert client.post(path, json=body).status_code == 422
+            assert time.perf_counter() - started < 2
+
+
+def test_a_reused_connection_does_not_wait(client: Client) -> None:
+    """Nagle's algorithm and a delayed acknowledgement cost 40 ms on each answer."""
+    seconds = []
+    for _ in range(15):
+        started = time.perf_counter()
+        client.get("/static/app.js")
+        seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[3] < 0.03

@@ -17,6 +17,7 @@ from unembed.inverter import Inversion
 from unembed.server.guided import Limits, Reached, search
 from unembed.server.http_errors import Fault
 from unembed.server.models import Models, Served
+from unembed.server.pace import Cost
 from unembed.server.tickets import Done
 from unembed.server.work import Recovered, invert
 
@@ -60,7 +61,7 @@ def test_searches_end_with_the_time_that_their_request_has(served: Served, rows:
     async def follow() -> list[Recovered]:
         async with working(time_limit=4.0) as batcher:
             make = lambda ticket: search(rounds, rows, Limits(4.0, None, ticket.deadline))  # noqa: E731
-            found: list[Recovered] = await batcher.submit(served, 1, make, 4.0, True).result()
+            found: list[Recovered] = await batcher.submit(served, 1, make, Cost(seconds=4.0)).result()
             return found
 
     started = time.monotonic()
@@ -111,7 +112,7 @@ def test_searches_take_turns_and_are_counted(other: Served) -> None:
                 begin = lambda _, s, e=e_D: other.inverter.search(e, seconds=s, max_calls=60)  # noqa: E731
                 limits = Limits(60.0, 60, float("inf"))
                 work = lambda _, b=begin, w=watch, x=limits: search(b, 1, x, w)  # noqa: E731
-                tickets.append(batcher.submit(other, 1, work, 5.0, True))
+                tickets.append(batcher.submit(other, 1, work, Cost(seconds=5.0)))
             gate.set()
             found = [await ticket.result() for ticket in tickets]
             assert sum(calls for _, calls in seen.rounds) == sum(f[0].inversions[0].encoder_calls for f in found)
@@ -138,17 +139,12 @@ def test_a_search_counts_by_its_time(other: Served) -> None:
 
         async with working(time_limit=20.0) as batcher:
             blind = lambda _: invert(other, e_BD[1:], Decoding(steps=8))  # noqa: E731
-            await batcher.submit(other, 1, blind, cost=8).result()
-            alone = batcher.seconds_for(8)
-            assert 0 < alone < 10
-            first = batcher.submit(other, 1, make, 20.0, guided=True)
-            assert batcher.seconds_for(8) == pytest.approx(2 * alone)
-            assert batcher.seconds_for(10.0, guided=True) == 20  # of a long one before it no more than its own share
+            first = batcher.submit(other, 1, make, Cost(seconds=20.0))
             with pytest.raises(Fault, match="longer than the limit of 20 s") as refused:
-                batcher.submit(other, 1, make, 11.0, guided=True)
-            assert refused.value.retry_after == 2
-            second = batcher.submit(other, 1, make, 10.0, guided=True)
-            plain = batcher.submit(other, 1, blind, 8)
+                batcher.submit(other, 1, make, Cost(seconds=11.0))  # of the one before it, its own share
+            assert refused.value.retry_after == 10
+            second = batcher.submit(other, 1, make, Cost(seconds=10.0))
+            plain = batcher.submit(other, 1, blind, Cost(8))
             gate.set()
             assert len(await plain.result()) == len(await first.result()) == len(await second.result()) == 1
 

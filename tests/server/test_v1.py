@@ -61,13 +61,20 @@ def test_embeddings_come_as_numbers_or_base64(client: Client, served: Served) ->
     e_BD = served.inverter.encode(tiny_texts(3, 1))
     forms = [
         e_BD.tolist(),
-        base64.b64encode(e_BD.tobytes()).decode(),
         [base64.b64encode(row.tobytes()).decode() for row in e_BD],
     ]
     answers = [client.post("/v1/invert", json={"embeddings": form}).json()["data"] for form in forms]
-    assert answers[0] == answers[1] == answers[2]
-    one = client.post("/v1/invert", json={"embeddings": e_BD[0].tolist()}).json()["data"]
-    assert one == answers[0][:1]
+    assert answers[0] == answers[1]
+    for one in (e_BD[0].tolist(), base64.b64encode(e_BD[0].tobytes()).decode()):
+        assert client.post("/v1/invert", json={"embeddings": one}).json()["data"] == answers[0][:1]
+    for wrong, said in (
+        (e_BD[0].astype("<f8"), "look like float64"),
+        (e_BD[:2], "look like float64"),
+        (e_BD[0, :-1], "bytes, expected"),
+    ):
+        answer = client.post("/v1/invert", json={"embeddings": base64.b64encode(wrong.tobytes()).decode()})
+        assert answer.status_code == 422
+        assert said in answer.json()["error"]["message"]
 
 
 def test_passes_are_steered_as_the_library_steers_them(client: Client, models: Models) -> None:
@@ -185,3 +192,71 @@ def test_models_tell_what_the_page_needs(client: Client) -> None:
     }  # fmt: skip
     assert first["results"] == {"test": {"token_accuracy": 0.0}}
     assert tree["data"][1]["default"] is False
+
+
+def test_bad_embeddings_are_refused_or_left_out(client: Client, served: Served) -> None:
+    e_BD = served.inverter.encode(tiny_texts(4, 1))
+    rows: list[Any] = e_BD.tolist()
+    plain = client.post("/v1/invert", json={"embeddings": rows, "candidates": 2}).json()["data"]
+    rows[1], rows[2] = None, rows[2][:-1]
+    rows += [[0.0] * 16, "%%%", {"a": 1}, [[0.1] * 16]]
+    body = {"embeddings": rows, "candidates": 2}
+    refused = client.post("/v1/invert", json=body)
+    assert refused.status_code == 422
+    assert "6 of 8 rows are no embeddings: row 1 is null" in refused.json()["error"]["message"]
+    assert '"skip_bad": true leaves them out' in refused.json()["error"]["message"]
+    found = client.post("/v1/invert", json=body | {"skip_bad": True}).json()
+    assert found["skipped"] == 6
+    assert [one["index"] for one in found["data"]] == list(range(8))
+    assert [one["text"] for one in found["data"]] == [plain[0]["text"], None, None, plain[3]["text"], *[None] * 4]
+    assert [one.get("skipped", "") for one in found["data"]][1:] == [
+        "is null, expected an embedding", "has 15 numbers, expected 16", "", "is all zeros, expected an embedding",
+        "is not base64", "is no list of numbers or base64", "holds something else than numbers",
+    ]  # fmt: skip
+    none = client.post("/v1/invert", json={"embeddings": [None, None], "skip_bad": True}).json()
+    assert (none["skipped"], none["usage"]["passes"]) == (2, 0)
+
+
+def test_a_search_leaves_bad_embeddings_out(client: Client, models: Models) -> None:
+    e_D = models.find("other").inverter.encode(["a young king."])[0].tolist()
+    body = {"model": "other", "embeddings": [None, e_D], "skip_bad": True, "max_calls": 30}
+    first, second = client.post("/v1/invert", json=body).json()["data"]
+    assert first == {"index": 0, "text": None, "skipped": "is null, expected an embedding"}
+    assert second["encoder_calls"] > 0
+
+
+def test_bad_texts_are_refused_or_left_out(client: Client, served: Served) -> None:
+    texts = ["a young king.", "", None, "\u200b", "a child.", 5, "a" * 10_001]
+    refused = client.post("/v1/embeddings", json={"input": texts})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"] == "text 1 is empty, expected words (and 4 more)"
+    found = client.post("/v1/embeddings", json={"input": texts, "skip_bad": True}).json()
+    assert found["skipped"] == 5
+    assert [one["index"] for one in found["data"]] == list(range(7))
+    vectors = [one["embedding"] for one in found["data"] if one["embedding"] is not None]
+    np.testing.assert_allclose(vectors, served.inverter.encode(["a young king.", "a child."]), atol=1e-6)
+    assert client.post("/v1/embeddings", json={"input": [""], "skip_bad": True}).json()["data"][0]["embedding"] is None
+
+
+def test_what_cannot_be_meant_is_said(client: Client) -> None:
+    for body, said in (
+        ({"input": "a", "dimensions": 8}, "dimensions is 8, expected 16"),
+        ({"input": [7, 8]}, "found token ids, expected text"),
+        ({"input": [[7, 8], [9]]}, "found token ids, expected text"),
+    ):
+        refused = client.post("/v1/embeddings", json=body)
+        assert refused.status_code == 422
+        assert said in refused.json()["error"]["message"]
+    assert client.post("/v1/embeddings", json={"input": "a child.", "dimensions": 16, "user": "me"}).status_code == 200
+    other = client.post("/v1/invert", json={"embeddings": [1.0] + [0.0] * 15, "encoder": "all-MiniLM-L6-v2"})
+    assert other.status_code == 422
+    assert "embeddings of another recipe" in other.json()["error"]["message"]
+
+
+def test_one_model_is_found_by_its_name_and_its_encoders(client: Client) -> None:
+    every = client.get("/v1/models").json()["data"]
+    assert [client.get(f"/v1/models/{one['id']}").json() for one in every] == every
+    assert client.get("/v1/models/fake").json() == every[0]
+    missing = client.get("/v1/models/some%2Fother")
+    assert missing.status_code == 404
+    assert "'some/other' is not served here" in missing.json()["error"]["message"]

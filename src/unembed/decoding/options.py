@@ -9,6 +9,7 @@ from typing import Any
 
 from unembed.errors import InputError
 
+COLDEST = 1e-4  # a temperature below takes the likeliest token: float32 ends where logits are divided by it
 STRATEGIES = ("confidence", "sequential", "euler", "remask", "two-stage", "threshold")
 
 
@@ -88,7 +89,7 @@ class Decoding:
     def sampling(self) -> float:
         """The temperature, or where none was chosen 0 for one candidate, the best guess, and more for several."""
         if self.temperature is not None:
-            return self.temperature
+            return self.temperature if self.temperature > COLDEST else 0.0
         return 0.0 if self.candidates == 1 else self.tuning.sampling
 
     def check(self, length: int) -> None:

@@ -26,6 +26,7 @@ from unembed.decoding.options import DecodingTuning
 
 MOST = 60.0  # nats that a token gains or loses, however strong an option is: float32 ends at 88
 NEGLIGIBLE = 1e-3  # a token neither expected nor missing this often keeps its logits, which changes them by .01 at most
+TINY = 1e-37  # about the least that float32 tells from 0
 
 
 class Balance:
@@ -75,8 +76,8 @@ class Balance:
         # Not 1 less the chance of an end: where that is all but 1, rounding would leave less than what is lost below.
         content_R = masses_RV.sum(-1)
         factor_V = factor_V.clamp(-MOST, MOST)
-        gained_R = masses_RV @ factor_V.expm1()
-        change_R1 = torch.log1p(gained_R / content_R.clamp(min=1e-30))[:, None]
+        kept_R = masses_RV @ factor_V.exp()  # not by expm1: where nearly all is lost, its rounding leaves less than 0
+        change_R1 = (kept_R.clamp(min=TINY).log() - content_R.clamp(min=TINY).log())[:, None]
         changed_RV = logits_RV + (factor_V - change_R1)
         changed_RV[:, self.end_ids] = logits_RV[:, self.end_ids]
         return changed_RV

@@ -75,12 +75,16 @@ def check_embeddings(
     checked = check_rows(embeddings, recipe, source, normalize)
     if checked.bad:
         bad = {first_row + row: why for row, why in checked.bad.items()}
-        raise refusal(source, bad, len(checked.rows), advice=False)
+        raise refusal(source, bad, len(checked.rows), advice=None)
     return checked.rows
 
 
 def refusal(
-    source: str, bad: Mapping[int, str], rows: int, count: int | None = None, advice: bool = True
+    source: str,
+    bad: Mapping[int, str],
+    rows: int,
+    count: int | None = None,
+    advice: tuple[str, str] | None = ("--normalize", "--skip-bad"),
 ) -> EmbeddingError:
     """The error that names bad rows.
 
@@ -88,7 +92,7 @@ def refusal(
         bad: the first of them, or all.
         rows: of how many.
         count: how many are bad, where `bad` holds a part.
-        advice: name the options that scale rows or leave them out, where the caller has them.
+        advice: the options that scale rows and leave them out, as the caller spells them, where there are any.
     """
     count = len(bad) if count is None else count
     named = "; ".join(f"row {row} {why}" for row, why in list(bad.items())[:NAMED])
@@ -96,8 +100,11 @@ def refusal(
     if count > 1:
         more = f"; and {count - NAMED:,} more" if count > NAMED else ""
         named = f"{count:,} of {rows:,} rows are no embeddings: {named}{more}"
-    option = "--normalize scales to length 1" if lengths else f"--skip-bad leaves {'them' if count > 1 else 'it'} out"
-    return EmbeddingError(f"{source}: {named}; {option}" if advice else f"{source}: {named}")
+    if advice is None:
+        return EmbeddingError(f"{source}: {named}")
+    scale, leave = advice
+    option = f"{scale} scales to length 1" if lengths else f"{leave} leaves {'them' if count > 1 else 'it'} out"
+    return EmbeddingError(f"{source}: {named}; {option}")
 
 
 def check_recipe(found: Recipe, expected: Recipe) -> None:

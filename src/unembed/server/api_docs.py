@@ -21,12 +21,12 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
 STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 
 
-def render(document: dict[str, Any]) -> str:
-    """The page of an OpenAPI document."""
+def render(document: dict[str, Any], address: str) -> str:
+    """The page of an OpenAPI document, of a server at this address."""
     info = document["info"]
     schemas = document.get("components", {}).get("schemas", {})
     operations = [
-        _operation(path, method, operation, schemas)
+        _operation(address + path, method, path, operation, schemas)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
@@ -45,7 +45,7 @@ def render(document: dict[str, Any]) -> str:
     )
 
 
-def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
+def _operation(url: str, method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     parts = [
         f"<h2><code>{method.upper()} {escape(path)}</code></h2>",
         f"<p>{escape(operation.get('description', ''))}</p>",
@@ -65,8 +65,7 @@ def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[
     if "example" in body:
         sent = json.dumps(body["example"])
         parts.append(
-            f"<pre>curl http://127.0.0.1:8080{escape(path)} -H 'Content-Type: application/json' \\\n"
-            f"  -d '{escape(sent, quote=False)}'</pre>"
+            f"<pre>curl {escape(url)} -H 'Content-Type: application/json' \\\n  -d '{escape(sent, quote=False)}'</pre>"
         )
     answers = ", ".join(
         f"{status} {escape(answer.get('description', ''))}" for status, answer in sorted(operation["responses"].items())
@@ -91,6 +90,8 @@ def _type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
         return f"list of {_type(schema.get('items', {}), schemas)}"
     low, high = schema.get("minimum"), schema.get("maximum")
     bounds = [f"from {low}"] * (low is not None) + [f"to {high}"] * (high is not None)
+    if (above := schema.get("exclusiveMinimum")) is not None:
+        bounds.insert(0, f"above {above}")
     return " ".join([kind, *bounds])
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -43,7 +44,9 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     telemetry = Telemetry()
-    batcher = Batcher(telemetry, settings.max_batch, settings.max_waiting, settings.time_limit, settings.threads)
+    batcher = Batcher(
+        telemetry, settings.max_batch, settings.max_waiting, settings.time_limit, settings.threads, models.pace
+    )
     telemetry.watch(batcher, settings.max_batch)
 
     @asynccontextmanager
@@ -69,11 +72,11 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     app.mount("/static", PageFiles(directory=published_demo.WEB, check_dir=False))
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(api_docs.render(app.openapi()))
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(api_docs.render(app.openapi(), str(request.base_url).rstrip("/")))
 
     # The last one added is the outermost.
-    app.add_middleware(Intake, settings=settings)
+    app.add_middleware(Intake, settings=settings, dimension=max(one.inverter.recipe.dimension for one in models.all))
     app.add_middleware(Gate, settings=settings)
     telemetry.install(app)
     return app

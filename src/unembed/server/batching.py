@@ -1,38 +1,45 @@
 """Continuous batching: one thread owns torch and turns what all requests need into merged passes.
 
-A turn goes: take in requests as long as canvases are free; collect what each running request needs next; one pass
-for each inverter that is asked for one, one batch of texts for each encoder, at most one round of a guided inversion;
-hand out the answers. So requests join and leave between passes, and one whose client has gone is dropped before the
-next.
+A turn goes: take in requests as long as canvases are free; collect what each running request needs next; work of one
+kind: a pass for each inverter that is asked for one, a batch of texts for each encoder, or a round of a guided
+inversion; hand out the answers. So requests join and leave between passes, and one whose client has gone is dropped
+before the next.
 
-A round takes as long as many passes. After one, those who need passes or texts get as much time as it took before there
-is another, so that searches, however many and long, take half of the thread at most.
+A turn is for the kind that has had the least time of those that are needed. A round takes as long as many passes, and
+long texts do, but however many there are, the other kinds have an equal share of the thread.
+
+A merged pass that fails is run again for each of its requests alone, and so are texts, so that only those fail that
+cannot be served.
 
 The event loop talks to the thread through `submit` only, and hears from it through its `Ticket`.
 """
 
+import itertools
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from unembed.decoding.inversion import Inversion
+from unembed.server.admission import Admission, next_in_turn
 from unembed.server.http_errors import Fault, fault_of
 from unembed.server.models import Served
+from unembed.server.pace import Cost, Pace, Rate
 from unembed.server.tickets import Done, Failed, Ticket
 from unembed.server.work import ENDED, Pass, Pause, Round, Texts, Work, predict
 
 log = logging.getLogger("unembed.server")
 
-TEXTS_PER_TURN = 32  # embedding them takes about as long as a merged pass
+KINDS = (Pass, Texts, Round)
+TOKENS_ALONE, TOKENS_BESIDE = 1024, 256  # to embed in a turn, without and with other kinds of work that wait
 IDLE_SECONDS = 1.0  # between two looks at deadlines while nothing runs
-MEMORY = 0.9  # of the pace, from turn to turn
+ONE_PASS = Cost(passes=1)
 
 
 class Observer(Protocol):
@@ -56,21 +63,24 @@ class Batcher:
         max_waiting: requests that may wait.
         time_limit: seconds from submission in which a request must be done.
         threads: CPU threads of torch; 0 leaves them.
+        pace: what passes and texts take, as far as it is known.
     """
 
     def __init__(
-        self, observer: Observer, max_batch: int, max_waiting: int, time_limit: float, threads: int = 0
-    ) -> None:
+        self, observer: Observer, max_batch: int, max_waiting: int, time_limit: float, threads: int = 0,
+        pace: Pace | None = None,
+    ) -> None:  # fmt: skip
         self.max_batch = max_batch
+        self.pace = pace or Pace()
         self._observer = observer
-        self._max_waiting = max_waiting
+        self._admission = Admission(max_waiting, time_limit)
         self._time_limit = time_limit
         self._threads = threads
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
-        self._pace = (0.0, 0.0)  # seconds and passes of a turn, averages that forget
-        self._owed = 0.0  # seconds of passes and texts before the next round, where there are any
+        self._text_turns = itertools.count(1)
+        self._spent: dict[type, float] = dict.fromkeys(KINDS, 0.0)  # seconds of each kind of work
         self._end = math.inf  # when what runs must be finished, once it is known
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="unembed-torch", daemon=True)
@@ -102,51 +112,27 @@ class Batcher:
         return max(1, self.max_batch // 2)
 
     def submit(
-        self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: float = 1, guided: bool = False
+        self, served: Served, rows: int, make: Callable[[Ticket], Work], cost: Cost = ONE_PASS, client: str = ""
     ) -> Ticket:
         """Queue work that takes `rows` canvases at a time.
 
         Args:
-            cost: passes that it takes, each canvas counted; of a guided inversion the seconds that it may take.
-            guided: whether it needs rounds, and no passes or texts.
+            cost: what it takes. Work with `seconds` needs rounds, and no passes or texts.
+            client: who asks, for a fair share of the queue.
 
         Raises:
-            Fault: 503, the queue is full, or so much is to be done before that the time limit would be over.
+            Fault: 422, it would take longer than the time limit even alone. 503, the queue is full, or so much is to be
+                done before that the time limit would be over.
         """
-        ticket = Ticket(served, min(rows, self.max_batch), cost, guided, time.monotonic() + self._time_limit, self.wake)
+        ticket = Ticket(served, min(rows, self.max_batch), cost, client, time.monotonic() + self._time_limit, self.wake)
         ticket.work = make(ticket)
         with self._changed:
             if self.status != "ok":
                 raise shutting_down_fault()
-            # An idle thread takes the request at once, whatever its cost, so even a queue of no length serves one.
-            if self.waiting or self.active:
-                self._refuse_if_full(cost, guided)
+            self._admission.check(ticket, self._running, self._waiting, self.pace)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
-
-    def _refuse_if_full(self, cost: float, guided: bool) -> None:
-        seconds, half = self.seconds_for(cost, guided), self._time_limit / 2
-        if self.waiting >= self._max_waiting:
-            text = f"{self.waiting} requests are waiting already, try again"
-            raise Fault(503, "overloaded", text, max(1, round(min(seconds / 2, half))))
-        if seconds > self._time_limit:
-            text = f"requests that wait already take longer than the limit of {self._time_limit:g} s, try again"
-            raise Fault(503, "overloaded", text, max(1, round(min(seconds - self._time_limit, half))))
-
-    def seconds_for(self, cost: float, guided: bool = False) -> float:
-        """How long work that is submitted now may take, what is before it included.
-
-        Passes by the pace of late. Searches by their own limits; of each one before it as much counts as they would
-        take turns, so that a long one is no reason to refuse a short one.
-        """
-        ahead = [ticket for ticket in [*self._running, *self._waiting] if not (ticket.gone or ticket.finished)]
-        searches = [ticket.cost for ticket in ahead if ticket.guided]
-        if guided:
-            return cost + sum(min(cost, left) for left in searches)
-        seconds, passes = self._pace
-        blind = (cost + sum(ticket.cost for ticket in ahead if not ticket.guided)) * seconds / passes if passes else 0.0
-        return blind + min(blind, sum(searches))  # searches take half of the thread
 
     def wake(self) -> None:
         """Something changed that the thread should look at."""
@@ -195,8 +181,10 @@ class Batcher:
                     return False
                 dropped = self._drop()
                 used = sum(ticket.rows for ticket in self._running)
-                while self._waiting and (not self._running or used + self._waiting[0].rows <= self.max_batch):
-                    ticket = self._waiting.popleft()
+                while (ticket := next_in_turn(self._waiting, self._running)) is not None:
+                    if self._running and used + ticket.rows > self.max_batch:
+                        break
+                    self._waiting.remove(ticket)
                     used += ticket.rows
                     self._running.append(ticket)
                 if self._running or dropped:
@@ -226,21 +214,12 @@ class Batcher:
         return dropped
 
     def _turn(self) -> None:
-        started, before = time.perf_counter(), self._passes_left()
         for ticket in self._running:
             if not ticket.started or isinstance(ticket.need, Pause):
                 ticket.started = True
                 self._advance(ticket, None)
-        for served, tickets in _by_model(self._running, Pass):
-            self._passes(served, tickets)
-        for served, tickets in _by_model(self._running, Texts):
-            self._texts(served, tickets)
-        spent = time.perf_counter() - started
-        self._owed -= spent
-        if done := before - self._passes_left():
-            seconds, passes = self._pace
-            self._pace = (MEMORY * seconds + (1 - MEMORY) * spent, MEMORY * passes + (1 - MEMORY) * done)
-        self._round()
+        if wanted := [kind for kind in KINDS if any(isinstance(ticket.need, kind) for ticket in self._running)]:
+            self._work(wanted)
         with self._changed:
             paused = [ticket for ticket in self._running if isinstance(ticket.need, Pause)]
             self._running = [
@@ -251,8 +230,22 @@ class Batcher:
             if not self._running:
                 self._changed.notify_all()
 
-    def _passes_left(self) -> float:
-        return sum(ticket.cost for ticket in self._running if not ticket.guided)
+    def _work(self, wanted: Sequence[type]) -> None:
+        """A turn of the kind of work that has had the least time."""
+        kind = min(wanted, key=self._spent.__getitem__)
+        started = time.perf_counter()
+        if kind is Round:
+            self._round(next(ticket for ticket in self._running if isinstance(ticket.need, Round)))
+        else:
+            for served, tickets in _by_model(self._running, kind):
+                if kind is Pass:
+                    self._passes(served, tickets)
+                else:
+                    self._texts(served, tickets, TOKENS_ALONE if len(wanted) == 1 else TOKENS_BESIDE)
+        self._spent[kind] += time.perf_counter() - started
+        least = min(self._spent[one] for one in wanted)
+        for one in set(KINDS) - set(wanted):  # nobody saves time up while there is nothing to do
+            self._spent[one] = max(self._spent[one], least)
 
     def _passes(self, served: Served, tickets: list[Ticket]) -> None:
         passes = [ticket.need for ticket in tickets if isinstance(ticket.need, Pass)]
@@ -260,57 +253,64 @@ class Batcher:
         try:
             predictions = predict(passes)
         except Exception as error:
-            self._fail(tickets, error)
+            self._alone(tickets, error, lambda one: self._passes(served, [one]))
             return
-        rows = sum(int(one.frame.wanted.any(1).sum()) for one in passes)
-        self._observer.merged_pass(served.id, len(passes), rows, time.perf_counter() - started)
-        for ticket, one, prediction in zip(tickets, passes, predictions, strict=True):
-            ticket.cost = max(0, ticket.cost - int(one.frame.wanted.any(1).sum()))
+        seconds, rows = time.perf_counter() - started, [int(one.frame.wanted.any(1).sum()) for one in passes]
+        self.pace.passes.setdefault(served.id, Rate()).add(seconds, sum(rows))
+        self._observer.merged_pass(served.id, len(passes), sum(rows), seconds)
+        for ticket, count, prediction in zip(tickets, rows, predictions, strict=True):
+            ticket.left = ticket.left._replace(passes=max(0, ticket.left.passes - count))
             self._advance(ticket, prediction)
 
-    def _texts(self, served: Served, tickets: list[Ticket]) -> None:
-        """Embed the oldest requests' texts, so many as fit a turn; a long request goes on in the next."""
-        chosen: list[tuple[Ticket, list[str]]] = []
-        room = TEXTS_PER_TURN
+    def _texts(self, served: Served, tickets: list[Ticket], most: int) -> None:
+        """Embed texts of about `most` tokens, one of each request in turn; what is left goes on in the next."""
+        left = deque(sorted(tickets, key=lambda ticket: ticket.text_turn))
+        chosen: list[tuple[Ticket, str]] = []
+        taken: dict[int, int] = {}  # a ticket -> texts of its need that are embedded, or chosen to be
+        tokens = 0
+        while left and tokens < most:
+            ticket = left.popleft()
+            need, number = ticket.need, taken.setdefault(id(ticket), len(ticket.vectors))
+            assert isinstance(need, Texts)
+            chosen.append((ticket, need.texts[number]))
+            tokens += need.tokens[number]
+            ticket.left = ticket.left._replace(tokens=max(0, ticket.left.tokens - need.tokens[number]))
+            ticket.text_turn = next(self._text_turns)
+            taken[id(ticket)] += 1
+            if taken[id(ticket)] < len(need.texts):
+                left.append(ticket)
+        started = time.perf_counter()
+        try:
+            vectors = served.inverter.encode([text for _, text in chosen])
+        except Exception as error:
+            failed = [ticket for ticket in tickets if id(ticket) in taken]
+            self._alone(failed, error, lambda one: self._texts(served, [one], most))
+            return
+        seconds = time.perf_counter() - started
+        self.pace.tokens.setdefault(served.id, Rate()).add(seconds, tokens)
+        self._observer.texts(served.id, len(chosen), seconds)
+        for (ticket, _), vector in zip(chosen, vectors, strict=True):
+            ticket.vectors.append(vector)
         for ticket in tickets:
             assert isinstance(ticket.need, Texts)
-            part = ticket.need.texts[len(ticket.vectors) : len(ticket.vectors) + room]
-            room -= len(part)
-            chosen.append((ticket, part))
-        started = time.perf_counter()
-        texts = [text for _, part in chosen for text in part]
-        try:
-            vectors = iter(served.inverter.encode(texts))
-        except Exception as error:
-            self._fail(tickets, error)
-            return
-        self._observer.texts(served.id, len(texts), time.perf_counter() - started)
-        for ticket, part in chosen:
-            assert isinstance(ticket.need, Texts)
-            ticket.vectors += [next(vectors) for _ in part]
             if len(ticket.vectors) == len(ticket.need.texts):
                 found, ticket.vectors = np.stack(ticket.vectors), []
                 self._advance(ticket, found)
 
-    def _round(self) -> None:
-        """The next round of the search that has waited longest, unless others come first."""
-        searching = next((ticket for ticket in self._running if isinstance(ticket.need, Round)), None)
-        others = any(isinstance(ticket.need, Pass | Texts) for ticket in self._running)
-        if searching is None or (others and self._owed > 0):
-            return
+    def _round(self, searching: Ticket) -> None:
+        """The next round of a search: of that which has waited longest."""
         assert isinstance(searching.need, Round)
         before, started = searching.need.before, time.perf_counter()
-        searching.cost = searching.need.left
+        searching.left = Cost(seconds=searching.need.left)
         try:
             found = next(searching.need.search, ENDED)
         except Exception as error:
-            self._fail([searching], error)
+            self._fail(searching, error)
             return
-        self._owed = time.perf_counter() - started
         if isinstance(found, Inversion):
             passes = found.passes - (before.passes if before else 0)
             calls = found.encoder_calls - (before.encoder_calls if before else 0)
-            self._observer.round(searching.served.id, passes, calls, self._owed)
+            self._observer.round(searching.served.id, passes, calls, time.perf_counter() - started)
         self._advance(searching, found)
 
     def _advance(self, ticket: Ticket, answer: Any) -> None:
@@ -323,12 +323,18 @@ class Batcher:
         except Exception as error:
             self._finish(ticket, Failed(fault_of(error)))
 
-    def _fail(self, tickets: Iterable[Ticket], error: Exception) -> None:
-        fault = fault_of(error)
+    def _alone(self, tickets: Sequence[Ticket], error: Exception, again: Callable[[Ticket], None]) -> None:
+        """What to do where something failed for several at once: `again` for each, so that only the culprit fails."""
+        if len(tickets) == 1:
+            self._fail(tickets[0], error)
+            return
         for ticket in tickets:
-            ticket.need = None
-            ticket.work.close()
-            self._finish(ticket, Failed(fault))
+            again(ticket)
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        ticket.need = None
+        ticket.work.close()
+        self._finish(ticket, Failed(fault_of(error)))
 
     def _finish(self, ticket: Ticket, event: Done | Failed) -> None:
         ticket.finished = True

@@ -1,13 +1,15 @@
 """How a request comes in and how long it may take: its body's size and time, its time limit, its client's leaving.
 
-Unusual here: the whole body of a POST is read before the application sees the request, so that a slow client
-costs no place in the queue; and the application's task is cancelled when the client goes away, whether its answer
-is a stream or not. Cancelling leaves the batcher's ticket, which frees its place at the next pass.
+Unusual here: the whole body of a POST is read before the application sees the request, so that a slow client costs no
+place in the queue. Its values are counted before it is parsed, since millions of small ones take seconds and gigabytes
+to validate. And the application's task is cancelled when the client goes away, whether its answer is a stream or not:
+cancelling leaves the batcher's ticket, which frees its place at the next pass.
 """
 
 import asyncio
 import contextlib
 
+import numpy as np
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,15 +17,18 @@ from unembed.server.batching import time_limit_fault
 from unembed.server.http_errors import Fault, response
 from unembed.server.settings import Settings
 
+BEGINS = np.isin(np.arange(256), [ord(c) for c in ",[{"])  # bytes that stand before a value
+OTHER_VALUES = 1000  # of a body, beside its embeddings' numbers
 GRACE_SECONDS = 10.0  # beyond the time limit, for the batcher to end it: a round that is under way is finished first
 
 
 class Intake:
     """ASGI middleware around the application's POST requests."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, dimension: int) -> None:
         self.app = app
         self._most = settings.max_body
+        self._most_values = settings.max_embeddings * (dimension + 1) + settings.max_texts + OTHER_VALUES
         self._body_seconds = settings.body_seconds
         self._time_limit = settings.time_limit
 
@@ -67,6 +72,9 @@ class Intake:
             kind != "application/json"
         ):  # said last: closed with a part of the body unread, a connection may lose the answer
             raise Fault(415, "unsupported_media_type", "the body's Content-Type must be application/json")
+        most = self._most_values
+        if len(body) > most and await asyncio.to_thread(values_in, bytes(body)) > most:
+            raise Fault(413, "too_large", f"the body holds more than {most} values")
         return bytes(body)
 
     async def _serve(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,6 +106,13 @@ class Intake:
         finally:
             await _cancel(work)
             await _cancel(gone)
+
+
+def values_in(body: bytes) -> int:
+    """How many values JSON text holds at most: the commas and brackets outside its strings."""
+    plain = np.frombuffer(body.replace(rb"\\", b"__").replace(rb"\"", b"__"), np.uint8)
+    outside = np.bitwise_xor.accumulate((plain == ord('"')).view(np.uint8)) == 0
+    return int(np.count_nonzero(BEGINS[plain] & outside))
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -22,6 +22,7 @@ from unembed.server.http_errors import Fault, fault_of, response
 from unembed.server.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+FREE = ("GET", "HEAD", "OPTIONS")  # without a rate, but for /metrics
 METHODS = "GET, HEAD, POST, OPTIONS"
 POLICY = "; ".join(
     (
@@ -109,8 +110,8 @@ class Gate:
             allowed = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": "600"}
             allowed["Access-Control-Allow-Headers"] = "content-type, last-event-id, authorization"
             return Response(status_code=204, headers=allowed)
-        if self._limit is not None and scope["method"] == "POST":
-            client = _client(scope)
+        if self._limit is not None and (scope["method"] not in FREE or path == "/metrics"):
+            client = client_of(scope)
             if not self._limiter.hit(self._limit, client):
                 reset = self._limiter.get_window_stats(self._limit, client).reset_time
                 after = max(1, round(reset - time.time() + 0.5))
@@ -119,7 +120,7 @@ class Gate:
         return None
 
 
-def _client(scope: Mapping[str, object]) -> str:
+def client_of(scope: Mapping[str, object]) -> str:
     """Who a client is: its address; of an IPv6 address the network, of which each customer has a whole one."""
     client = scope.get("client")
     name = str(client[0]) if isinstance(client, tuple | list) else "unknown"

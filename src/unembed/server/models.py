@@ -14,10 +14,12 @@ from unembed.denoiser.model import count_parameters
 from unembed.errors import InputError
 from unembed.inverter import Inverter
 from unembed.server.http_errors import Fault
+from unembed.server.pace import Pace, Rate
 from unembed.storage.packaged_inverters import DEFAULT, PACKAGED
 
 # What the published demo's page sends, and a part of the encoder's id that the name means.
 PUBLISHED = {"qwen3": "qwen3", "gemma": "gemma"}
+WARM = 16  # canvases of a pass that warms up
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,21 @@ class Served:
         """Whether there can be a search."""
         return self.inverter.surrogate is not None
 
-    def warm(self) -> None:
-        """Make the first request as quick as the next: load the encoder, run each kind of work once."""
-        e_BD = self.inverter.encode(["Every kind of work is done once."])
+    def warm(self) -> Rate:
+        """Make the first request as quick as the next: load the encoder, run each kind of work once.
+
+        Returns the rate of passes.
+        """
+        e_BD, rate = self.inverter.encode(["Every kind of work is done once."]), Rate()
         self.inverter.invert(e_BD, steps=1)
-        self.inverter.invert(np.repeat(e_BD, 8, axis=0), steps=1, measure_cosine=False)
+        for _ in range(2):
+            started = time.perf_counter()
+            self.inverter.invert(np.repeat(e_BD, WARM, axis=0), steps=1, measure_cosine=False)
+            rate.add(time.perf_counter() - started, WARM)
         if self.guided:
             next(self.inverter.search(e_BD[0]))
         len(self.pieces)
+        return rate
 
 
 class Models:
@@ -60,6 +69,7 @@ class Models:
 
     def __init__(self, served: Sequence[Served]) -> None:
         self.all = list(served)
+        self.pace = Pace()  # of those that are warm
         names = [one.id.lower() for one in self.all]
         for name in names:
             if names.count(name) > 1:
@@ -119,7 +129,7 @@ def load_models(names: Sequence[str], device: str, warm: bool = True, precision:
     models = Models(served)
     if warm:
         for one in models.all:
-            one.warm()
+            models.pace.passes[one.id] = one.warm()
     return models
 
 

@@ -7,16 +7,17 @@ import random
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
-from unembed.errors import InputError
 from unembed.server import schemas
-from unembed.server.context import Context
+from unembed.server.context import Context, blind_cost
 from unembed.server.event_streams import EventStream
 from unembed.server.example_sentences import EASY, HARD
+from unembed.server.gate import client_of
 from unembed.server.http_errors import Fault, documented, message
-from unembed.server.work import Embedded, Recovered, Snapshot, embed, invert
+from unembed.server.inputs import read_embeddings
+from unembed.server.work import Recovered, Snapshot, invert
 
 WEB = Path(__file__).parent / "web"
 MODEL_HEADER = "X-Unembed-Model"
@@ -26,16 +27,13 @@ FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 def router(context: Context) -> APIRouter:
     """`/encode`, `/decode`, `/random`, `/queue`, `/health` and `/`."""
     api = APIRouter()
-    batcher, settings = context.batcher, context.settings
+    batcher = context.batcher
 
     @api.post("/encode", responses=documented(*FAULTS), openapi_extra=_example({"text": "The cat sat on the mat."}))
-    async def encode(body: schemas.EncodeRequest, response: Response) -> schemas.EncodeResponse:
+    async def encode(body: schemas.EncodeRequest, request: Request, response: Response) -> schemas.EncodeResponse:
         """Embed a text."""
         served = context.models.find_published(body.model)
-        if problem := schemas.text_problem([body.text], settings.max_text):
-            raise InputError(problem)
-        with batcher.submit(served, 1, lambda _: embed(served, [body.text])) as ticket:
-            found: Embedded = await ticket.result()
+        _, found = await context.embedded(request, served, body.text)
         response.headers[MODEL_HEADER] = served.id
         return schemas.EncodeResponse(embedding=found.vectors[0].tolist(), text=body.text)
 
@@ -46,16 +44,17 @@ def router(context: Context) -> APIRouter:
         responses=documented(*FAULTS, stream=True),
         openapi_extra=_example({"embedding": [0.1, -0.2, 0.3], "steps": 8}),
     )
-    async def decode(body: schemas.DecodeRequest) -> Response:
+    async def decode(body: schemas.DecodeRequest, request: Request) -> Response:
         """Recover the text of an embedding: a server-sent event for each pass, and one with the cosine at the end."""
         served = context.models.find_published(body.model)
-        e_BD = schemas.read_embeddings(body.embedding, served, normalize=True, most=1)
+        e_BD, _ = read_embeddings(body.embedding, served, normalize=True, most=1)
         decoding, _ = served.inverter.plan(**body.options(served.inverter.length))
         ticket = batcher.submit(
             served,
             2 if decoding.guidance else 1,
             lambda ticket: invert(served, e_BD, decoding, watch=ticket.emit),
-            cost=decoding.steps,
+            blind_cost(served, 1, decoding),
+            client_of(request.scope),
         )
 
         def frame(snapshot: Snapshot) -> tuple[dict[str, Any], None] | None:

@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
 def listen(settings: Settings) -> list[socket.socket]:
     """The socket to serve on, taken before the models are loaded. Raises OutputError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio sets no TCP_NODELAY
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((settings.host, settings.port))

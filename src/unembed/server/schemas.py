@@ -1,13 +1,11 @@
 """Shapes on the wire: what requests may hold, and how frames and inversions are written.
 
-Unusual here: embeddings are not validated float by float but as an array, by the same check as everywhere else, so
-that its messages are the same too; the schema of such a field is written by hand.
+Unusual here: embeddings and texts are not validated entry by entry but by `inputs`, with the same check as everywhere
+else, so that its messages are the same too; the schema of such a field is written by hand.
 """
 
 import base64
-import binascii
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -16,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
-from unembed.encoders.checks import check_embeddings
-from unembed.errors import EmbeddingError
 from unembed.search.options import Options, Search
 from unembed.server.guided import Reached
 from unembed.server.models import Served
@@ -27,7 +23,8 @@ MAX_ALTERNATIVES = 10
 PUBLISHED_STEPS = 32  # the published demo's default, which its page always sends
 
 _VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
-_BASE64 = {"type": "string", "minLength": 1, "description": "base64 of little-endian float32"}
+_BASE64 = {"type": "string", "minLength": 1, "description": "base64 of little-endian float32, one embedding"}
+_TEXT = {"type": "string", "minLength": 1}
 
 Vector = Annotated[Any, WithJsonSchema(_VECTOR)]
 Vectors = Annotated[
@@ -43,6 +40,8 @@ Vectors = Annotated[
         }
     ),
 ]
+Texts = Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]})]
+SkipBad = Annotated[bool, Field(description="Leave out what cannot be read; its entry says why.")]
 DOC = {one.name: one.metadata.get("doc", "") for kind in (Decoding, Search) for one in dataclasses.fields(kind)}
 Seed = Annotated[int, Field(ge=0, le=2**53, description=DOC["seed"])]
 Steps = Annotated[int, Field(ge=1, description=DOC["steps"])]
@@ -128,7 +127,9 @@ class InvertRequest(Request):
     steering: Steering = Decoding.steering
     temperature: Temperature = None
     seed: Seed = Decoding.seed
+    encoder: str | None = Field(None, description="What made the embeddings; refused if the model is for another one.")
     normalize: bool = Field(False, description="Scale embeddings to length 1 first.")
+    skip_bad: SkipBad = False
     cosine: bool = Field(True, description="Embed each recovered text and report its cosine.")
     alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Likeliest tokens to report for each position.")
     seconds: float | None = Field(None, gt=0, description=DOC["seconds"])
@@ -146,64 +147,17 @@ class InvertRequest(Request):
 class EmbeddingsRequest(Request):
     """Texts to embed, in OpenAI's shape."""
 
-    input: str | list[str]
+    input: Texts
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="Refused if the model's embeddings have another number.")
+    skip_bad: SkipBad = False
     include_tokens: bool = Field(False, description="Also report each text's content tokens.")
 
 
 def _options(body: BaseModel) -> Options:
     found: Any = {name: value for name, value in body if name in Options.__annotations__}
     return cast(Options, found)
-
-
-def read_embeddings(value: Any, served: Served, normalize: bool, most: int) -> NDArray[np.float32]:
-    """Embeddings (n, d) of a request, checked.
-
-    Args:
-        value: what the body held: numbers, lists of them, or base64.
-        normalize: scale to length 1; else another length is an error where the recipe normalises.
-        most: n at most.
-
-    Raises:
-        EmbeddingError: anything else than 1 to `most` embeddings of the model's recipe.
-    """
-    recipe = served.inverter.recipe
-    several = value if isinstance(value, list) else [value]
-    if any(isinstance(one, str) for one in several):
-        found: Any = np.concatenate([_from_base64(one, recipe.dimension) for one in several])
-    else:
-        found = _array(value)
-        if found.ndim == 0 or found.size == 0:
-            raise EmbeddingError("embeddings: found none, expected lists of numbers or base64")
-        if found.ndim <= 2 and found.shape[-1] != recipe.dimension:
-            check_embeddings(found, recipe)
-    if len(np.atleast_2d(found)) > most:
-        raise EmbeddingError(f"embeddings: found {len(found)}, expected at most {most} in one request")
-    return check_embeddings(found, recipe, normalize=normalize)
-
-
-def _array(value: Any) -> NDArray[Any]:
-    try:
-        found = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise EmbeddingError("embeddings: rows differ in length, or a number is too large") from error
-    if found.dtype.kind not in "fiu":
-        raise EmbeddingError("embeddings: expected lists of numbers, or base64 of float32")
-    return found
-
-
-def _from_base64(value: Any, dimension: int) -> NDArray[np.float32]:
-    try:
-        raw = base64.b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise EmbeddingError("embeddings: a string is not base64") from error
-    if not raw or len(raw) % (4 * dimension):
-        raise EmbeddingError(
-            f"embeddings: base64 holds {len(raw)} bytes, expected a multiple of {4 * dimension} "
-            f"({dimension} float32 values for each embedding)"
-        )
-    return np.frombuffer(raw, dtype="<f4").reshape(-1, dimension)
 
 
 def to_base64(vector: NDArray[np.float32]) -> str:
@@ -343,16 +297,3 @@ def _alternatives(served: Served, best: Alternatives) -> list[dict[str, Any]]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def text_problem(texts: Sequence[str], most_characters: int) -> str | None:
-    """What is wrong with texts to embed, if anything."""
-    for number, text in enumerate(texts):
-        name = "text" if len(texts) == 1 else f"text {number}"
-        if not text.strip():
-            return f"{name} is empty, expected words"
-        if len(text) > most_characters:
-            return f"{name} has {len(text)} characters, expected at most {most_characters}"
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            return f"{name} has half of a character (a lone surrogate), expected whole ones"
-    return None

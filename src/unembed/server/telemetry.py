@@ -1,16 +1,31 @@
 """Metrics for Prometheus: requests and their latency by endpoint, the queue, passes and how full they are."""
 
+from http import HTTPMethod
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from unembed.server.batching import Batcher
 
+METHODS = frozenset(HTTPMethod)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class KnownMethods:
+    """ASGI middleware: what is no method of HTTP is called OTHER, so that strangers cannot make labels up."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in METHODS:
+            scope = {**scope, "method": "OTHER"}
+        await self.app(scope, receive, send)
 
 
 class Telemetry:
@@ -77,3 +92,4 @@ class Telemetry:
             should_group_status_codes=False, excluded_handlers=["/metrics"], registry=self.registry
         )
         instrumentator.instrument(app).expose(app, include_in_schema=False)
+        app.add_middleware(KnownMethods)

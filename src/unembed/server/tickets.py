@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from unembed.server.http_errors import Fault
 from unembed.server.models import Served
+from unembed.server.pace import Cost
 from unembed.server.work import Need, Work
 
 
@@ -30,18 +31,20 @@ class Ticket:
     """
 
     def __init__(
-        self, served: Served, rows: int, cost: float, guided: bool, deadline: float, wake: Callable[[], None]
+        self, served: Served, rows: int, cost: Cost, client: str, deadline: float, wake: Callable[[], None]
     ) -> None:
         self.served = served
         self.rows = rows
-        self.cost = cost  # what is left to do: passes of one canvas, or seconds of a guided inversion
-        self.guided = guided
+        self.left = cost  # what is left to do
+        self.guided = cost.seconds > 0
+        self.client = client
         self.deadline = deadline
         self.gone = False  # written by the event loop, read by the thread
         self.started = False
         self.finished = False
         self.need: Need | None = None
         self.vectors: list[Any] = []  # of a `Texts` need, as far as answered
+        self.text_turn = 0  # when the last of its texts was embedded
         self.work: Work
         self._wake = wake
         self._loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel
@@ -17,13 +17,16 @@ from unembed.decoding.options import Decoding
 from unembed.errors import InputError
 from unembed.search.options import Search
 from unembed.server import guided, schemas
-from unembed.server.context import Context
+from unembed.server.context import Context, blind_cost
 from unembed.server.event_streams import EventStream
+from unembed.server.gate import client_of
 from unembed.server.http_errors import Fault, detail, documented
+from unembed.server.inputs import read_embeddings
 from unembed.server.models import Served, describe
+from unembed.server.pace import Cost
 from unembed.server.settings import Settings
 from unembed.server.tickets import Ticket
-from unembed.server.work import Embedded, Recovered, Snapshot, Work, embed, invert
+from unembed.server.work import Recovered, Snapshot, Work, invert
 
 FAULTS = (400, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 
@@ -57,7 +60,7 @@ def router(context: Context) -> APIRouter:
     }
 
     def blind_ticket(
-        body: schemas.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding
+        body: schemas.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding, client: str
     ) -> Ticket:
         canvases = min(len(e_BD) * decoding.candidates, max(batcher.at_once, decoding.candidates))
         return batcher.submit(
@@ -72,24 +75,27 @@ def router(context: Context) -> APIRouter:
                 batcher.at_once,
                 ticket.emit if body.stream else None,
             ),
-            cost=len(e_BD) * decoding.candidates * decoding.steps,
+            blind_cost(served, len(e_BD), decoding, body.cosine),
+            client,
         )
 
     def guided_ticket(
-        body: schemas.InvertRequest, served: Served, e_BD: NDArray[np.float32], decoding: Decoding, search: Search
-    ) -> Ticket:
+        body: schemas.InvertRequest, served: Served, embeddings: dict[int, NDArray[np.float32]], decoding: Decoding,
+        search: Search, client: str,
+    ) -> Ticket:  # fmt: skip
         if body.alternatives:
             raise InputError(f"alternatives is {body.alternatives}, but a guided inversion has none: expected 0")
-        seconds = _search_seconds(search, len(e_BD), settings)
+        seconds, rows = _search_seconds(search, len(embeddings), settings), list(embeddings)
 
-        def begin(row: int, seconds: float) -> Iterator[Inversion]:
-            return served.inverter.search(e_BD[row], decoding, replace(search, seconds=seconds), first_row=row)
+        def begin(place: int, seconds: float) -> Iterator[Inversion]:
+            row, within = rows[place], replace(search, seconds=seconds)
+            return served.inverter.search(embeddings[row], decoding, within, first_row=row)
 
         def work(ticket: Ticket) -> Work:
             limits = guided.Limits(seconds, search.max_calls, ticket.deadline)
-            return guided.search(begin, len(e_BD), limits, ticket.emit if body.stream else None)
+            return guided.search(begin, len(rows), limits, ticket.emit if body.stream else None)
 
-        return batcher.submit(served, 1, work, cost=len(e_BD) * seconds, guided=True)
+        return batcher.submit(served, 1, work, Cost(seconds=len(rows) * seconds), client)
 
     @api.post(
         "/invert",
@@ -105,28 +111,41 @@ def router(context: Context) -> APIRouter:
         },
     )
     async def inversions(
-        body: schemas.InvertRequest, last_event_id: Annotated[str | None, Header(include_in_schema=False)] = None
+        body: schemas.InvertRequest,
+        request: Request,
+        last_event_id: Annotated[str | None, Header(include_in_schema=False)] = None,
     ) -> Response:
         """Recover the texts of embeddings, as one answer or, for one embedding, as a stream of passes or rounds."""
         served = context.models.find(body.model)
-        e_BD = schemas.read_embeddings(body.embeddings, served, body.normalize, settings.max_embeddings)
+        if body.encoder is not None:
+            served.inverter.check_recipe(body.encoder)
+        most, skip_bad = settings.max_embeddings, body.skip_bad and not body.stream
+        rows, bad = read_embeddings(body.embeddings, served, body.normalize, most, skip_bad)
         decoding, search = served.inverter.plan(**body.options)
         if decoding.candidates > settings.max_candidates:
             raise InputError(f"candidates is {decoding.candidates}, expected 1 to {settings.max_candidates}")
-        if body.stream and len(e_BD) != 1:
-            raise InputError(f"a stream takes one embedding, found {len(e_BD)}")
-        started = time.perf_counter()
-        if search is None:
-            ticket = blind_ticket(body, served, e_BD, decoding)
-        else:
-            ticket = guided_ticket(body, served, e_BD, decoding, search)
-        if body.stream:
-            return _stream(ticket, served, decoding.steps if search is None else None, last_event_id)
-        with ticket:
-            found: list[Recovered] = await ticket.result()
-        data = [schemas.inversion_object(served, recovered, index) for index, recovered in enumerate(found)]
-        usage = {"passes": sum(one["passes"] for one in data), "seconds": round(time.perf_counter() - started, 4)}
-        return JSONResponse({"object": "list", "model": served.id, "data": data, "usage": usage})
+        if body.stream and len(rows) != 1:
+            raise InputError(f"a stream takes one embedding, found {len(rows)}")
+        started, client = time.perf_counter(), client_of(request.scope)
+        good = {row: e_D for row, e_D in enumerate(rows) if row not in bad}
+        found: list[Recovered] = []
+        if good:
+            if search is None:
+                ticket = blind_ticket(body, served, rows, decoding, client)
+            else:
+                ticket = guided_ticket(body, served, good, decoding, search, client)
+            if body.stream:
+                return _stream(ticket, served, decoding.steps if search is None else None, last_event_id)
+            with ticket:
+                found = await ticket.result()
+            if search is None:  # bad rows too, so that a row's number is what it is without them
+                found = [found[row] for row in good]
+        data: list[dict[str, Any]] = [{"index": row, "text": None, "skipped": why} for row, why in bad.items()]
+        data += [schemas.inversion_object(served, one, row) for row, one in zip(good, found, strict=True)]
+        data.sort(key=lambda entry: int(entry["index"]))
+        usage = {"passes": sum(one.passes for one in found), "seconds": round(time.perf_counter() - started, 4)}
+        answer = {"object": "list", "model": served.id, "data": data, "usage": usage}
+        return JSONResponse(answer | ({"skipped": len(bad)} if bad else {}))
 
     @api.post(
         "/embeddings",
@@ -136,19 +155,19 @@ def router(context: Context) -> APIRouter:
             "requestBody": {"content": {"application/json": {"example": {"input": "The cat sat on the mat."}}}}
         },
     )
-    async def embeddings(body: schemas.EmbeddingsRequest) -> Response:
+    async def embeddings(body: schemas.EmbeddingsRequest, request: Request) -> Response:
         """Embed texts, in OpenAI's shape."""
         served = context.models.find(body.model)
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        if not 1 <= len(texts) <= settings.max_texts:
-            raise InputError(f"input has {len(texts)} texts, expected 1 to {settings.max_texts}")
-        if problem := schemas.text_problem(texts, settings.max_text):
-            raise InputError(problem)
-        with batcher.submit(served, 1, lambda _: embed(served, texts, with_ids=True)) as ticket:
-            found: Embedded = await ticket.result()
-        tokenizer = served.inverter.tokenizer
-        data: list[dict[str, Any]] = []
-        for index, (vector, ids) in enumerate(zip(found.vectors, found.ids, strict=True)):
+        recipe, tokenizer = served.inverter.recipe, served.inverter.tokenizer
+        if body.dimensions not in (None, recipe.dimension):
+            text = f"dimensions is {body.dimensions}, expected {recipe.dimension}, which {recipe.encoder} gives"
+            raise InputError(text)
+        texts, found = await context.embedded(request, served, body.input, body.skip_bad)
+        data: list[dict[str, Any]] = [
+            {"object": "embedding", "index": index, "embedding": None, "skipped": why}
+            for index, why in texts.bad.items()
+        ]
+        for index, vector, ids in zip(texts.texts, found.vectors, found.ids, strict=True):
             value = schemas.to_base64(vector) if body.encoding_format == "base64" else vector.tolist()
             entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": value}
             if body.include_tokens:
@@ -156,13 +175,21 @@ def router(context: Context) -> APIRouter:
             data.append(entry)
         read = sum(len(ids) for ids in found.ids)
         usage = {"prompt_tokens": read, "total_tokens": read}
-        return JSONResponse({"object": "list", "model": served.id, "data": data, "usage": usage})
+        data.sort(key=lambda entry: int(entry["index"]))
+        answer = {"object": "list", "model": served.id, "data": data, "usage": usage}
+        return JSONResponse(answer | ({"skipped": len(texts.bad)} if texts.bad else {}))
 
     @api.get("/models", responses=documented(403, 421, v1=True))
     async def models() -> ModelList:
         """What is served: dimensions, lengths, limits, strategies, and each model's own figures."""
         data = [describe(one, one is context.models.default, limits) for one in context.models.all]
         return ModelList(object="list", data=data)
+
+    @api.get("/models/{name:path}", responses=documented(403, 404, 421, v1=True))
+    async def model(name: str) -> dict[str, Any]:
+        """One of these, by its name or its encoder's."""
+        found = context.models.find(name)
+        return describe(found, found is context.models.default, limits)
 
     return api
 

@@ -18,10 +18,10 @@ from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import Predictor, begin, compute
 from unembed.decoding.strategies import Frame, Prediction
-from unembed.errors import InputError
 from unembed.inverter import Inverter
 from unembed.server.models import Served
 
+FRAME = 2  # tokens that stand around a text's own, about
 Alternatives = list[tuple[int, float]]  # token ids with their probabilities, the likeliest first
 
 
@@ -38,6 +38,7 @@ class Texts:
     """Needs embeddings of `texts`; the answer is an array (n, d) float32."""
 
     texts: list[str]
+    tokens: list[int]  # that the encoder reads of each
 
 
 class Ended:
@@ -171,26 +172,24 @@ def invert(
             watch(_snapshot(frame, best))
         found += _recovered(inverter, frame, best, e_BD[start : start + step], decoding)
     if cosine:
-        vectors = yield Texts([one.text for several in found for one in several.inversions])
+        every = [one for several in found for one in several.inversions]
+        vectors = yield Texts([one.text for one in every], [len(one.tokens) + FRAME for one in every])
         found = _with_cosines(found, vectors, e_BD)
     return found
 
 
-def embed(served: Served, texts: list[str], with_ids: bool = False) -> Generator[Need, Any, Embedded]:
-    """Embed texts; `with_ids` also tells their content ids, as many as the encoder reads.
-
-    Raises:
-        InputError: a text has no content token.
-    """
+def read(served: Served, texts: list[str]) -> list[list[int]]:
+    """Content ids of texts, as many as the encoder reads; none of a text that is empty to it."""
     inverter = served.inverter
     tokenizer = inverter.tokenizer
     room = inverter.recipe.max_length - len(tokenizer.prefix_ids) - len(tokenizer.suffix_ids)
-    ids = tokenizer.encode_batch(texts)
-    for number, row in enumerate(ids):
-        if not row:
-            raise InputError(f"text {number} is empty to the encoder, expected words")
-    vectors = yield Texts(texts)
-    return Embedded(vectors, [row[:room] for row in ids] if with_ids else [])
+    return [row[:room] for row in tokenizer.encode_batch(texts)]
+
+
+def embed(texts: list[str], ids: list[list[int]]) -> Generator[Need, Any, Embedded]:
+    """Embed texts, whose content ids these are (`read`)."""
+    vectors = yield Texts(texts, [len(row) + FRAME for row in ids])
+    return Embedded(vectors, ids)
 
 
 def _snapshot(frame: Frame, best: Best) -> Snapshot:
