@@ -16,8 +16,18 @@ Messages are one line: they name the file, the row or the option, what was found
 expected. `exit_code` is what the command line returns for the exception.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+CONTROLS = ("Cc", "Cf", "Cs")  # Unicode categories: controls, invisible formatting, lone surrogates
+JOINERS = "\u200c\u200d"  # formatting that several scripts and emoji need
+
+
+def printable(text: str) -> str:
+    """`text` on one line, its control characters and direction overrides as U+FFFD: what a terminal may be given."""
+    kept = " ".join(text.split())
+    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in JOINERS else c for c in kept)
 
 
 class UnembedError(Exception):
