@@ -30,14 +30,14 @@ ERROR_BYTES = 2**16  # of an error's body that are read
 SECRET_LENGTH = 6  # characters from which a query's value may be a secret
 HIDDEN = "***"
 ADVICE = {401: f"its key is read from {KEY}", 403: f"its key is read from {KEY}"}
-MODEL_ADVICE = "check the address, and --encoder-model (in Python: model), which is the endpoint's name of the model"
+MODEL_ADVICE = "check the address, and the model's name there: --encoder-model (in Python: model)"
 
 
 class RefusedError(EncoderError):
-    """The endpoint said no, which asking again does not change.
+    """No text was embedded, and asking again does not change that.
 
     Attributes:
-        status: of its answer.
+        status: of the answer that refused, or 0 where the endpoint was not reached.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -116,8 +116,8 @@ class Endpoint:
             most: bytes of the answer.
 
         Raises:
-            RefusedError: the endpoint refuses.
-            EncoderError: it cannot be reached, takes too long, or answers with something else than JSON of that size.
+            RefusedError: the endpoint refuses, or is not there.
+            EncoderError: it fails, takes too long, or answers with something else than JSON of that size.
         """
         problem, pause = "", FIRST_PAUSE
         for attempt in range(RETRIES + 1):
@@ -134,9 +134,9 @@ class Endpoint:
             except httpx2.TransportError as error:
                 problem = self.clean(f"{type(error).__name__}: {error}").rstrip(": ")
                 if (tls := _tls(error)) is not None:
-                    raise EncoderError(f"{self.shown}: no safe connection ({self.clean(tls)})") from error
+                    raise RefusedError(f"{self.shown}: no safe connection ({self.clean(tls)})", 0) from error
                 if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and not self._reached:
-                    raise EncoderError(f"{self.shown}: cannot be reached ({problem}); check the address") from error
+                    raise RefusedError(f"{self.shown}: cannot be reached ({problem}); check the address", 0) from error
             except httpx2.DecodingError as error:
                 raise EncoderError(f"{self.shown}: the answer cannot be decompressed") from error
             if attempt < RETRIES:
@@ -246,7 +246,7 @@ def _tls(error: BaseException) -> str | None:
             return f"its certificate is not trusted: {cause.verify_message}; SSL_CERT_FILE can name another authority"
         if isinstance(cause, ssl.SSLError) and isinstance(error, httpx2.ConnectError):
             return f"TLS: {cause.reason or cause}; check https:// and the port"
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__  # httpcore cuts the chain
     return None
 
 
