@@ -204,7 +204,7 @@ def test_it_gives_up_in_the_end() -> None:
 def test_a_refusal_is_not_repeated() -> None:
     slept: list[float] = []
     with pytest.raises(EncoderError, match=r"refused with status 401 \(no such key\); its key is read from UNEMBED_A"):
-        remote(says(401, text="no such\nkey"), slept).encode(TEXTS)
+        remote(says(401, text="no such\nkey", headers={"Location": "/x"}), slept).encode(TEXTS)
     with pytest.raises(EncoderError, match=r'status 404 \(model "fake" not found\); check the address.*--encoder-mod'):
         remote(says(404, json={"error": {"message": 'model "fake" not found'}}), slept).encode(TEXTS)
     with pytest.raises(EncoderError, match=r"status 200 \(Unexpected endpoint or method. \(POST /v1\)\)"):

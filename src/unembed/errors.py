@@ -1,4 +1,4 @@
-"""Every exception that unembed raises on purpose.
+"""Every exception that unembed raises on purpose, and what of a text may be shown.
 
     UnembedError            the work failed (exit code 1)
     |-- OutputError         a result could not be written (disk full, read-only folder)
@@ -13,7 +13,8 @@
         `-- DataError       a text, vector or shard file that cannot be read as it claims
 
 Messages are one line: they name the file, the row or the option, what was found and what was
-expected. `exit_code` is what the command line returns for the exception.
+expected. `exit_code` is what the command line returns for the exception. Foreign text in them is shown
+through `printable`.
 """
 
 import unicodedata

@@ -129,7 +129,7 @@ class Endpoint:
                     return self._tree(content, status, most)
                 problem = f"status {status} ({self._quoted(content)})".removesuffix(" ()")
                 if status != 429 and status < 500:
-                    raise self._refusal(status, problem, headers.get("Location"))
+                    raise self._refusal(status, problem, headers.get("Location") if status < 400 else None)
                 wait = _seconds(headers.get("Retry-After"), pause)
             except httpx2.TransportError as error:
                 problem = self.clean(f"{type(error).__name__}: {error}").rstrip(": ")
