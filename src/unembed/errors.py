@@ -1,4 +1,4 @@
-"""Every exception that unembed raises on purpose.
+"""Every exception that unembed raises on purpose, and what of a text may be shown.
 
     UnembedError            the work failed (exit code 1)
     |-- OutputError         a result could not be written (disk full, read-only folder)
@@ -13,11 +13,22 @@
         `-- DataError       a text, vector or shard file that cannot be read as it claims
 
 Messages are one line: they name the file, the row or the option, what was found and what was
-expected. `exit_code` is what the command line returns for the exception.
+expected. `exit_code` is what the command line returns for the exception. Foreign text in them is shown
+through `printable`.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+CONTROLS = ("Cc", "Cf", "Cs")  # Unicode categories: controls, invisible formatting, lone surrogates
+JOINERS = "\u200c\u200d"  # formatting that several scripts and emoji need
+
+
+def printable(text: str) -> str:
+    """`text` on one line, its control characters and direction overrides as U+FFFD: what a terminal may be given."""
+    kept = " ".join(text.split())
+    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in JOINERS else c for c in kept)
 
 
 class UnembedError(Exception):

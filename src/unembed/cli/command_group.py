@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from unembed.errors import UnembedError
+from unembed.errors import EncoderError, UnembedError, printable
 
 INTERRUPTED = 130
 TRACEBACK = "UNEMBED_TRACEBACK"
@@ -58,7 +58,8 @@ class Commands(click.Group):
             try:
                 return super().invoke(ctx)
             except UnembedError as error:
-                ctx.exit(say(str(error), error.exit_code))
+                further = ctx.meta.get(CONTINUE, "") if isinstance(error, EncoderError) else ""
+                ctx.exit(say(f"{error}{further}", error.exit_code))
             except KeyboardInterrupt:
                 if sys.stderr.isatty():
                     click.echo(err=True)  # the terminal's ^C stands on the line
@@ -84,8 +85,8 @@ class GreedyCommand(click.Command):
 
 
 def say(message: str, code: int = 1) -> int:
-    """Write one line to standard error; returns the exit code."""
-    click.echo(f"unembed: {' '.join(message.split())}", err=True)
+    """Write one line to standard error, control characters in it made visible; returns the exit code."""
+    click.echo(f"unembed: {printable(message)}", err=True)
     return code
 
 

@@ -16,8 +16,8 @@ from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, opt
 @decoding_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    texts: str, tokens: str, limit: int | None, model: str | None, encoder_url: str | None, batch_size: int,
-    device: str, as_json: bool, **options: Any,
+    texts: str, tokens: str, limit: int | None, model: str | None, encoder_url: str | None,
+    encoder_model: str | None, encoder_batch: int | None, batch_size: int, device: str, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure how much of held-out texts comes back, with intervals and the level of chance.
 
@@ -32,7 +32,7 @@ def evaluate(
     with working("loading"):
         from unembed.evaluation.evaluate import evaluate as measure
 
-        inverter = load_inverter(model, device, encoder_url)
+        inverter = load_inverter(model, device, encoder_url, encoder_model, encoder_batch)
     decoding, search = planned(inverter, options)
     report = measure(
         inverter, read_texts(texts), decoding, search, tokens=wanted, limit=limit, batch_size=batch_size,

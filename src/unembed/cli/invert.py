@@ -11,7 +11,7 @@ import click
 
 from unembed.cli.command_group import CONTINUE, say
 from unembed.cli.options import Plan, check_ending, content, decoding_options, load_inverter, option, planned, room_of
-from unembed.errors import InputError
+from unembed.errors import InputError, printable
 
 if TYPE_CHECKING:
     from unembed.encoders.embedding_files import Vectors
@@ -36,8 +36,9 @@ EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .
 @click.pass_context
 def invert(
     ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str | None, encoder: str | None,
-    model: str | None, encoder_url: str | None, batch_size: int, device: str, output: str | None, overwrite: bool,
-    normalize: bool, skip_bad: bool, no_cosine: bool, as_json: bool, **options: Any,
+    model: str | None, encoder_url: str | None, encoder_model: str | None, encoder_batch: int | None, batch_size: int,
+    device: str, output: str | None, overwrite: bool, normalize: bool, skip_bad: bool,
+    no_cosine: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Recover text from embeddings.
 
@@ -59,7 +60,7 @@ def invert(
         from unembed.encoders.embedding_files import open_vectors, scan
 
         vectors = None if embeddings is None else open_vectors(embeddings, column)
-        inverter = load_inverter(model, device, encoder_url)
+        inverter = load_inverter(model, device, encoder_url, encoder_model, encoder_batch)
         plan = Plan(*planned(inverter, options, encoder), not no_cosine, batch_size, normalize, skip_bad)
     if vectors is None:
         _round_trip(inverter, text, plan, output, as_json)
@@ -86,7 +87,7 @@ def invert(
 def _print_inversions(inverter: "Inverter", vectors: "Vectors", plan: Plan, as_json: bool) -> None:
     """Every row to standard output: a table in a terminal, else one text a line, or one JSON object."""
     from unembed.cli.bulk import record
-    from unembed.cli.terminal import console, printable, show_inversions
+    from unembed.cli.terminal import console, show_inversions
 
     out = console()
     results: list[dict[str, Any]] = []

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 ENCODER = "all-MiniLM-L6-v2"
 TEXT_FILES = ".txt (one a line), .jsonl, .csv or .parquet, also .zst or .gz; a folder; or a dataset id"
-REMOTE = "Ask the encoder behind this address, in the OpenAI shape, not a local one."
+REMOTE = "Ask the encoder behind this address, not a local one: OpenAI's interface, ollama's or TEI's."
+BATCH = "Texts in one request to --encoder-url.  [default: 32, halved where the endpoint says it is too large]"
 METAVARS = {int: "N", float: "N", str: "NAME"}
 DEVICES = "cpu, cuda, cuda:N, mps, or auto: cuda where there is one."
 
@@ -95,6 +96,13 @@ def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
                 decorators.append(option(name, f.default, f.metadata["doc"], type=kind, metavar=METAVARS.get(kind)))
     decorators += [
         option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
+        option(
+            "--encoder-model",
+            None,
+            "What --encoder-url calls its model.  [default: the encoder's name]",
+            metavar="NAME",
+        ),
+        option("--encoder-batch", None, BATCH, type=click.IntRange(min=1)),
         option("--batch-size", 64, "Rows on the device at once.", type=click.IntRange(min=1)),
         option("--device", "auto", DEVICES, metavar="NAME"),
     ]
@@ -103,21 +111,30 @@ def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def load_inverter(model: str | None, device: str, encoder_url: str | None) -> "Inverter":
+def load_inverter(
+    model: str | None, device: str, url: str | None, encoder_model: str | None = None, encoder_batch: int | None = None
+) -> "Inverter":
+    """The inverter that the options name. An encoder behind `url` is asked for one text at once."""
     from unembed.inverter import Inverter
 
+    if url is None and (encoder_model is not None or encoder_batch is not None):
+        raise InputError(
+            "--encoder-model and --encoder-batch are for an encoder behind an address, expected --encoder-url"
+        )
     inverter = Inverter.from_pretrained(model, device_of(device))
-    if encoder_url is None:
+    if url is None:
         return inverter
     from unembed.encoders.remote import RemoteEncoder
 
-    encoder = RemoteEncoder(encoder_url, inverter.recipe, inverter.tokenizer)
+    encoder = RemoteEncoder(url, inverter.recipe, inverter.tokenizer, encoder_model, encoder_batch)
 
-    def say_cost() -> None:
+    def end() -> None:
+        encoder.close()
         if encoder.calls:
-            click.echo(f"{encoder_url}: asked for {encoder.calls:,} texts, {encoder.tokens:,} tokens", err=True)
+            click.echo(f"{encoder.url}: asked for {encoder.calls:,} texts, {encoder.tokens:,} tokens", err=True)
 
-    click.get_current_context().call_on_close(say_cost)  # after an error or Ctrl-C too: it may have cost money
+    click.get_current_context().call_on_close(end)  # after an error or Ctrl-C too: it may have cost money
+    encoder.probe()
     return inverter.asking(encoder)
 
 

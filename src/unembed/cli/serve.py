@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from unembed.cli.command_group import say
 from unembed.errors import UnembedError
 from unembed.server.settings import ENVIRONMENT, Settings
 
@@ -69,5 +70,4 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except UnembedError as error:
-        click.echo(f"unembed: {error}", err=True)
-        sys.exit(error.exit_code)
+        sys.exit(say(str(error), error.exit_code))

@@ -7,7 +7,6 @@ Colours, width and whether there is a terminal at all are rich's to decide (NO_C
 
 import sys
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from rich.text import Text
 from unembed.cli.options import Plan
 from unembed.corpus.held_out import NATURAL
 from unembed.decoding.options import Decoding
+from unembed.errors import printable
 from unembed.search.options import Search
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 FRAME_SECONDS = 0.12  # a pass takes milliseconds, the eye does not
 SHOW_SECONDS = 2.5  # so long at most for one text, however many passes
 LABEL = len("recovered")
-CONTROLS = ("Cc", "Cf", "Cs")  # Unicode categories: controls, invisible formatting, lone surrogates
-JOINERS = "\u200c\u200d"  # formatting that several scripts and emoji need
 LONGEST = 600  # characters of an original that are shown
 METRICS = {
     "token_accuracy": "token accuracy",
@@ -64,12 +62,6 @@ def working(what: str) -> Iterator[None]:
         return
     with errors.status(Text(what, style="dim")):
         yield
-
-
-def printable(text: str) -> str:
-    """`text` on one line, its control characters and direction overrides as U+FFFD."""
-    kept = " ".join(text.split())
-    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in JOINERS else c for c in kept)
 
 
 def beginning(text: str) -> str:

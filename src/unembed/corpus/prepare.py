@@ -26,7 +26,7 @@ from unembed.config import Config, config_to_dict
 from unembed.corpus.passages import Hashes, Seen, cut_passages, passage_hash, split_of
 from unembed.corpus.sources import Pair, Source, find_sources
 from unembed.corpus.windows import MANIFEST, SPLITS, Manifest, PartManifest, read_manifest
-from unembed.errors import DataError, EmbeddingError, OutputError
+from unembed.errors import DataError, EmbeddingError, OutputError, printable
 
 if TYPE_CHECKING:
     from unembed.encoders.encoder import Encoder
@@ -152,7 +152,7 @@ def _write_shards(
             pairs = islice(source.pairs(skip=rows), None if plan.limit is None else plan.limit - rows)
             with (
                 _PartWriter(config, out, source, source.part in paired, encoder, journal) as writer,
-                tqdm(initial=rows, desc=source.part, unit=" texts", disable=not show_progress_bar) as bar,
+                tqdm(initial=rows, desc=printable(source.part), unit=" texts", disable=not show_progress_bar) as bar,
             ):
                 last = time.monotonic()
                 while chunk := list(islice(pairs, CHUNK)):

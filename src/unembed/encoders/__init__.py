@@ -3,7 +3,9 @@
 recipes.py          known recipes, and those that a folder or the Hub declares
 encoder.py          local encoders, and the checks of embeddings
 fast_batches.py     a local encoder on token ids in full batches, in bfloat16 where that is faster
-remote.py           an encoder behind an address, in OpenAI's shape
+remote.py           an encoder behind an address: batches, and what is known already
+endpoint.py         requests to an address: bounded, repeated where that helps, no secret shown
+endpoint_answers.py embeddings out of the answers of OpenAI, ollama, text-embeddings-inference and others
 tokenizer.py        an encoder's tokenizer, with the tokens that the denoiser adds
 embedding_files.py  embeddings out of a table's column, checked, and into `.npy` files
 """

@@ -1,16 +1,15 @@
-"""An encoder behind an HTTP interface in the OpenAI shape, for guided inversion with `max_calls`.
+"""An encoder behind an HTTP interface, for guided inversion with `max_calls`.
 
     POST URL  {"model": ..., "input": [texts]}  ->  {"data": [{"index": 0, "embedding": [...]}, ...]}
 
-Each text may cost money, so none is asked for twice and a failed request is repeated only where that can help:
-timeouts, broken connections, 429 and 5xx, with growing pauses or as long as `Retry-After` says. Answers are not
-trusted: their order is restored by `index`, and dimension, number and finiteness are checked.
+That is OpenAI's shape; `endpoint_answers` has those of ollama, text-embeddings-inference and llama.cpp. Each text may
+cost money. So none is asked for twice, what was answered stays known when a later request fails, and a request is
+repeated only where that can help (`endpoint`). A batch that is refused as too large is halved.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import httpx2
 import numpy as np
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unembed.config import Recipe
+from unembed.encoders.endpoint import Endpoint, RefusedError
+from unembed.encoders.endpoint_answers import most_bytes, request, takes_one, vectors
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EncoderError, InputError
 
-KEY = "UNEMBED_API_KEY"  # environment variable, sent as a bearer token
-RETRIES = 5
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds
-TIMEOUT = 60.0  # seconds for one request
+BATCH = 32  # what text-embeddings-inference takes; few servers take less
+TOO_LARGE = (400, 413, 422)  # statuses with which servers refuse a batch, among other things
+PROBE = "test"
 
 Floats = NDArray[np.float32]
 
@@ -34,19 +34,23 @@ class RemoteEncoder:
     """An `Encoder` that can only be queried.
 
     Args:
-        url: of the endpoint, for example http://127.0.0.1:8080/v1/embeddings.
+        url: of the endpoint, for example http://127.0.0.1:8080/v1/embeddings. Its key is read from the environment
+            variable UNEMBED_API_KEY.
         recipe: what the endpoint is taken to run; its dimension is checked, the rest cannot be.
         tokenizer: the inverter's.
-        model: name to send; the recipe's encoder where not given.
+        model: what the endpoint calls the model; the recipe's encoder where not given.
+        batch: texts in one request. Where not given, 32, or as many as the endpoint is found to take.
         transport: instead of the network, for tests.
         sleep: instead of `time.sleep`, for tests.
 
     Raises:
-        InputError: `url` is none.
+        InputError: `url` is none, or `batch` is less than 1.
 
     Attributes:
+        url: the address without secrets.
+        batch: texts in one request, at present.
         calls, tokens: asked for so far: texts, and their tokens with the special ones and the prompt, by which most
-            endpoints charge.
+            endpoints charge. What an endpoint refused is left out.
     """
 
     network = None
@@ -57,39 +61,59 @@ class RemoteEncoder:
         recipe: Recipe,
         tokenizer: Tokenizer,
         model: str | None = None,
+        batch: int | None = None,
         transport: httpx2.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"encoder URL is {url!r}, expected http:// or https://")
-        self.url = url
+        if batch is not None and batch < 1:
+            raise InputError(f"batch is {batch}, expected at least 1")
+        self._endpoint = Endpoint(url, transport, sleep)
+        self.url = self._endpoint.shown
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.model = model or recipe.encoder
+        self.batch = 1 if takes_one(self._endpoint.path) else batch or BATCH
         self.calls = self.tokens = 0
         self._known: dict[str, Floats] = {}
-        self._sleep = sleep
-        key = os.environ.get(KEY)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport)
 
     def to(self, device: str | torch.device) -> Self:
         """Nothing to move."""
         return self
 
-    def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> Floats:
+    def close(self) -> None:
+        """Close the connections."""
+        self._endpoint.close()
+
+    def probe(self) -> None:
+        """Ask for one short text, so that a wrong address, key, model or dimension is found at once.
+
+        Raises:
+            EncoderError: as `encode`.
+        """
+        self.encode([PROBE])
+
+    def encode(self, texts: Sequence[str], batch_size: int = BATCH, show_progress_bar: bool = False) -> Floats:
         """Embeddings (n, d) float32 of `texts`, in their order; asks for those not asked for before.
+
+        Args:
+            batch_size: of a local encoder; here `batch` is how many texts are sent at once.
 
         Raises:
             EncoderError: the endpoint cannot be reached, refuses, or answers with something else than embeddings.
         """
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        for start in range(0, len(missing), batch_size):
-            part = missing[start : start + batch_size]
-            self.calls += len(part)
-            framed = len(self.tokenizer.prefix_ids) + len(self.tokenizer.suffix_ids)
-            self.tokens += sum(framed + len(ids) for ids in self.tokenizer.encode_batch(part))
-            self._known.update(zip(part, self._vectors(self._answer(part), len(part)), strict=True))
+        start, size = 0, self.batch
+        while start < len(missing):
+            part = missing[start : start + size]
+            try:
+                self._ask(part)
+            except RefusedError as error:
+                if error.status not in TOO_LARGE or len(part) == 1:
+                    raise
+                size = len(part) // 2
+            else:
+                start += len(part)
+        self.batch = size  # kept only where all were taken in the end: a bad text is refused in every batch
         return np.array([self._known[text] for text in texts], np.float32).reshape(len(texts), self.recipe.dimension)
 
     def encode_tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -99,61 +123,19 @@ class RemoteEncoder:
         ]
         return torch.from_numpy(self.encode(texts)).to(ids.device)
 
-    def _answer(self, texts: Sequence[str]) -> Any:
-        """The JSON that one request gives in the end."""
-        problem, pause = "", FIRST_PAUSE
-        for attempt in range(RETRIES + 1):
-            wait = pause
-            try:
-                response = self._client.post(self.url, json={"model": self.model, "input": list(texts)})
-                if response.is_success:
-                    return response.json()
-                problem = f"status {response.status_code}"
-                if response.status_code != 429 and response.status_code < 500:
-                    raise EncoderError(f"{self.url}: refused with {problem} ({_said(response)})")
-                wait = _seconds(response.headers.get("Retry-After"), pause)
-            except httpx2.TransportError as error:
-                problem = f"{type(error).__name__}: {error}".rstrip(": ")
-            except httpx2.InvalidURL as error:
-                raise InputError(f"encoder URL is {self.url!r}: {error}") from error
-            except ValueError as error:
-                raise EncoderError(f"{self.url}: the answer is not JSON") from error
-            if attempt < RETRIES:
-                self._sleep(min(wait, LONGEST_PAUSE))
-                pause *= 2
-        raise EncoderError(f"{self.url}: no answer after {RETRIES + 1} attempts, the last with {problem}")
-
-    def _vectors(self, tree: Any, count: int) -> Floats:
-        """Rows in the order of the request, to unit length where the recipe says so."""
+    def _ask(self, part: Sequence[str]) -> None:
+        """One request; its answer is known from then on."""
+        framed = len(self.tokenizer.prefix_ids) + len(self.tokenizer.suffix_ids)
+        tokens = sum(framed + len(ids) for ids in self.tokenizer.encode_batch(part))
+        self.calls, self.tokens = self.calls + len(part), self.tokens + tokens
+        body = request(self._endpoint.path, self.model, part, self.recipe)
         try:
-            entries = sorted(tree["data"], key=lambda entry: int(entry["index"]))
-            found = [int(entry["index"]) for entry in entries]
-            rows = [np.asarray(entry["embedding"], np.float32) for entry in entries]
-        except (KeyError, TypeError, ValueError) as error:
-            raise EncoderError(f"{self.url}: the answer is not in the OpenAI shape ({type(error).__name__})") from error
-        if found != list(range(count)):
-            raise EncoderError(f"{self.url}: answered {len(found)} embeddings, expected {count} numbered from 0")
-        for row in rows:
-            if row.shape != (self.recipe.dimension,):
-                raise EncoderError(
-                    f"{self.url}: embedding has shape {row.shape}, expected ({self.recipe.dimension},) as "
-                    f"{self.recipe.encoder} gives"
-                )
-        vectors = np.stack(rows)
-        size = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not np.isfinite(vectors).all() or not size.all():
-            raise EncoderError(f"{self.url}: answered with an embedding that is zero or not finite")
-        return vectors / size if self.recipe.normalize else vectors
-
-
-def _seconds(header: str | None, otherwise: float) -> float:
-    """What `Retry-After` asks for, where it gives seconds."""
-    try:
-        return max(0.0, float(header)) if header else otherwise
-    except ValueError:  # a date
-        return otherwise
-
-
-def _said(response: httpx2.Response) -> str:
-    """The beginning of an error's text, on one line."""
-    return " ".join(response.text.split())[:200]
+            tree = self._endpoint.post(body, most_bytes(len(part), self.recipe.dimension))
+        except RefusedError:
+            self.calls, self.tokens = self.calls - len(part), self.tokens - tokens
+            raise
+        try:
+            found = vectors(tree, len(part), self.recipe)
+        except ValueError as error:
+            raise EncoderError(f"{self.url}: {error}") from error
+        self._known.update(zip(part, found, strict=True))
