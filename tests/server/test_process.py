@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -20,6 +21,7 @@ from serving import tiny_inverter
 
 from fakes import save_tiny_inverter
 from unembed.cli.serve import serve
+from unembed.encoders.recipes import RECIPES
 from unembed.inverter import Inverter
 from unembed.server.models import Models, Served, load_models
 from unembed.server.run import listen
@@ -31,6 +33,7 @@ import time
 import torch
 from serving import tiny_inverter
 import unembed.server.batching as batching
+from unembed.encoders.recipes import RECIPES
 from unembed.inverter import Inverter
 torch.set_num_threads(1)
 inverter = tiny_inverter()
@@ -188,3 +191,5 @@ def test_a_model_is_found_by_its_name_or_its_encoders(models: Models) -> None:
     assert models.find("fake").id == "tiny"
     assert models.find(None).id == "tiny"
     assert Models([Served("x", models.default.inverter, 0)]).default.id == "x"
+    minilm = Served("mine", SimpleNamespace(recipe=RECIPES["all-MiniLM-L6-v2"]), 0)  # type: ignore[arg-type]
+    assert Models([minilm]).find("sentence-transformers/all-MiniLM-L6-v2").id == "mine"

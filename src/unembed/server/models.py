@@ -11,6 +11,7 @@ import numpy as np
 
 from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.denoiser.model import count_parameters
+from unembed.encoders.recipes import aliases
 from unembed.errors import InputError
 from unembed.inverter import Inverter
 from unembed.server.http_errors import Fault
@@ -86,12 +87,12 @@ class Models:
         return [one.id for one in self.all]
 
     def find(self, name: str | None) -> Served:
-        """The model of that name, or of the encoder of that name. Raises Fault 404."""
+        """The model of that name, or of the encoder that has the name. Raises Fault 404."""
         if name is None:
             return self.default
         wanted = name.lower()
         for one in self.all:
-            if wanted in (one.id.lower(), one.inverter.recipe.encoder.lower()):
+            if wanted in (one.id.lower(), *map(str.lower, aliases(one.inverter.recipe.encoder))):
                 return one
         shown = name if len(name) <= 80 else name[:80] + "..."
         raise Fault(404, "unknown_model", f"model {shown!r} is not served here, expected one of {', '.join(self.ids)}")

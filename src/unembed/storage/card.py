@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unembed.config import Config, Recipe
 from unembed.corpus.held_out import NATURAL
-from unembed.encoders.recipes import RECIPES
+from unembed.encoders.recipes import aliases
 from unembed.files.quantised import scale_names
 from unembed.storage.corpus_licences import CORPUS_LICENCES
 
@@ -76,9 +76,7 @@ def _metadata(recipe: Recipe) -> str:
 
 def _base_model(encoder: str) -> str | None:
     """The encoder's Hub id, where it has one: a known name stands for the longest name of its recipe."""
-    known = RECIPES.get(encoder)
-    names = [encoder] if known is None else [encoder, *(name for name, recipe in RECIPES.items() if recipe is known)]
-    return next((name for name in names if _HUB_ID.fullmatch(name)), None)
+    return next((name for name in aliases(encoder) if _HUB_ID.fullmatch(name)), None)
 
 
 def _recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
