@@ -78,12 +78,25 @@ def test_what_is_no_embedding_is_told_in_words(visit: Open, canned: FakeServer) 
         "[1, 2, 3]": "It has 3 numbers; all-MiniLM-L6-v2 makes embeddings of 384.",
         "[1, null]": "Row 1, entry 2: a finite number within float32 is expected.",
         "[0, 0, 0]": "Row 1 is all zeros.",
+        "[1e-60, 0]": "Row 1 is all zeros.",
+        "[[], []]": "There is no embedding in it.",
+        f"[0.5, {', '.join(['1e308'] * 383)}]": "Row 1, entry 2: a finite number within float32 is expected.",
+        "0.5 -3.5e38": "Row 1, entry 2: a finite number within float32",
+        "[0.1, NaN]": "Row 1, entry 2: a finite number within float32",
+        "0.1, 0.2, Infinity": "Row 1, entry 3: a finite number within float32",
+        "[[0.1, 0.2], [0.1, [0.2]]]": "Row 2, entry 2: a finite number within float32",
+        '[0.1, {"a": [null]}]': "Row 1, entry 2: a finite number within float32",
+        '["0.1", true]': "Row 1, entry 1: a finite number within float32",
+        "[" * 50_000 + "1" + "]" * 50_000: "The JSON is nested too deeply.",
+        '{"data":' * 50 + "[1]" + "}" * 50: "The JSON is nested too deeply.",
+        "null": "The JSON has no numbers under",
         '{"weights": [1]}': "The JSON has no numbers under",
         "hello": "It is neither JSON",
         '{"embedding": "%%%"}': "The embedding is a text, but not base64.",
     }.items():
         page.find("#paste").fill(pasted)
         expect(page.find("embedding-input .error")).to_contain_text(says)
+        assert "\n" not in page.find("embedding-input .error").inner_text()
     assert page.text("#embedding-note") == ""
 
 

@@ -13,7 +13,7 @@ export function readEmbeddings(bytes) {
   rows.forEach((row, i) => {
     const at = row.findIndex((x) => typeof x !== "number" || !Number.isFinite(Math.fround(x)));
     if (at >= 0) throw new Error(`Row ${i + 1}, entry ${at + 1}: a finite number within float32 is expected.`);
-    if (row.every((x) => Math.fround(x) === 0)) throw new Error(row.length ? `Row ${i + 1} is all zeros.` : `Row ${i + 1} is empty.`);
+    if (row.length && row.every((x) => Math.fround(x) === 0)) throw new Error(`Row ${i + 1} is all zeros.`);
   });
   return rows;
 }
