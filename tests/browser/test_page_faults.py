@@ -51,7 +51,7 @@ def test_a_running_inversion_can_be_stopped(visit: Open, canned: FakeServer) -> 
 
 def test_nothing_moves_while_passes_arrive(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url, width=360)
-    canned.mood.hold_at = 0
+    canned.mood.hold_at, canned.mood.hold_round = 0, 0
     page.press()
     expect(page.find("#vector-view, vector-view .bars").first).to_have_attribute("d", re.compile("M"))
     before = page.settled()
@@ -66,9 +66,12 @@ def test_nothing_moves_while_passes_arrive(visit: Open, canned: FakeServer) -> N
 def test_an_unreachable_server_is_told_in_words(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.expected = ("ERR_INTERNET_DISCONNECTED",)
+    page.invert("a cat")
     page.page.context.set_offline(True)
+    page.find("#text").fill("a dog")
     page.find("#invert").click()
     expect(page.find("#error")).to_contain_text("cannot be reached")
+    expect(page.find("#stale")).to_contain_text("Out of date")
 
 
 def test_what_is_no_embedding_is_told_in_words(visit: Open, canned: FakeServer) -> None:

@@ -36,13 +36,16 @@ let busy = null; // AbortController of what was begun by a press
 let made = null; // what the results that are shown were asked by
 
 /** All that a result depends on. A new embedding clears the results, so that it need not be told apart from another. */
-const asked = () => JSON.stringify([subject?.text === null || find("#text").value.trim(), settings.model.id, settings.values, defences.defence]);
+const asked = (text = find("#text").value.trim()) =>
+  JSON.stringify([subject?.text === null || text, settings.model.id, settings.values, defences.defence]);
 
 /** The text or an option is another one: say so beside results that were made before. */
 function changed() {
-  const stale = run.frames.length > 0 && made !== asked();
-  find(".bench").dataset.stale = stale;
-  find("#stale").replaceChildren(...(stale ? ["Out of date", h("span", { class: "hidden" }, ": the text or an option has changed")] : []));
+  const stale = String(run.frames.length > 0 && made !== asked());
+  if (find(".bench").dataset.stale !== stale) { // screen readers hear of it once
+    find(".bench").dataset.stale = stale;
+    find("#stale").replaceChildren(...(stale === "true" ? ["Out of date", h("span", { class: "hidden" }, ": the text or an option has changed")] : []));
+  }
   const { kind } = defences.defence;
   find("#options-note").textContent = [find("encoder-control").says, kind === "none" ? "no defence" : DEFENCES[kind].title.toLowerCase()].join(", ");
 }
@@ -105,7 +108,9 @@ function typed() {
 /** Say what is unusual about the text; its tokens are known once it was embedded. */
 function noteText() {
   const text = find("#text").value.trim();
-  find("#text-note").textContent = remark(text, subject?.text === text ? subject.truth?.tokens : []);
+  if (subject?.text) find("#embedding-note").textContent = subject.text === text ? "" : "(of the text before)";
+  const said = remark(text, subject?.text === text ? subject.truth?.tokens : []);
+  if (find("#text-note").textContent !== said) find("#text-note").textContent = said;
 }
 
 function takeEmbedding({ detail: { vector, source } }) {
@@ -144,7 +149,6 @@ async function start() {
   }
   const abort = new AbortController();
   showBusy(abort);
-  made = asked();
   remember();
   find("recovered-text").scrollIntoView({ block: "nearest" });
   try {
@@ -162,6 +166,7 @@ async function invert(abort) {
   const inverted = subject;
   const defence = kind === "none" ? "None" : `${DEFENCES[kind].title}: ${DEFENCES[kind].says(strength, subject.vector.length)}`;
   const vector = leaked();
+  made = asked(subject.text);
   const inversion = run.start(subject, vector, settings.model, settings.values, abort);
   changed();
   for (const trial of await inversion) {

@@ -7,7 +7,7 @@ import { TITLES, marked } from "./text-comparison.js";
 /** The cosine from which on a text is usually so near; docs/server.md says where the levels come from. */
 const MEANINGS = [
   [1 - 1e-6, "the same text to the encoder"],
-  [0.98, "nearly all words, order uncertain"],
+  [0.98, "very close, but not the text"],
   [0.92, "nearly the same meaning"],
   [0.8, "the topic, about half of the words"],
   [0.53, "at best the topic"],
