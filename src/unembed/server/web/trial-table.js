@@ -12,7 +12,7 @@ class TrialTable extends HTMLElement {
     this.caption = h("p", { class: "quiet" });
     this.hidden = true;
     this.append(h("details", {},
-      h("summary", {}, h("h2", { id: "trials-heading" }, "What protected it")),
+      h("summary", {}, h("h2", { id: "trials-heading" }, "What was tried")),
       this.caption,
       h("table", { "aria-labelledby": "trials-heading" },
         h("thead", {}, h("tr", {}, ...COLUMNS.map((title) => h("th", { scope: "col" }, title)))), this.body)));
