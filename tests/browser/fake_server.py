@@ -110,8 +110,9 @@ class FakeServer(ThreadingHTTPServer):
 
 
 def pieces(text: str) -> list[str]:
-    """Lower-case words and marks, long words in two."""
-    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    """Lower-case words and marks, long words in two; what is beyond 16 bits is unknown."""
+    words = re.findall(r"\w+|[^\w\s]", re.sub("[\U00010000-\U0010ffff]", " \uffff ", text.lower()))
+    words = ["[UNK]" if word == "\uffff" else word for word in words]
     return [p for w in words for p in ([w[:6], "##" + w[6:]] if len(w) > 8 else [w])]
 
 

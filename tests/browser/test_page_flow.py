@@ -31,7 +31,9 @@ def test_text_goes_to_an_embedding_and_back(visit: Open, real: str) -> None:
     assert page.text("#model-facts").startswith("16 numbers \u2192 up to 16 tokens")
     assert "1.2 % of the tokens" in page.text("#accuracy")
     page.choose("encoder", "without")
+    assert page.text("#options-note") == "without the encoder, no defence"
     page.invert(TEXT)
+    page.figures()
     facts = page.text("vector-view dl")
     assert re.search(r"Dimension 16 Min \u22120\.\d+ Max 0\.\d+ Norm 1\.000 Entropy \d\.\d+ bits", facts)
     assert page.find("vector-view .histogram .bars").get_attribute("d")
@@ -39,7 +41,7 @@ def test_text_goes_to_an_embedding_and_back(visit: Open, real: str) -> None:
     assert page.find(".cell").count() == 16
     assert page.find(".cell[data-state=m]").count() == 0
     assert page.text(".original") == TEXT
-    assert page.text(".blind .said")
+    assert page.text(".blind .said") == page.text(".answer")
     assert re.fullmatch(
         r"\d+ in place, \d+ moved, \d+ wrong of \d+ tokens?, cosine \u2212?\d\.\d{3}", page.text(".blind .facts")
     )
@@ -93,6 +95,7 @@ def test_a_token_shows_what_else_it_could_have_been(visit: Open, real: str) -> N
 def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: str) -> None:
     page = visit(f"{real}#encoder=without")
     page.invert(TEXT)
+    page.figures()
     e = np.array(vector())
     unprotected = page.find(".strip .bars").get_attribute("d")
     sent: list[Any] = []
@@ -106,6 +109,7 @@ def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: s
         with page.page.expect_request("**/v1/invert"):
             page.find("#invert").click()
         page.finished()
+        assert (": cosine to the changed embedding" in page.text(".verdict")) == (kind != "none")
         given = np.array(sent[-1]["embeddings"])
         assert np.linalg.norm(given) == pytest.approx(1, abs=1e-5)
         kept = float(page.find("trial-table td.number").first.inner_text().replace("\u2212", "-"))
@@ -131,10 +135,11 @@ def test_an_embedding_of_unknown_text_is_inverted(visit: Open, real: str) -> Non
             assert f"v.{form}, row 2" in page.text("#embedding-note")
     page.find("#paste").fill(json.dumps({"data": [{"embedding": numbers}]}))
     expect(page.find("#embedding-note")).to_have_text("(pasted)")
+    page.figures()
     page.invert()
     assert page.text(".original") == "Not known: pasted"
     assert re.fullmatch(r"cosine \u2212?\d\.\d{3}", page.text(".blind .facts"))
-    assert page.text(".outcome") == f"Without the encoder: {page.text('.blind .facts')}."
+    assert page.text(".outcome") == "Without the encoder."
     page.find("#text").fill(TEXT)  # what is typed later counts instead
     page.invert()
     assert page.text(".original") == TEXT
@@ -147,6 +152,7 @@ def test_a_dropped_file_is_taken(visit: Open, real: str) -> None:
       data.items.add(new File([JSON.stringify(numbers)], "dropped.json"));
       document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
     }"""
+    page.figures()
     page.page.evaluate(drop, [vector()])
     expect(page.find("#embedding-note")).to_have_text("(dropped.json)")
     assert page.text(".original") == "Not known: dropped.json"
@@ -160,7 +166,7 @@ def test_candidates_stand_side_by_side(visit: Open, real: str) -> None:
     assert page.find(".candidate .facts", has_text="surest").count() == 1
     for i in range(3):
         cards.nth(i).click()
-        assert page.text(".blind .said") == page.text(f".candidate >> nth={i} >> .said")
+        assert page.text(".answer") == page.text(f".candidate >> nth={i} >> .said")
 
 
 def test_a_link_brings_text_and_settings_back(visit: Open, real: str) -> None:
@@ -198,20 +204,24 @@ def test_steering_is_asked_for_as_it_is_set(visit: Open, canned: FakeServer) -> 
     page.find("#steering").fill("60")
     page.invert()
     assert "&steering=60&" in page.page.url
-    assert visit(page.page.url).find("#steering").input_value() == "60"
+    other = visit(page.page.url)  # which runs by itself
+    assert other.find("#steering").input_value() == "60"
+    other.finished()
     page.find("#model").select_option("other")  # which cannot be steered
     assert page.find("#steering").is_hidden()
     page.invert()
     page.find("#model").select_option("all-MiniLM-L6-v2")
     assert page.text("#steering-value") == "60"
-    assert [request["steering"] for request in canned.mood.requests] == [100, 0, 60, 0]
+    assert [request["steering"] for request in canned.mood.requests] == [100, 0, 60, 60, 0]
 
 
 def test_another_model_forgets_the_embedding(visit: Open, real: str) -> None:
     page = visit(f"{real}#encoder=without")
     page.invert(TEXT)
+    page.figures()
     page.find("#model").select_option("other")
     assert page.text(".original") == ""
+    assert page.text(".answer").startswith("Nothing yet.")
     assert "no measured accuracy" in page.text("#accuracy")
     with page.page.expect_request("**/v1/embeddings") as asked:
         page.invert()
@@ -234,8 +244,10 @@ def test_the_keyboard_is_enough(visit: Open, real: str) -> None:
     tab_to("#text")
     press("Control+a")
     page.page.keyboard.type(TEXT)
-    press("Control+Enter")
+    press("Enter")
     expect(page.find("trial-table tbody tr")).to_have_count(1)
+    tab_to("#more > summary")
+    press("Enter")
     tab_to("[name=defence]")
     press("ArrowRight")
     tab_to("#strength")

@@ -22,6 +22,7 @@ def test_the_page_is_accessible_and_fits(visit: Open, canned: FakeServer, width:
     page = visit(canned.url, width=width, scheme=scheme, reduced_motion="reduce")
     assert violations(page.page) == []
     page.more()
+    page.figures()
     page.find("#candidates").fill("3")
     page.find("embedding-input summary").click()
     canned.mood.hold_at = 5
@@ -33,7 +34,8 @@ def test_the_page_is_accessible_and_fits(visit: Open, canned: FakeServer, width:
     assert violations(page.page) == []
     canned.mood.hold_round = None
     expect(page.find("trial-table tbody tr")).to_have_count(2)
-    page.choose("defence", "dropping")
+    page.choose("defence", "dropping")  # and what came back is out of date
+    page.find("trial-table summary").click()
     page.choose("colour", "confidence")
     page.find(".cell").nth(1).click()
     assert "with all others in sight" in page.text("token-detail")

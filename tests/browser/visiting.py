@@ -60,12 +60,21 @@ class Visit:
         expect(self.find("#invert")).to_have_text("Recover the text")
 
     def more(self) -> None:
-        """Open the further settings."""
-        self.find("#more summary").click()
+        """Open the options."""
+        self.find("#more > summary").click()
+
+    def figures(self) -> None:
+        """Open what is shown on demand: figures of the embedding and of the text, and what was tried."""
+        for summary in self.find(":is(vector-view, #figures, trial-table) summary").all():
+            if summary.is_visible():
+                summary.click()
 
     def choose(self, name: str, value: str) -> None:
         """A radio button, by what a person clicks."""
-        self.find(f"label:has([name={name}][value={value}])").click()
+        label = self.find(f"label:has([name={name}][value={value}])")
+        if not label.is_visible():
+            self.more()
+        label.click()
 
     def strength(self, value: int) -> None:
         """The defence slider."""

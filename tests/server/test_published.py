@@ -1,5 +1,6 @@
 """The published demo's endpoints: shapes to the letter, and its page's own requests."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,13 +121,14 @@ def test_an_unknown_model_is_told_which_exist(client: Client) -> None:
 
 def test_the_page_and_its_files(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     web = tmp_path
-    (web / "index.html").write_text("<!doctype html><title>page</title>")
+    (web / "index.html").write_text('<!doctype html><meta property="og:image" content="{base}static/card.png">')
     (web / "app.js").write_text("export {}")
     monkeypatch.setattr(published_demo, "WEB", web)
     own = start()
     page = own.get("/")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
+    assert f'content="{own.base_url}/static/card.png"' in page.text
     assert own.head("/").status_code == 200
     script = own.get("/static/app.js")
     assert script.status_code == 200
@@ -135,3 +137,27 @@ def test_the_page_and_its_files(start: Start, tmp_path: Path, monkeypatch: pytes
     assert own.get("/static/%2e%2e/app.py").status_code == 404
     (web / "index.html").unlink()
     assert own.get("/").json() == {"error": "this installation has no page"}
+
+
+def test_the_picture_of_a_link_is_served_and_small(client: Client) -> None:
+    address = re.search('og:image" content="(.*?)"', client.get("/").text)
+    assert address
+    picture = client.get(address[1])
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content.startswith(b"\x89PNG")
+    assert len(picture.content) < 60_000
+
+
+def test_answers_are_compressed_and_streams_are_not(client: Client, served: Served) -> None:
+    for path in ("/", "/static/app.js", "/v1/models"):
+        plain, packed = (client.get(path, headers={"Accept-Encoding": kind}) for kind in ("identity", "gzip"))
+        assert plain.content == packed.content
+        assert "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip"
+        assert "Accept-Encoding" in packed.headers["vary"]
+        assert int(packed.headers["content-length"]) < len(plain.content)
+    e_D = served.inverter.encode(["every dog follows the king."])[0]
+    body = {"embeddings": e_D.tolist(), "steps": 4, "stream": True}
+    with client.stream("POST", "/v1/invert", json=body, headers={"Accept-Encoding": "gzip"}) as response:
+        assert "content-encoding" not in response.headers
+        assert [event["type"] for event in events(response.read().decode())] == ["frame"] * 5 + ["result"]

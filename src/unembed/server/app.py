@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
@@ -78,5 +79,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(Intake, settings=settings, dimension=max(one.inverter.recipe.dimension for one in models.all))
     app.add_middleware(Gate, settings=settings)
+    # No answer holds a secret, so that its length tells nothing (BREACH). Event streams and images are left alone.
+    app.add_middleware(GZipMiddleware, compresslevel=5)
     telemetry.install(app)
     return app

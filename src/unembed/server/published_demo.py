@@ -4,11 +4,12 @@ What is ours beside them: errors have a status of their own, and a header tells 
 """
 
 import random
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
 
 from unembed.server import schemas
 from unembed.server.context import Context, blind_cost
@@ -94,11 +95,13 @@ def router(context: Context) -> APIRouter:
         )
 
     @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> Response:
+    async def page(request: Request) -> Response:
         index = WEB / "index.html"
         if not index.is_file():
             raise Fault(404, "not_found", "this installation has no page")
-        return FileResponse(index, headers={"Cache-Control": "no-cache"})
+        # The picture of a link's preview needs a whole address.
+        text = index.read_text(encoding="utf-8").replace("{base}", escape(str(request.base_url)))
+        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
     @api.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:

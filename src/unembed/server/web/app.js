@@ -6,6 +6,7 @@ import "./defence-control.js";
 import "./embedding-input.js";
 import "./encoder-control.js";
 import "./pass-replay.js";
+import "./recovered-text.js";
 import "./text-comparison.js";
 import "./token-detail.js";
 import "./token-grid.js";
@@ -13,16 +14,17 @@ import "./trial-table.js";
 import "./vector-view.js";
 import { embed, listModels, randomText } from "./api.js";
 import { DEFENCES, protect } from "./defence.js";
-import { Announcer, count, find, fixed, plural, showError } from "./dom.js";
+import { Announcer, count, find, fixed, h, plural, showError } from "./dom.js";
 import { Run } from "./run.js";
 import { readLink, writeLink } from "./link.js";
+import { remark } from "./remark.js";
 import { Settings } from "./settings.js";
 import { cosine, norm, unit } from "./vector.js";
 
 const live = new Announcer(find("#live"));
 const settings = new Settings(() => {
   if (!run.frames.length) run.lay(settings.model.length, settings.values, subject); // room for what will come
-  remember();
+  changed();
 });
 const view = find("vector-view");
 const defences = find("defence-control");
@@ -31,11 +33,28 @@ const run = new Run(live);
 /** What is being inverted: {text, truth, vector, source}; text and truth are null where they are not known. */
 let subject = null;
 let busy = null; // AbortController of what was begun by a press
+let made = null; // what the results that are shown were asked by
 
+/** All that a result depends on. A new embedding clears the results, so that it need not be told apart from another. */
+const asked = (text = find("#text").value.trim()) =>
+  JSON.stringify([subject?.text === null || text, settings.model.id, settings.values, defences.defence]);
+
+/** The text or an option is another one: say so beside results that were made before. */
+function changed() {
+  const stale = String(run.frames.length > 0 && made !== asked());
+  if (find(".bench").dataset.stale !== stale) { // screen readers hear of it once
+    find(".bench").dataset.stale = stale;
+    find("#stale").replaceChildren(...(stale === "true" ? ["Out of date", h("span", { class: "hidden" }, ": the text or an option has changed")] : []));
+  }
+  const { kind } = defences.defence;
+  find("#options-note").textContent = [find("encoder-control").says, kind === "none" ? "no defence" : DEFENCES[kind].title.toLowerCase()].join(", ");
+}
+
+/** Put what is asked into the address; an embedding without its text would make it too long. */
 function remember() {
-  if (!settings.model) return;
   const { chosen: encoder } = find("encoder-control");
-  const state = { text: find("#text").value, model: settings.model, ...settings.values, encoder, defence: defences.defence };
+  const text = subject?.text === null ? "" : find("#text").value;
+  const state = { text, model: settings.model, ...settings.values, encoder, defence: defences.defence };
   history.replaceState(null, "", writeLink(state) || location.pathname + location.search);
 }
 
@@ -67,7 +86,7 @@ async function embedText(text, signal) {
 }
 
 async function roll(hard) {
-  showError(find("#text-error"), "");
+  showError(find("#error"), "");
   const before = find("#text").value;
   try {
     const text = await randomText(settings.model.id, hard);
@@ -76,19 +95,22 @@ async function roll(hard) {
     typed();
     live.say(`Text: ${find("#text").value}`);
   } catch (error) {
-    showError(find("#text-error"), error.message);
+    showError(find("#error"), error.message);
   }
 }
 
 function typed() {
-  if (subject?.text === null) forget(); // the text counts now, not the embedding that was given
+  if (subject?.text === null) subject = null; // the text counts now, not the embedding that was given
   noteText();
-  remember();
+  changed();
 }
 
+/** Say what is unusual about the text; its tokens are known once it was embedded. */
 function noteText() {
-  const changed = subject?.text && find("#text").value.trim() !== subject.text;
-  find("#text-note").textContent = changed ? "changed since it was embedded" : "";
+  const text = find("#text").value.trim();
+  if (subject?.text) find("#embedding-note").textContent = subject.text === text ? "" : "(of the text before)";
+  const said = remark(text, subject?.text === text ? subject.truth?.tokens : []);
+  if (find("#text-note").textContent !== said) find("#text-note").textContent = said;
 }
 
 function takeEmbedding({ detail: { vector, source } }) {
@@ -113,31 +135,27 @@ function stop() {
 function showBusy(abort) {
   busy = abort;
   find("#invert").textContent = busy ? "Stop" : "Recover the text";
-  find("#stop").disabled = !busy;
 }
 
-/** The one press: embed the text unless that was done, invert, search. A second press ends it. */
-async function press() {
-  if (busy) {
-    stop();
-    return;
-  }
+/** Embed the text unless that was done, invert, search. */
+async function start() {
   const text = find("#text").value.trim();
   const known = subject && (subject.text ?? text) === text;
-  showError(find("#text-error"), "");
+  showError(find("#error"), "");
   if (!known && !text) {
-    showError(find("#text-error"), "There is no text yet. Type one, or roll the dice.");
+    showError(find("#error"), "There is no text yet. Type one, or roll the dice.");
     find("#text").focus();
     return;
   }
   const abort = new AbortController();
   showBusy(abort);
+  remember();
+  find("recovered-text").scrollIntoView({ block: "nearest" });
   try {
     if (!known) await embedText(text, abort.signal);
-    bringIntoView();
     await invert(abort);
   } catch (error) {
-    if (error.name !== "AbortError") showError(find("#text-error"), error.message);
+    if (error.name !== "AbortError") showError(find("#error"), error.message);
   } finally {
     if (busy === abort) showBusy(null);
   }
@@ -148,81 +166,79 @@ async function invert(abort) {
   const inverted = subject;
   const defence = kind === "none" ? "None" : `${DEFENCES[kind].title}: ${DEFENCES[kind].says(strength, subject.vector.length)}`;
   const vector = leaked();
-  const trials = await run.start(subject, vector, settings.model, settings.values, abort);
-  for (const trial of trials) {
+  made = asked(subject.text);
+  const inversion = run.start(subject, vector, settings.model, settings.values, abort);
+  changed();
+  for (const trial of await inversion) {
     find("trial-table").add(inverted, { ...trial, defence, similarity: cosine(vector, inverted.vector) });
   }
 }
 
-/** On a phone what comes back is far below the button. */
-function bringIntoView() {
-  const section = find("#recovery");
-  if (section.getBoundingClientRect().top < innerHeight / 2) return;
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  section.scrollIntoView({ behavior: still ? "auto" : "smooth" });
-}
-
 async function share() {
   remember();
-  try {
-    await navigator.clipboard.writeText(location.href);
-    find("#invert-note").textContent = "Link copied";
-    live.say("Link copied");
-  } catch {
-    find("#invert-note").textContent = "The address bar has the link";
-    live.say("The address bar has the link");
-  }
+  const said = await navigator.clipboard.writeText(location.href).then(() => "Link copied", () => "The address bar has the link");
+  find("#invert-note").textContent = subject?.text === null ? `${said}, without the embedding` : said;
+  live.say(find("#invert-note").textContent);
+}
+
+/** Enter inverts, also anew what has changed; Shift and Enter begin a line. An input method's Enter (229) is its own. */
+function key(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  if (event.repeat || (busy && made === asked())) return;
+  stop();
+  start();
 }
 
 function listen() {
-  find("#invert").addEventListener("click", press);
-  find("#stop").addEventListener("click", stop);
+  find("#invert").addEventListener("click", () => (busy ? stop() : start()));
   find("#share").addEventListener("click", share);
   find("#dice-easy").addEventListener("click", () => roll(false));
   find("#dice-hard").addEventListener("click", () => roll(true));
   find("#text").addEventListener("input", typed);
-  find("#text").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) press();
-  });
+  find("#text").addEventListener("keydown", key);
   find("embedding-input").addEventListener("embedding", takeEmbedding);
-  defences.addEventListener("change", () => { showVector(); remember(); });
+  defences.addEventListener("change", () => { showVector(); changed(); });
   find("#model").addEventListener("change", () => {
     settings.adapt({ ...settings.values, ...find("encoder-control").wish });
     forget();
-    remember();
   });
   window.addEventListener("hashchange", () => location.hash.includes("=") && open(readLink())); // or it is the skip link
 }
 
-/** What was embedded counts no more: another model was chosen, or a text is typed instead of an embedding. */
+/** What was embedded counts no more: another model was chosen. */
 function forget() {
   stop();
-  find("#embedding-note").textContent = subject ? "(of what was embedded last)" : "";
+  find("#embedding-note").textContent = "";
   subject = null;
   run.lay(settings.model.length, settings.values, null);
+  noteText();
+  changed();
 }
 
-/** Show what a link says. */
+/** Fill in what a link says; one with a text runs by itself. */
 function open(wish) {
   const before = settings.model;
   if (wish.text !== undefined) find("#text").value = wish.text;
   defences.defence = wish.defence ?? { kind: "none", strength: 40 };
-  showError(find("#page-error"), settings.fill(wish));
+  const problem = settings.fill(wish);
+  showError(find("#page-error"), problem);
   if (settings.model !== before) forget();
-  noteText();
+  typed();
   showVector();
+  if (!wish.text || problem) return;
+  stop();
+  start();
 }
 
 async function begin() {
-  const wish = readLink();
   try {
     settings.models = await listModels();
   } catch (error) {
     showError(find("#page-error"), `${error.message} Reload the page to try again.`);
     return;
   }
-  open(wish);
-  forget();
+  open(readLink());
   listen();
   if (!find("#text").value) await roll(false);
   document.documentElement.dataset.ready = "true";

@@ -33,6 +33,11 @@ class EncoderControl extends HTMLElement {
     return this.chosen === "with" ? this.wish.seconds : 0;
   }
 
+  /** What is chosen, in a few words. */
+  get says() {
+    return this.seconds ? `with the encoder for ${this.seconds} s` : "without the encoder";
+  }
+
   /** Offer what the model and the server allow; `wish` is {encoder, seconds}, as far as asked for. */
   adapt({ guided, limits }, wish) {
     this.offered = guided && limits.seconds > 0;

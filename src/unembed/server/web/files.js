@@ -2,6 +2,7 @@
 
 const MAGIC = "\u0093NUMPY";
 export const MAX_BYTES = 64 * 2 ** 20;
+const DEEPEST = 8; // lists and objects around a row
 
 /** Rows (arrays of numbers) of the bytes of a file or a paste. Raises Error with a sentence for people. */
 export function readEmbeddings(bytes) {
@@ -10,10 +11,9 @@ export function readEmbeddings(bytes) {
   const rows = isNpy ? readNpy(bytes) : readJson(new TextDecoder().decode(bytes));
   if (!rows.length) throw new Error("There is no embedding in it.");
   rows.forEach((row, i) => {
-    if (!row.length || row.some((x) => typeof x !== "number" || !Number.isFinite(x))) {
-      throw new Error(`Row ${i + 1} is not a list of finite numbers.`);
-    }
-    if (row.every((x) => x === 0)) throw new Error(`Row ${i + 1} is all zeros.`);
+    const at = row.findIndex((x) => typeof x !== "number" || !Number.isFinite(Math.fround(x)));
+    if (at >= 0) throw new Error(`Row ${i + 1}, entry ${at + 1}: a finite number within float32 is expected.`);
+    if (row.length && row.every((x) => Math.fround(x) === 0)) throw new Error(`Row ${i + 1} is all zeros.`);
   });
   return rows;
 }
@@ -37,18 +37,19 @@ function readJson(text) {
     });
   }
   const numbers = trimmed.replace(/^\[|\]$/g, "").trim().split(/[\s,;]+/).map(Number);
-  if (numbers.length > 1 && numbers.every(Number.isFinite)) return [numbers];
+  if (numbers.length > 1 && numbers.some((x) => !Number.isNaN(x))) return [numbers];
   throw new Error("It is neither JSON with an embedding in it, nor a list of numbers, nor a .npy file.");
 }
 
-function rowsOf(tree) {
+function rowsOf(tree, depth = 0) {
+  if (depth > DEEPEST) throw new Error("The JSON is nested too deeply.");
   if (Array.isArray(tree)) {
     const nested = tree.every((x) => typeof x === "object" && x !== null);
-    return nested ? tree.flatMap(rowsOf) : [tree];
+    return nested ? tree.flatMap((inner) => rowsOf(inner, depth + 1)) : [tree];
   }
   for (const key of ["embedding", "embeddings", "vector", "values", "data"]) {
     if (tree?.[key] === undefined) continue;
-    return typeof tree[key] === "string" ? [fromBase64(tree[key])] : rowsOf(tree[key]);
+    return typeof tree[key] === "string" ? [fromBase64(tree[key])] : rowsOf(tree[key], depth + 1);
   }
   throw new Error('The JSON has no numbers under "embedding", "embeddings", "vector", "values" or "data".');
 }

@@ -14,6 +14,7 @@ export class Run {
     this.detail = find("token-detail");
     this.replay = find("pass-replay");
     this.curve = find("cosine-curve");
+    this.recovered = find("recovered-text");
     this.comparison = find("text-comparison");
     this.list = find("candidate-list");
     this.abort = null;
@@ -39,8 +40,9 @@ export class Run {
     this.replay.reset();
     this.curve.lay(seconds > 0);
     this.list.lay(candidates);
+    this.recovered.clear();
     this.comparison.clear(seconds > 0, subject);
-    showError(find("#invert-error"), "");
+    showError(find("#error"), "");
     find("#invert-note").textContent = "";
   }
 
@@ -52,6 +54,7 @@ export class Run {
   async start(subject, vector, model, { seconds, ...settings }, abort) {
     this.lay(model.length, { ...settings, seconds }, subject);
     this.abort = abort;
+    this.changed = vector !== subject.vector;
     this.live.say("Inverting.");
     const request = { embeddings: Array.from(vector), model: model.id, ...settings, normalize: model.normalize };
     const trials = [];
@@ -68,7 +71,7 @@ export class Run {
     } catch (error) {
       const stopped = error.name === "AbortError";
       if (stopped) this.live.say("Stopped.");
-      else showError(find("#invert-error"), this.rounds.length ? `${error.message} What was found until then stays.` : error.message);
+      else showError(find("#error"), this.rounds.length ? `${error.message} What was found until then stays.` : error.message);
       this.notice("");
       const last = this.rounds.at(-1);
       if (last && this.subject === subject) {
@@ -171,16 +174,19 @@ export class Run {
       this.compare(result, frame);
       return changes(tokens, frame.step);
     }
-    if (this.abort) this.comparison.progress(candidate.text);
+    if (this.results.length && index === this.frames.length - 1) this.compare(this.results[this.candidate], frame);
+    else this.recovered.progress(candidate.text);
     const masked = candidate.tokens.filter(({ s }) => s === "m").length;
     return masked === 0 ? "no mask left" : `${masked} masked`;
   }
 
-  /** Show a text beside the original; returns in words what came back. */
+  /** Show a text and its figures; returns in words what came back. */
   compare(result, frame) {
-    const shown = { truth: this.truth, result, length: this.length, whole: this.whole };
-    if (frame.type !== "round") return this.comparison.show("blind", shown);
-    return this.comparison.show("guided", { ...shown, spent: `${fixed(frame.seconds, 1)} s (${queries(frame)})`, running: this.abort && !this.results.length });
+    const shown = { truth: this.truth, result, length: this.length, whole: this.whole, changed: this.changed };
+    const kind = frame.type === "round" ? "guided" : "blind";
+    this.comparison.show(kind, shown);
+    if (kind === "guided") Object.assign(shown, { spent: `${fixed(frame.seconds, 1)} s (${queries(frame)})`, running: this.abort && !this.results.length });
+    return this.recovered.show(kind, this.subject.text, shown);
   }
 
   look(position) {

@@ -39,21 +39,21 @@ class TokenGrid extends HTMLElement {
     const end = tokens.findIndex((token) => token.end);
     tokens.forEach((token, i) => {
       const cell = this.cells[i];
-      const state = token.idle ? "idle" : token.end ? "end" : token.s;
+      const state = token.idle ? "idle" : token.end ? (i === end ? "end" : "padding") : token.s;
       cell.dataset.state = state;
       cell.dataset.changed = token.s === "c";
       cell.style.setProperty("--p", (token.p ?? 0).toFixed(3));
       cell.dataset.glued = token.t.startsWith("##");
-      cell.firstChild.textContent = token.s === "m" ? "" : token.end ? (i === end ? "end" : "") : token.t.replace(/^(##|[\u0120\u2581])/, "");
-      cell.setAttribute("aria-label", this.name(token, i));
+      cell.firstChild.textContent = state === "m" || state === "padding" ? "" : state === "end" ? "end" : token.t.replace(/^(##|[\u0120\u2581])/, "");
+      cell.setAttribute("aria-label", this.name(token, i, state));
     });
   }
 
-  name(token, i) {
+  name(token, i, state) {
     const place = `Position ${i + 1}`;
     if (token.idle) return `${place}: empty`;
     if (token.s === "m") return `${place}: masked`;
-    const what = token.end ? "end of text" : token.t;
+    const what = { end: "end of text", padding: "padding behind the text" }[state] ?? token.t;
     return `${place}: ${what}, ${STATES[token.s]}${token.p === null ? "" : `, ${percent(token.p)} sure`}`;
   }
 

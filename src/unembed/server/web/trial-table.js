@@ -11,11 +11,11 @@ class TrialTable extends HTMLElement {
     this.body = h("tbody");
     this.caption = h("p", { class: "quiet" });
     this.hidden = true;
-    this.append(
-      h("h2", { id: "trials-heading" }, "What protected it"),
+    this.append(h("details", {},
+      h("summary", {}, h("h2", { id: "trials-heading" }, "What was tried")),
       this.caption,
       h("table", { "aria-labelledby": "trials-heading" },
-        h("thead", {}, h("tr", {}, ...COLUMNS.map((title) => h("th", { scope: "col" }, title)))), this.body));
+        h("thead", {}, h("tr", {}, ...COLUMNS.map((title) => h("th", { scope: "col" }, title)))), this.body)));
   }
 
   /** Trials of another text or embedding start a new table. */

@@ -32,9 +32,9 @@ class VectorView extends HTMLElement {
     this.values = Object.fromEntries(FACTS.map(([key]) => [key, h("dd", {}, "\u2013")]));
     this.append(
       this.strip,
-      h("div", { class: "vector-facts" },
+      h("details", {}, h("summary", {}, "Figures and histogram"), h("div", { class: "vector-facts" },
         h("dl", {}, ...FACTS.map(([key, title]) => h("div", {}, h("dt", {}, title), this.values[key]))),
-        h("figure", { "aria-label": "Histogram of the values" }, this.histogram, h("div", { class: "axis", "aria-hidden": "true" }, ...this.axis))),
+        h("figure", { "aria-label": "Histogram of the values" }, this.histogram, h("div", { class: "axis", "aria-hidden": "true" }, ...this.axis)))),
     );
   }
 
