@@ -1,0 +1,103 @@
+"""Linear maps from one encoder's space into another's.
+
+    y ~ mean_y + (x - mean_x) W, to length 1
+
+**Ridge.** Of pairs (X, Y), centred, W = (X'X + n lambda I)^-1 X'Y. The penalty lambda is that of least generalised
+cross-validation (Golub, Heath and Wahba 1979, Technometrics 21, 2): with X = U S V' and the shrinkages s^2 / (s^2 + n lambda)
+
+    GCV(lambda) = n |Y - Y_hat|^2 / (n - 1 - sum of shrinkages)^2
+
+A pseudo-inverse (ALGEN, arXiv 2502.11308) is lambda = 0. Where there are about as many pairs as dimensions it breaks
+down.
+
+**Procrustes.** W = U V' of the singular value decomposition of X'Y, which keeps all distances (Schoenemann 1966).
+
+The means need no pairs: each side's may be that of unpaired vectors.
+
+Shape suffixes: N pairs, S dimensions of the source, D of the target.
+"""
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+PENALTIES = np.logspace(-6, 2, 65)  # times the mean square of a source vector's numbers
+
+
+class Linear(NamedTuple):
+    """A centred linear map.
+
+    Attributes:
+        mean_source: of the source's vectors, (S,).
+        mean_target: of the target's, (D,).
+        weight: (S, D), what is done to the difference from the first.
+    """
+
+    mean_source: Floats
+    mean_target: Floats
+    weight: Floats
+
+    def __call__(self, x_NS: NDArray[Any]) -> Floats:
+        """Vectors (N, D) of length 1."""
+        return normalised((x_NS.astype(np.float32) - self.mean_source) @ self.weight + self.mean_target)
+
+    @classmethod
+    def of(cls, mean_S: NDArray[Any], mean_D: NDArray[Any], weight_SD: NDArray[Any]) -> Self:
+        """From arrays of any precision."""
+        return cls(*(np.ascontiguousarray(one, np.float32) for one in (mean_S, mean_D, weight_SD)))
+
+
+class Ridge(NamedTuple):
+    """A fitted map and its penalty, as a share of the mean square of a source vector's numbers."""
+
+    linear: Linear
+    penalty: float
+
+
+def ridge(
+    x_NS: NDArray[Any], y_ND: NDArray[Any], mean_S: NDArray[Any] | None = None, mean_D: NDArray[Any] | None = None
+) -> Ridge:
+    """The centred ridge regression of least generalised cross-validation.
+
+    Args:
+        x_NS, y_ND: pairs, one a row; at least two.
+        mean_S, mean_D: means of unpaired vectors; those of the pairs where not given.
+    """
+    x_NS, y_ND = x_NS.astype(np.float64), y_ND.astype(np.float64)
+    mean_S = x_NS.mean(0) if mean_S is None else mean_S
+    mean_D = y_ND.mean(0) if mean_D is None else mean_D
+    x_NS, y_ND, n = x_NS - mean_S, y_ND - mean_D, len(x_NS)
+    u_NK, s_K, v_KS = np.linalg.svd(x_NS, full_matrices=False)
+    along_KD = u_NK.T @ y_ND
+    rest = max(0.0, float((y_ND**2).sum() - (along_KD**2).sum()))  # what no map of x can give
+    scale = float((s_K**2).sum()) / x_NS.size
+    errors = []
+    for penalty in PENALTIES:
+        kept_K = s_K**2 / (s_K**2 + n * penalty * scale)
+        error = rest + float((((1 - kept_K)[:, None] * along_KD) ** 2).sum())
+        errors.append(n * error / max(n - 1 - kept_K.sum(), 1e-3) ** 2)
+    penalty = float(PENALTIES[int(np.argmin(errors))])
+    weight_SD = (v_KS.T * (s_K / (s_K**2 + n * penalty * scale))) @ along_KD
+    return Ridge(Linear.of(mean_S, mean_D, weight_SD), penalty)
+
+
+def procrustes(
+    x_NS: NDArray[Any], y_ND: NDArray[Any], mean_S: NDArray[Any] | None = None, mean_D: NDArray[Any] | None = None
+) -> Linear:
+    """The orthogonal map, or where dimensions differ the semi-orthogonal one, that brings pairs nearest.
+
+    Arguments as for `ridge`.
+    """
+    mean_S = x_NS.mean(0) if mean_S is None else mean_S
+    mean_D = y_ND.mean(0) if mean_D is None else mean_D
+    u_SK, _, v_KD = np.linalg.svd((x_NS - mean_S).T.astype(np.float64) @ (y_ND - mean_D), full_matrices=False)
+    return Linear.of(mean_S, mean_D, u_SK @ v_KD)
+
+
+def normalised(x_ND: NDArray[Any]) -> Floats:
+    """Rows of length 1; a row of zeros stays one."""
+    found: Floats = (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True).clip(min=1e-12)).astype(np.float32)
+    return found
