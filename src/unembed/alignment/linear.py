@@ -3,9 +3,9 @@
     y ~ mean_y + (x - mean_x) W, to length 1
 
 **Ridge.** Of pairs (X, Y), centred, W = (X'X + n lambda I)^-1 X'Y. The penalty lambda is that of least generalised
-cross-validation (Golub, Heath and Wahba 1979, Technometrics 21, 2): with X = U S V' and the shrinkages s^2 / (s^2 + n lambda)
+cross-validation (Golub, Heath and Wahba 1979, Technometrics 21, 2): with X = U S V' and
 
-    GCV(lambda) = n |Y - Y_hat|^2 / (n - 1 - sum of shrinkages)^2
+    GCV(lambda) = n |Y - Y_hat|^2 / (n - 1 - sum of s^2 / (s^2 + n lambda))^2
 
 A pseudo-inverse (ALGEN, arXiv 2502.11308) is lambda = 0. Where there are about as many pairs as dimensions it breaks
 down.
