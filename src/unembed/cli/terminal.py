@@ -276,7 +276,8 @@ def show_report(out: Console, report: "Report") -> None:
         f"{costs}; {report.seconds_per_text:.3f} s a text on {report.machine['cpu']} ({report.machine['device']})"
     )
     why = "too short" if report.tokens == NATURAL or isinstance(report.tokens, int) else "of another length"
-    out.print(f"from all masks, the length not given; {report.skipped} texts were {why} and left out")
+    bad = f", {report.bad:,} rows are no texts" if report.bad else ""
+    out.print(f"from all masks, the length not given; {report.skipped} texts were {why} and left out{bad}")
 
 
 def show_manifest(out: Console, manifest: "Manifest") -> None:

@@ -5,5 +5,6 @@ encoder.py          local encoders, and the checks of embeddings
 fast_batches.py     a local encoder on token ids in full batches, in bfloat16 where that is faster
 remote.py           an encoder behind an address, in OpenAI's shape
 tokenizer.py        an encoder's tokenizer, with the tokens that the denoiser adds
+texts.py            texts, checked before anything is embedded
 embedding_files.py  embeddings out of a table's column, checked, and into `.npy` files
 """
