@@ -161,6 +161,7 @@ def test_rows_of_a_column_that_are_none_are_bad_rows(inverter: Inverter, kind: A
     ]
     expected = inverter.invert(E)
     assert [found[row].text for row in (0, 2)] == [expected[row].text for row in (0, 2)]
+    assert inverter.invert([E[0], E[1], [[1.0], [1.0, 2.0]]], skip_bad=True)[2].skipped is not None
     inner = inverter.invert([E[0].tolist(), [None, *E[1].tolist()[1:]], E[2].tolist()], skip_bad=True)
     assert [one.skipped is None for one in inner] == [True, False, True]
 

@@ -158,6 +158,14 @@ def test_keys_that_not_every_row_has_are_none(run: Any) -> None:
     assert [row["id"] for row in results["results"]] == [*IDS[:3], None, *IDS[4:]]
 
 
+def test_of_two_columns_of_one_name_the_first_is_read_and_neither_is_found_by_itself(run: Any) -> None:
+    columns = [pa.array(values) for values in (IDS, ROWS, IDS[::-1])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["id", "embedding", "id"]), "a.parquet")
+    found = json.loads(run("--embeddings", "a.parquet", "--id-column", "id", "--json").stdout)["results"]
+    assert [row["id"] for row in found] == IDS
+    assert "id" not in json.loads(run("--embeddings", "a.parquet", "--json").stdout)["results"][0]
+
+
 def test_an_answers_own_id_is_not_that_of_its_rows(run: Any) -> None:
     results = json.loads(run("--embeddings", lines("a.json", {"id": "answer", "embeddings": ROWS}), "--json").stdout)
     assert "id" not in results["results"][0]

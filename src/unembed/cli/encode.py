@@ -30,8 +30,8 @@ def encode(
 ) -> None:  # fmt: skip
     """Embed TEXT, or the texts of a file, with a frozen encoder.
 
-    All texts are checked before the first is embedded. What is printed without -o is what `unembed invert --embeddings
-    -` reads.
+    All texts are checked before the first is embedded. What is printed without -o is read by `unembed invert
+    --embeddings -`.
 
     With --skip-bad rows keep their numbers: a bad one is a line with `skipped` and no embedding, null with --json, and
     a row of NaN in FILE.npy.

@@ -34,7 +34,7 @@ EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .
 @click.option("--overwrite", is_flag=True, help="Start --output anew instead of going on.")
 @click.option("--normalize", is_flag=True, help="Scale embeddings to length 1 first; int8 and packed bits are read so.")
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that are no embeddings; the output says which and why.")
-@click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts to report their cosine.")
+@click.option("--no-cosine", is_flag=True, help="Report no cosines; up to 16 texts are still embedded, to warn.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def invert(

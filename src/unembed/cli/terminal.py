@@ -226,7 +226,7 @@ def show_inversions(
 ) -> None:
     """A line for each row: its number, id, cosine and text; others for what is kept and for how a search ended."""
     ids = [_value(label["id"]) if "id" in label else "" for label in labels]
-    width = min(LONGEST_ID, max(map(len, ids), default=0))
+    width = min(LONGEST_ID, max(4, out.width // 4), max(map(len, ids), default=0))
     before = [9, width, LABEL] if width else [9, LABEL]
 
     def show(row: str, row_id: str, label: Text, content: Text) -> None:

@@ -142,7 +142,8 @@ def _array(embeddings: Any, recipe: Recipe, source: str) -> tuple[NDArray[Any], 
         found = np.asarray(embeddings)
     except ValueError:  # rows that differ in length
         found = np.empty(len(embeddings), dtype=object)
-        found[:] = [*embeddings]
+        for number, row in enumerate(embeddings):
+            found[number] = row
     if found.dtype == object and found.ndim in (1, 2) and any(_row(row).ndim for row in found):
         found, unread = _rows(found, recipe.dimension)
     if found.dtype.kind not in "fiu":
