@@ -76,6 +76,8 @@ def invert(model, array, *more, code=2):
 def test_empty_text(model, text):
     expected = "text 2 is empty or holds nothing that the encoder reads, expected words"
     assert refused("invert", "the cat", text, "--model", model) == expected
+    what = "holds nothing that the encoder reads" if text.strip() else "is empty"
+    expected = f"TEXT: row 1 {what}, expected words; --skip-bad leaves it out"
     assert refused("encode", "the cat", text, "-o", "out.npy") == expected
     assert os.listdir() == []
 
@@ -83,7 +85,7 @@ def test_empty_text(model, text):
 def test_empty_text_in_a_file():
     with open("texts.txt", "w") as file:
         file.write("the cat\n\na dog\n")
-    expected = "texts.txt: text 2 is empty or holds nothing that the encoder reads, expected words"
+    expected = "texts.txt: row 1 is empty, expected words; --skip-bad leaves it out"
     assert refused("encode", "--texts", "texts.txt", "-o", "out.npy") == expected
     open("none.txt", "w").close()
     assert refused("encode", "--texts", "none.txt", "-o", "out.npy") == "none.txt: is empty, expected texts"

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from fakes import fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.cli.main import main
+from unembed.decoding.other_encoders import SAMPLE
 from unembed.encoders.encoder import Encoder
 from unembed.errors import EmbeddingError, InputError
+from unembed.evaluation.evaluate import evaluate
 from unembed.inverter import Inverter
 
 TEXTS = tiny_texts(6, seed=5)
@@ -121,12 +126,105 @@ def test_one_string_is_one_text(inverter: Inverter) -> None:
     for odd in (None, 3, b"bytes"):
         with pytest.raises(InputError, match=f"text 1 is {type(odd).__name__}, expected a string"):
             inverter.encode(["a cat", odd])
+    for odd in (None, 3, {"text": "a cat"}, pd.DataFrame({"text": ["a cat"]})):
+        with pytest.raises(InputError, match=f"texts are {type(odd).__name__}, expected a string or a list"):
+            inverter.encode(odd)
+    for one in (pd.Series(TEXTS, index=range(5, 11)), np.array(TEXTS), (text for text in TEXTS)):
+        np.testing.assert_allclose(inverter.encode(one), E, atol=1e-6)
+    assert inverter.encode([""]).shape == (1, 16)
 
 
 def test_columns_of_arrays_are_rows(inverter: Inverter) -> None:
     column = np.empty(len(E), dtype=object)
     column[:] = [*E]
-    assert [one.text for one in inverter.invert(column)] == [one.text for one in inverter.invert(E)]
+    expected = [one.text for one in inverter.invert(E)]
+    learned = [torch.tensor(e, requires_grad=True) for e in E]
+    for rows in (column, [*E], pd.Series([*E], index=range(5, 11)), pd.Series(E.tolist()), pd.DataFrame(E), learned):
+        assert [one.text for one in inverter.invert(rows)] == expected
+    bits = pd.Series([*np.packbits(E > 0, axis=1)])
+    assert len(inverter.invert(bits, normalize=True)) == 6
+
+
+@pytest.mark.parametrize("kind", [list, pd.Series])
+def test_rows_of_a_column_that_are_none_are_bad_rows(inverter: Inverter, kind: Any) -> None:
+    rows = [E[0], None, E[2].tolist(), float("nan"), E[4][:5], ["a"] * 16]
+    with pytest.raises(EmbeddingError, match=r"4 of 6 rows are no embeddings: row 1 holds no value, .* row 3 holds no"):
+        inverter.invert(kind(rows))
+    found = inverter.invert(kind(rows), skip_bad=True)
+    assert [one.skipped for one in found] == [
+        None,
+        "holds no value, expected a list of numbers",
+        None,
+        "holds no value, expected a list of numbers",
+        "has 5 numbers, expected 16",
+        "holds something else, expected a list of numbers",
+    ]
+    expected = inverter.invert(E)
+    assert [found[row].text for row in (0, 2)] == [expected[row].text for row in (0, 2)]
+    assert inverter.invert([E[0], E[1], [[1.0], [1.0, 2.0]]], skip_bad=True)[2].skipped is not None
+    inner = inverter.invert([E[0].tolist(), [None, *E[1].tolist()[1:]], E[2].tolist()], skip_bad=True)
+    assert [one.skipped is None for one in inner] == [True, False, True]
+
+
+def far_off(inverter: Inverter) -> Inverter:
+    """An untrained inverter that is said to have been good."""
+    inverter.results["evaluation"] = {"cosine": 5.0}
+    return inverter
+
+
+def inverted_in_parts(inverter: Inverter, at_once: int, **options: Any) -> int:
+    """Invert forty rows as parts of a file; returns the encoder calls."""
+    rows = fake_encoder().encode(tiny_texts(40))
+    before = inverter.encoder.calls
+    for first in range(0, 40, at_once):
+        part = inverter.invert(rows[first : first + at_once], measure_cosine=False, first_row=first, steps=1, **options)
+        assert all(one.cosine is None for one in part)
+    return inverter.encoder.calls - before
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 40])
+def test_another_encoder_is_pointed_out_without_cosines(inverter: Inverter, at_once: int) -> None:
+    with pytest.warns(UserWarning, match="probably not fake's") as caught:
+        calls = inverted_in_parts(far_off(inverter), at_once)
+    assert len(caught) == 1
+    assert calls <= SAMPLE
+
+
+def test_good_files_cost_one_sample_without_cosines(inverter: Inverter) -> None:
+    inverter.results["evaluation"] = {"cosine": 1e-9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 < inverted_in_parts(inverter, 8, candidates=2) <= SAMPLE
+
+
+def test_a_sample_asks_no_priced_encoder_and_downloads_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = fake_encoder()
+    remote.network = None
+    far_off(Inverter(tiny_parts(), remote)).invert(E, measure_cosine=False, steps=1)
+    assert remote.calls == 0
+
+    def fetch(*_: Any, local_files_only: bool = False, **__: Any) -> str:
+        assert local_files_only
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    far_off(Inverter(tiny_parts())).invert(E, measure_cosine=False, steps=1)
+
+
+def test_measuring_chance_is_no_doubt(inverter: Inverter, monkeypatch: pytest.MonkeyPatch) -> None:
+    inverter.results["evaluation"] = {"cosine": 1.0}
+    seen: list[int] = []
+
+    def doubted(cosines: list[float], *_: Any) -> str | None:
+        seen.append(len(cosines))
+        return "these vectors are probably not" if len(seen) == 2 else None
+
+    monkeypatch.setattr("unembed.inverter.doubt", doubted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(inverter, TEXTS, tokens="natural", steps=1)
+    assert len(seen) == 2
+    assert not inverter._doubted
 
 
 def test_vectors_of_another_encoder_are_doubted_and_its_own_are_not(minilm: Encoder) -> None:

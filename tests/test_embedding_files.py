@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -104,12 +105,14 @@ def test_a_huge_array_is_mapped_not_read(tmp_path):
 
 def test_scan_hashes_values_not_formats(tmp_path):
     rows = unit_rows(30)
-    scans = {scan(open_vectors(write(tmp_path, rows, ending)), RECIPE) for ending in (".npy", ".jsonl", ".parquet")}
+    files = [open_vectors(write(tmp_path, rows, ending)) for ending in (".npy", ".jsonl", ".parquet")]
+    scans = {scan(replace(vectors, id_column=None), RECIPE) for vectors in files}
     assert len(scans) == 1
     (found,) = scans
     assert found.rows == 30
     other = scan(open_vectors(write(tmp_path, rows[::-1], ".npy")), RECIPE)
     assert other.sha256 != found.sha256
+    assert scan(files[1], RECIPE) == scan(files[2], RECIPE) != found  # ids are a part of the result
 
 
 @pytest.mark.parametrize("ending", [".npy", ".jsonl", ".parquet"])

@@ -590,7 +590,7 @@ def test_unnormalised_recipe_takes_any_length() -> None:
         ([], "embedding has 0 dimensions"),
         (np.ones((2, 2, 4)), "array has 3 axes"),
         (3.0, "array has 0 axes"),
-        ([[1.0, 0, 0, 0], [1.0]], "rows differ in length"),
+        ([[1.0, 0, 0, 0], [1.0]], "row 1 has 1 numbers, expected 4"),
         ([GOOD[0], [float("nan"), 0, 0, 0]], "row 1 has NaN or infinite"),
         ([[float("inf"), 0, 0, 0]], "row 0 has NaN or infinite"),
         ([[1e300, 0, 0, 0]], "row 0 has NaN or infinite"),

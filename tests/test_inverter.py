@@ -381,7 +381,7 @@ def test_without_its_encoder_an_inverter_inverts_all_the_same(
         (lambda e: e * (np.arange(9)[:, None] != 2), "row 2 is all zeros"),
         (lambda e: e * np.where(np.arange(9)[:, None] == 5, 3, 1), "row 5 has length 3, expected 1"),
         (lambda e: "text", "embeddings"),
-        (lambda e: [[1.0, 2.0], [3.0]], "rows differ in length"),
+        (lambda e: [[1.0, 2.0], [3.0]], "row 1 has 1 numbers, expected 16"),
     ],
 )
 def test_bad_embeddings_are_refused(inverter: Inverter, embeddings: np.ndarray, bad: Any, message: str) -> None:

@@ -10,7 +10,7 @@ Blind inversion does not ask the encoder while a text is being recovered: it is 
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -26,6 +26,7 @@ from unembed.decoding.agreement import agreement
 from unembed.decoding.calibration import Calibration
 from unembed.decoding.inversion import Inversion, with_cosines
 from unembed.decoding.options import Decoding
+from unembed.decoding.other_encoders import SAMPLE, doubt, sampled_cosines
 from unembed.decoding.predictor import check, stream
 from unembed.decoding.steering import Steering
 from unembed.decoding.strategies import Frame
@@ -35,6 +36,7 @@ from unembed.encoders.checks import check_embeddings, check_recipe, check_rows, 
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.encoders.fast_batches import FastEncoder
 from unembed.encoders.recipes import RECIPES
+from unembed.encoders.recipes import locate as locate_encoder
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
 from unembed.search.encoder_calls import EncoderCalls, fast_lane
@@ -47,7 +49,6 @@ from unembed.surrogate.bag import Surrogate
 
 BEGIN_AGAIN = 7919  # added to the seed each time that a search begins again
 SECONDS = 30.0  # of a search that was given no limit
-FAR, FEWEST = 0.6, 3  # times the cosine of held-out texts below which a median of so many embeddings is doubted
 
 
 class Inverter:
@@ -64,6 +65,7 @@ class Inverter:
             check_recipe(encoder.recipe, self.recipe)
         self._encoder = encoder
         self._fast: FastEncoder | None = None
+        self._cosines: list[float] = []  # of the last texts that were measured
         self._doubted = False  # whether it was said that the embeddings may be of another encoder
 
     @classmethod
@@ -147,6 +149,9 @@ class Inverter:
         self, texts: str | Sequence[str], batch_size: int = 32, show_progress_bar: bool = False
     ) -> NDArray[np.float32]:
         """Embeddings (n, d) float32 of texts, by the recipe; of one text (1, d). Raises EncoderError, InputError."""
+        # Of a table or a mapping, the names would be embedded.
+        if not isinstance(texts, Iterable) or isinstance(texts, Mapping) or hasattr(texts, "columns"):
+            raise InputError(f"texts are {type(texts).__name__}, expected a string or a list of strings")
         several = [texts] if isinstance(texts, str) else list(texts)
         for number, text in enumerate(several):
             if not isinstance(text, str):
@@ -196,6 +201,8 @@ class Inverter:
                 text is exact. None: blind inversion.
             batch_size: canvases on the device at once, where inversion is blind. No result depends on it.
             measure_cosine: embed each finished text once to report its cosine (not an encoder call of the inversion).
+                Without it up to 16 texts are embedded, to warn of another encoder's embeddings; none where the encoder
+                stands behind an address or is not on this machine.
             normalize: scale embeddings to length 1 first.
             skip_bad: leave out embeddings that are none (`skipped` of their inversions says why).
             first_row: number of the first embedding in a larger file, so that its parts invert as the whole would.
@@ -232,7 +239,8 @@ class Inverter:
                 bar.update(len(found) - bar.n)
         if measure_cosine and found:
             found = self.measured(found, rows)
-            self._doubt([one.cosine for row, one in enumerate(found) if row not in bad and one.cosine is not None])
+        good = [row for row in range(len(found)) if row not in bad]
+        self._doubt([found[row] for row in good], rows[good], first_row, measure_cosine)
         return [Inversion.of_none(bad[row]) if row in bad else one for row, one in enumerate(found)]
 
     def stream(
@@ -325,20 +333,32 @@ class Inverter:
             return found
         return with_cosines(found, e_BD, encoder)
 
-    def _doubt(self, cosines: Sequence[float]) -> None:
+    def _doubt(self, found: list[Inversion], e_BD: NDArray[np.float32], first_row: int, measured: bool) -> None:
         """Warn, once, where texts come back so far off that the embeddings must be of another encoder.
 
-        Of the packaged inverter the median is .85 or more on every kind of text measured, and .35 or less on random
-        vectors, on another encoder's, and on its own in another basis (docs/results.md).
+        Parts of a file, which begin at `first_row`, are looked at together. Where their cosines are not measured, those
+        of the first few are, by an encoder that is at hand and costs nothing.
         """
         reach = (self.results.get("evaluation") or {}).get("cosine")
-        if reach and not self._doubted and len(cosines) >= FEWEST and np.median(cosines) < FAR * reach:
+        before = self._cosines if first_row else []
+        cosines = [one.cosine for one in found]
+        if not measured and reach and found and not self._doubted and (wanted := SAMPLE - len(before)) > 0:
+            encoder = self._encoder_at_hand()
+            cosines = sampled_cosines(found, e_BD, wanted, encoder) if encoder else []
+        known = [cosine for cosine in cosines if cosine is not None]
+        self._cosines = [*before, *known][-max(SAMPLE, len(known)) :]
+        if not self._doubted and known and (message := doubt(self._cosines, reach, self.recipe.encoder)):
             self._doubted = True
-            warnings.warn(
-                f"these vectors are probably not {self.recipe.encoder}'s: their texts come back at a median cosine "
-                f"of {np.median(cosines):.2f}, of held-out texts {reach:.2f}",
-                stacklevel=3,
-            )
+            warnings.warn(message, stacklevel=3)
+
+    def _encoder_at_hand(self) -> Encoder | None:
+        """The encoder, if it is on this machine: neither downloaded nor asked at a price."""
+        try:
+            if self._encoder is None:
+                locate_encoder([self.recipe.encoder], self.recipe.revision, download=False)
+            return self.encoder if self.encoder.network is not None else None
+        except EncoderError:
+            return None
 
     def _invert_batch(self, e_BD: Tensor, decoding: Decoding, first_row: int) -> list[Inversion]:
         candidates = decoding.candidates

@@ -1,7 +1,7 @@
 """Inversion of a file of any size: results as JSON lines, appended as they come, continued after a kill.
 
     OUTPUT.part         whole lines, one a row, in order; becomes OUTPUT when the last row is in it
-    OUTPUT.state.json   what the lines were made from: the rows' hash, the inverter's, the options
+    OUTPUT.state.json   what the lines were made from: the rows' hash, ids included, the inverter's, the options
     OUTPUT.journal      how far the guided inversions of the unfinished batch have come
 
 Unusual here: the lines are their own journal. A run that goes on counts them, cuts a torn one, and drops those of an
@@ -12,6 +12,7 @@ A guided inversion takes seconds or minutes a row and does not depend on the row
 its own, none of its lines are dropped, and the row in work goes on after the last round that it finished.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from unembed.cli.options import Plan
 from unembed.config import config_to_dict
 from unembed.decoding.inversion import Inversion
-from unembed.encoders.embedding_files import Scan, Vectors
+from unembed.encoders.embedding_files import Label, Scan, Vectors
 from unembed.errors import InputError
 from unembed.files.atomic import atomic_file, fsync, output_errors
 from unembed.inverter import Inverter
@@ -36,12 +37,12 @@ from unembed.storage.fingerprint import fingerprint
 ENDING = ".jsonl"
 
 
-def record(inversion: Inversion, row: int) -> dict[str, Any]:
-    """What a line of output says of one row. Numbers are rounded to what they mean."""
+def record(inversion: Inversion, row: int, label: Label | None = None) -> dict[str, Any]:
+    """What a line of output says of one row, its id and what is kept of it first. Numbers are rounded."""
+    begin = {"row": row} | (label or {})
     if inversion.skipped is not None:
-        return {"row": row, "text": None, "skipped": inversion.skipped}
-    tree: dict[str, Any] = {
-        "row": row,
+        return begin | {"text": None, "skipped": inversion.skipped}
+    tree: dict[str, Any] = begin | {
         "text": inversion.text,
         "cosine": _rounded(inversion.cosine),
         "tokens": inversion.tokens,
@@ -61,9 +62,9 @@ def record(inversion: Inversion, row: int) -> dict[str, Any]:
     return tree
 
 
-def line(inversion: Inversion, row: int) -> bytes:
+def line(inversion: Inversion, row: int, label: Label | None = None) -> bytes:
     """`record` as one line of UTF-8."""
-    return (json.dumps(record(inversion, row), ensure_ascii=False) + "\n").encode()
+    return (json.dumps(record(inversion, row, label), ensure_ascii=False) + "\n").encode()
 
 
 def invert_file(
@@ -95,7 +96,7 @@ def invert_file(
     part, state_file, journal = (output.with_name(output.name + end) for end in (".part", ".state.json", ".journal"))
     state = {
         "format": 1,
-        "input": {"rows": scan.rows, "sha256": scan.sha256},
+        "input": vectors.kept_columns | {"rows": scan.rows, "sha256": scan.sha256},
         "inverter": {
             "sha256": fingerprint(inverter.denoiser),
             "surrogate": fingerprint(inverter.surrogate) if inverter.surrogate else None,
@@ -131,9 +132,9 @@ def invert_file(
             dynamic_ncols=True,
             disable=not show_progress_bar,
         ) as bar:
-            for start, batch in vectors.batches(plan.rows_at_once, done):
+            for start, batch, labels in vectors.labelled(plan.rows_at_once, done):
                 found = plan.invert_rows(inverter, vectors, batch, start, journal)
-                lines = b"".join(line(inversion, start + i) for i, inversion in enumerate(found))
+                lines = b"".join(map(line, found, itertools.count(start), labels))
                 with output_errors(part):
                     _append(file, lines)
                 shutil.rmtree(journal, ignore_errors=True)

@@ -14,10 +14,12 @@ from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, opt
 @option("--tokens", "32", "Tokens to cut texts to; natural: whole texts; N-M: of so many.", metavar="N|natural|N-M")
 @option("--limit", None, "Texts measured at most.  [default: all]", type=click.IntRange(min=1))
 @decoding_options
+@click.option("--skip-bad", is_flag=True, help="Leave out rows that are no texts; the report says which and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     texts: str, tokens: str, limit: int | None, model: str | None, encoder_url: str | None,
-    encoder_model: str | None, encoder_batch: int | None, batch_size: int, device: str, as_json: bool, **options: Any,
+    encoder_model: str | None, encoder_batch: int | None, batch_size: int, device: str, skip_bad: bool, as_json: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Measure how much of held-out texts comes back, with intervals and the level of chance.
 
@@ -25,7 +27,7 @@ def evaluate(
     """
     from unembed.cli.terminal import console, show_report, working
     from unembed.corpus.held_out import parse_tokens
-    from unembed.corpus.sources import find_sources, read_texts
+    from unembed.corpus.sources import find_sources, read_values
 
     wanted = parse_tokens(tokens)
     find_sources([texts])
@@ -35,8 +37,8 @@ def evaluate(
         inverter = load_inverter(model, device, encoder_url, encoder_model, encoder_batch)
     decoding, search = planned(inverter, options)
     report = measure(
-        inverter, read_texts(texts), decoding, search, tokens=wanted, limit=limit, batch_size=batch_size,
-        show_progress_bar=sys.stderr.isatty(),
+        inverter, read_values(texts), decoding, search, tokens=wanted, limit=limit, skip_bad=skip_bad, source=texts,
+        batch_size=batch_size, show_progress_bar=sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_dict()))

@@ -1,5 +1,6 @@
 """`unembed invert`: embeddings to text, and text to its embedding and back."""
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -25,20 +26,22 @@ EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .
 @click.argument("text", nargs=-1)
 @option("--embeddings", None, EMBEDDINGS, metavar="FILE")
 @option("--column", None, "Column of the embeddings, such as vector.text; else one that is called so.", metavar="NAME")
+@option("--id-column", None, "Column of ids, copied into the results; else one that is called so.", metavar="NAME")
+@option("--keep", None, "Another column to copy into the results; repeatable.", metavar="NAME", multiple=True)
 @option("--encoder", None, "What made the embeddings; refused if the inverter is for another one.", metavar="NAME")
 @decoding_options
 @option("-o --output", None, "Write a JSON line per row; goes on if it was interrupted.", metavar="FILE.jsonl")
 @click.option("--overwrite", is_flag=True, help="Start --output anew instead of going on.")
 @click.option("--normalize", is_flag=True, help="Scale embeddings to length 1 first; int8 and packed bits are read so.")
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that are no embeddings; the output says which and why.")
-@click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts to report their cosine.")
+@click.option("--no-cosine", is_flag=True, help="Report no cosines; up to 16 texts are still embedded, to warn.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def invert(
-    ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str | None, encoder: str | None,
-    model: str | None, encoder_url: str | None, encoder_model: str | None, encoder_batch: int | None, batch_size: int,
-    device: str, output: str | None, overwrite: bool, normalize: bool, skip_bad: bool,
-    no_cosine: bool, as_json: bool, **options: Any,
+    ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str | None, id_column: str | None,
+    keep: tuple[str, ...], encoder: str | None, model: str | None, encoder_url: str | None, encoder_model: str | None,
+    encoder_batch: int | None, batch_size: int, device: str, output: str | None, overwrite: bool, normalize: bool,
+    skip_bad: bool, no_cosine: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Recover text from embeddings.
 
@@ -53,13 +56,15 @@ def invert(
     """
     if bool(text) == (embeddings is not None):
         raise InputError("expected either TEXT or --embeddings FILE (- for standard input)")
+    if text and (id_column or keep):
+        raise InputError("--id-column and --keep name columns of --embeddings FILE, found TEXT")
     check_ending(output, ".jsonl")
     from unembed.cli.terminal import working
 
     with working("loading"):
         from unembed.encoders.embedding_files import open_vectors, scan
 
-        vectors = None if embeddings is None else open_vectors(embeddings, column)
+        vectors = None if embeddings is None else open_vectors(embeddings, column, id_column, keep)
         inverter = load_inverter(model, device, encoder_url, encoder_model, encoder_batch)
         plan = Plan(*planned(inverter, options, encoder), not no_cosine, batch_size, normalize, skip_bad)
     if vectors is None:
@@ -90,13 +95,15 @@ def _print_inversions(inverter: "Inverter", vectors: "Vectors", plan: Plan, as_j
     from unembed.cli.terminal import console, show_inversions
 
     out = console()
+    if vectors.keep and not as_json and not out.is_terminal:
+        say("note: plain output is texts alone; --json and -o have the kept columns, too")
     results: list[dict[str, Any]] = []
-    for start, batch in vectors.batches(plan.rows_at_once):
+    for start, batch, labels in vectors.labelled(plan.rows_at_once):
         found = plan.invert_rows(inverter, vectors, batch, start)
         if as_json:
-            results += [record(inversion, row) for row, inversion in enumerate(found, start)]
+            results += map(record, found, itertools.count(start), labels)
         elif out.is_terminal:
-            show_inversions(out, found, start)
+            show_inversions(out, found, start, labels)
         else:
             click.echo("\n".join(printable(inversion.text) for inversion in found))  # a row that is left out is empty
     if as_json:

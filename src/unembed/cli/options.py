@@ -166,15 +166,12 @@ def planned(
     return inverter.plan(**options)
 
 
-def content(
-    texts: Sequence[str], encoder: "Encoder | Inverter", first: int = 1, source: str | None = None
-) -> list[list[int]]:
+def content(texts: Sequence[str], encoder: "Encoder | Inverter") -> list[list[int]]:
     """Content tokens of texts. Raises InputError where one has none."""
     rows = encoder.tokenizer.encode_batch(texts)
-    for number, ids in enumerate(rows, first):
+    for number, ids in enumerate(rows, 1):
         if not ids:
-            place = f"{source}: text" if source else "text"
-            raise InputError(f"{place} {number} is empty or holds nothing that the encoder reads, expected words")
+            raise InputError(f"text {number} is empty or holds nothing that the encoder reads, expected words")
     return rows
 
 

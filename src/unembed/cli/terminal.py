@@ -5,12 +5,13 @@ visible first, so that no embedding and no argument can move the cursor or set t
 Colours, width and whether there is a terminal at all are rich's to decide (NO_COLOR, FORCE_COLOR, TERM, COLUMNS).
 """
 
+import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 FRAME_SECONDS = 0.12  # a pass takes milliseconds, the eye does not
 SHOW_SECONDS = 2.5  # so long at most for one text, however many passes
 LABEL = len("recovered")
+LONGEST_ID = 24  # characters of an id that are shown: a UUID's beginning tells rows apart
 LONGEST = 600  # characters of an original that are shown
 METRICS = {
     "token_accuracy": "token accuracy",
@@ -211,24 +213,31 @@ def plain_round_trip(original: str, inversion: "Inversion", hits: int, tokens: i
     return "\n".join([*lines, outcome(inversion)] if inversion.seconds is not None else lines)
 
 
-def show_inversions(out: Console, inversions: "Sequence[Inversion]", first_row: int) -> None:
-    """A line for each row: its number, cosine and text; another for how a search ended."""
-    for row, inversion in enumerate(inversions, first_row):
+def show_inversions(
+    out: Console, inversions: "Sequence[Inversion]", first_row: int, labels: Sequence[Mapping[str, Any]]
+) -> None:
+    """A line for each row: its number, id, cosine and text; others for what is kept and for how a search ended."""
+    ids = [_value(label["id"]) if "id" in label else "" for label in labels]
+    width = min(LONGEST_ID, max(4, out.width // 4), max(map(len, ids), default=0))
+    before = [9, width, LABEL] if width else [9, LABEL]
+
+    def show(row: str, row_id: str, label: Text, content: Text) -> None:
+        cut = row_id if len(row_id) <= width else f"{row_id[: width - 3]}..."
+        line = _grid(*before)
+        line.add_row(row, *([Text(cut)] if width else []), label, content)
+        out.print(line)
+
+    for row, (inversion, row_id, label) in enumerate(zip(inversions, ids, labels, strict=True), first_row):
         if inversion.skipped is not None:
-            line = _grid(9, LABEL)
-            line.add_row(str(row), "", Text(f"left out: {printable(inversion.skipped)}", style="dim"))
-            out.print(line)
-            continue
-        label = Text(_cosine(inversion), style="dim")
-        for number, text in enumerate([inversion.text, *(other.text for other in inversion.candidates[1:])]):
-            line = _grid(9, LABEL)
-            line.add_row(str(row) if number == 0 else "", label, Text(printable(text), style="dim" if number else ""))
-            out.print(line)
-            label = Text()
+            show(str(row), row_id, Text(), Text(f"left out: {printable(inversion.skipped)}", style="dim"))
+        else:
+            show(str(row), row_id, Text(_cosine(inversion), style="dim"), Text(printable(inversion.text)))
+        for other in inversion.candidates[1:]:
+            show("", "", Text(), Text(printable(other.text), style="dim"))
+        if kept := "  ".join(f"{printable(name)}: {_value(value)}" for name, value in label.get("keep", {}).items()):
+            show("", "", Text(), Text(kept, style="dim", no_wrap=True, overflow="ellipsis"))
         if inversion.seconds is not None:
-            line = _grid(9, LABEL)
-            line.add_row("", "", Text(outcome(inversion), style="dim"))
-            out.print(line)
+            show("", "", Text(), Text(outcome(inversion), style="dim"))
 
 
 def show_report(out: Console, report: "Report") -> None:
@@ -259,7 +268,8 @@ def show_report(out: Console, report: "Report") -> None:
         f"{costs}; {report.seconds_per_text:.3f} s a text on {report.machine['cpu']} ({report.machine['device']})"
     )
     why = "too short" if report.tokens == NATURAL or isinstance(report.tokens, int) else "of another length"
-    out.print(f"from all masks, the length not given; {report.skipped} texts were {why} and left out")
+    bad = f", {report.bad:,} rows are no texts" if report.bad else ""
+    out.print(f"from all masks, the length not given; {report.skipped} texts were {why} and left out{bad}")
 
 
 def show_manifest(out: Console, manifest: "Manifest") -> None:
@@ -288,6 +298,11 @@ def _marked(tokenizer: "Tokenizer", inversion: "Inversion", truth: Sequence[int]
         if place < len(truth) and truth[place] == token_id:
             text.stylize("bold green", start, at)
     return text
+
+
+def _value(value: Any) -> str:
+    """An id or another kept value, on one line."""
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _cosine(inversion: "Inversion") -> str:

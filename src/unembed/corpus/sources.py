@@ -21,6 +21,7 @@ from unembed.errors import DataError, extra
 from unembed.tables import open_table
 from unembed.tables.streams import reason
 from unembed.tables.table import endings, kind, listed, stem
+from unembed.tables.values import listed_values
 
 TEXT_COLUMN, VECTOR_COLUMN = "text", "embedding"
 DATASET_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+){0,2}")
@@ -53,33 +54,43 @@ class Source:
 
     def texts(self) -> Iterator[str]:
         """Every text, other columns unread. Raises DataError."""
-        return (text for text, _ in (self._rows([TEXT_COLUMN], 0) if not self.is_dataset else self.pairs()))
+        return (_text(value, where) for value, where in self.values())
+
+    def values(self) -> Iterator[tuple[Any, str]]:
+        """What stands in the column of texts, unchecked, and what messages call its row. Raises DataError."""
+        if self.is_dataset:
+            yield from _read_dataset(self.name, 0)
+            return
+        for batch in open_table(self.name).batches([TEXT_COLUMN]):
+            for number, value in enumerate(listed_values(batch.columns[TEXT_COLUMN], self.name)):
+                yield value, place(batch, number, self.name)
 
     def pairs(self, skip: int = 0) -> Iterator[Pair]:
         """Yield (text, vector or None) for every row after the first `skip`. Raises DataError."""
         if self.is_dataset:
-            return _read_dataset(self.name, skip)
+            return ((_text(value, where), None) for value, where in _read_dataset(self.name, skip))
         both = [TEXT_COLUMN, VECTOR_COLUMN]
         return self._rows(both if VECTOR_COLUMN in open_table(self.name).names() else both[:1], skip)
 
     def _rows(self, columns: Sequence[str], skip: int) -> Iterator[Pair]:
         for batch in open_table(self.name).batches(columns, skip):
-            values = zip(*(_listed(batch.columns[column]) for column in columns), strict=True)
+            values = zip(*(listed_values(batch.columns[column], self.name) for column in columns), strict=True)
             for number, (text, *vectors) in enumerate(values):
                 where = place(batch, number, self.name)
                 row = number_row(vectors[0], where).astype(np.float32) if vectors and vectors[0] is not None else None
                 yield _text(text, where), row
 
 
-def _listed(values: Any) -> Sequence[Any]:
-    found: Sequence[Any] = values.to_pylist() if hasattr(values, "to_pylist") else values
-    return found
-
-
 def read_texts(name: str | Path) -> Iterator[str]:
     """Yield every text of a file, folder or dataset, in order. Raises DataError."""
     for source in find_sources([str(name)]):
         yield from source.texts()
+
+
+def read_values(name: str | Path) -> Iterator[Any]:
+    """Yield what stands in the column of texts, unchecked, as `encoders.texts` checks it. Raises DataError."""
+    for source in find_sources([str(name)]):
+        yield from (value for value, _ in source.values())
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
@@ -122,7 +133,7 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _read_dataset(name: str, skip: int) -> Iterator[Pair]:
+def _read_dataset(name: str, skip: int) -> Iterator[tuple[Any, str]]:
     with extra("datasets", f"{name}: no such file or folder; reading a dataset of this name"):
         import datasets
     dataset_id, _, rest = name.partition(":")
@@ -133,7 +144,7 @@ def _read_dataset(name: str, skip: int) -> Iterator[Pair]:
         for row in rows:
             if TEXT_COLUMN not in row:
                 raise DataError(f"{name}: row {number} has {listed(list(row))}, expected {TEXT_COLUMN!r}")
-            yield _text(row[TEXT_COLUMN], f"{name}: row {number}"), None
+            yield row[TEXT_COLUMN], f"{name}: row {number}"
             number += 1
     except DataError:
         raise

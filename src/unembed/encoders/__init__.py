@@ -7,5 +7,6 @@ remote.py           an encoder behind an address: batches, and what is known alr
 endpoint.py         requests to an address: bounded, repeated where that helps, no secret shown
 endpoint_answers.py embeddings out of the answers of OpenAI, ollama, text-embeddings-inference and others
 tokenizer.py        an encoder's tokenizer, with the tokens that the denoiser adds
+texts.py            texts, checked before anything is embedded
 embedding_files.py  embeddings out of a table's column, checked, and into `.npy` files
 """

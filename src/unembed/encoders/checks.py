@@ -35,9 +35,10 @@ def check_rows(embeddings: Any, recipe: Recipe, source: str = "embeddings", norm
 
     Raises:
         EmbeddingError: wrong rank, dimension or type of number. A row is bad that has NaN or infinity, is nothing but
-            zeros, or, where the recipe normalises, has a length further than 0.01 from 1.
+            zeros, or, where the recipe normalises, has a length further than 0.01 from 1; of a list or column of rows,
+            also one that is missing or no row of so many numbers.
     """
-    found = _array(embeddings, recipe, source)
+    found, unread = _array(embeddings, recipe, source)
     if normalize and found.dtype == np.uint8 and 8 * found.shape[-1] == recipe.dimension:
         found = np.unpackbits(np.atleast_2d(found), axis=1).astype(np.float32) * 2 - 1
     if found.shape[-1] != recipe.dimension:
@@ -50,6 +51,7 @@ def check_rows(embeddings: Any, recipe: Recipe, source: str = "embeddings", norm
         with np.errstate(divide="ignore", invalid="ignore"):
             rows = (rows / lengths[:, None]).astype(np.float32)
     bad = {int(row): "has NaN or infinite values, expected finite ones" for row in np.flatnonzero(~finite)}
+    bad |= unread
     bad |= {int(row): "is all zeros, expected an embedding" for row in np.flatnonzero(zero)}
     if recipe.normalize and not normalize:
         for row in np.flatnonzero(finite & ~zero & (np.abs(lengths - 1.0) > LENGTH_TOLERANCE)):
@@ -95,16 +97,20 @@ def refusal(
         advice: the options that scale rows and leave them out, as the caller spells them, where there are any.
     """
     count = len(bad) if count is None else count
-    named = "; ".join(f"row {row} {why}" for row, why in list(bad.items())[:NAMED])
+    named = named_rows(bad, rows, count, "embeddings")
     lengths = all(why.startswith("has length") for why in bad.values())
-    if count > 1:
-        more = f"; and {count - NAMED:,} more" if count > NAMED else ""
-        named = f"{count:,} of {rows:,} rows are no embeddings: {named}{more}"
     if advice is None:
         return EmbeddingError(f"{source}: {named}")
     scale, leave = advice
     option = f"{scale} scales to length 1" if lengths else f"{leave} leaves {'them' if count > 1 else 'it'} out"
     return EmbeddingError(f"{source}: {named}; {option}")
+
+
+def named_rows(bad: Mapping[int, str], rows: int, count: int, what: str) -> str:
+    """The first bad rows and what is wrong with each, as a part of a line; how many of how many are not `what`."""
+    named = "; ".join(f"row {row} {why}" for row, why in list(bad.items())[:NAMED])
+    more = f"; and {count - NAMED:,} more" if count > NAMED else ""
+    return f"{count:,} of {rows:,} rows are no {what}: {named}{more}" if count > 1 else named
 
 
 def check_recipe(found: Recipe, expected: Recipe) -> None:
@@ -132,20 +138,59 @@ def _canonical(recipe: Recipe) -> Recipe:
     return recipe if known is None else dataclasses.replace(recipe, encoder=known.encoder)
 
 
-def _array(embeddings: Any, recipe: Recipe, source: str) -> NDArray[Any]:
+def _array(embeddings: Any, recipe: Recipe, source: str) -> tuple[NDArray[Any], dict[int, str]]:
+    """The embeddings as an array, and which of several are no rows of numbers, and why; these are NaN."""
     if isinstance(embeddings, Tensor):
-        embeddings = embeddings.detach().to("cpu", torch.float32).numpy()
+        embeddings = _plain(embeddings)
+    elif isinstance(embeddings, list | tuple):
+        embeddings = [_plain(row) for row in embeddings]
+    unread: dict[int, str] = {}
     try:
         found = np.asarray(embeddings)
-        if found.dtype == object and found.ndim == 1:  # a column of arrays, as pandas has it
-            found = np.array([np.asarray(row) for row in found])
-    except ValueError as error:
-        raise EmbeddingError(f"{source}: rows differ in length, expected {recipe.dimension} numbers in each") from error
+    except ValueError:  # rows that differ in length
+        found = np.empty(len(embeddings), dtype=object)
+        for number, row in enumerate(embeddings):
+            found[number] = row
+    if found.dtype == object and found.ndim in (1, 2) and any(_row(row).ndim for row in found):
+        found, unread = _rows(found, recipe.dimension)
     if found.dtype.kind not in "fiu":
         raise EmbeddingError(f"{source}: values are of type {found.dtype}, expected real numbers")
     if found.ndim not in (1, 2):
         raise EmbeddingError(f"{source}: array has {found.ndim} axes, expected (n, {recipe.dimension})")
-    return found
+    return found, unread
+
+
+def _rows(values: NDArray[Any], dimension: int) -> tuple[NDArray[Any], dict[int, str]]:
+    """A column of arrays, as pandas has it, or lists of which some are no rows of numbers, as rows (n, dimension)."""
+    rows = [_row(value) for value in values]
+    good = [row.ndim == 1 and row.dtype.kind in "fiu" for row in rows]
+    lengths = {len(row) for row, fine in zip(rows, good, strict=True) if fine}
+    if all(good) and len(lengths) == 1:
+        return np.stack(rows), {}
+    array = np.full((len(rows), min(lengths) if len(lengths) == 1 else dimension), np.nan)
+    unread = {}
+    for number, (row, fine) in enumerate(zip(rows, good, strict=True)):
+        if fine and len(row) == array.shape[1]:
+            array[number] = row
+        elif fine:
+            unread[number] = f"has {len(row)} numbers, expected {dimension}"
+        else:
+            missing = row.ndim == 0 and (row.item() is None or row.item() != row.item())
+            unread[number] = f"holds {'no value' if missing else 'something else'}, expected a list of numbers"
+    return array, unread
+
+
+def _row(value: Any) -> NDArray[Any]:
+    """One of several embeddings as an array; without axes where it is none."""
+    try:
+        return np.asarray(value.tolist() if isinstance(value, np.ndarray) and value.dtype == object else _plain(value))
+    except ValueError:  # lists of different lengths
+        return np.asarray("")
+
+
+def _plain(values: Any) -> Any:
+    """A tensor as an array."""
+    return values.detach().to("cpu", torch.float32).numpy() if isinstance(values, Tensor) else values
 
 
 def _other_dimension(found: NDArray[Any], recipe: Recipe) -> str:

@@ -8,8 +8,8 @@ says later whether a result belongs to them.
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,11 +24,14 @@ from unembed.files.atomic import atomic_file
 from unembed.tables import Batch, Table, open_table
 from unembed.tables.documents import ITSELF, VECTORS
 from unembed.tables.table import listed
+from unembed.tables.values import listed_values, plain
 
+IDS = ("id", "_id", "ids", "custom_id")  # columns that hold ids by their names
 BLOCK = 4096  # rows checked at once
 REASONS = 100_000  # values that are no rows, of which is kept why
 
 Array = NDArray[Any]
+Label = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Vectors:
 
     dimension: of the embeddings, where it is known. Values that are bytes are read by it, and a value that is no row of
         so many numbers becomes a row of NaN, of which `unread` says why.
+    id_column, keep: further columns, whose values are copied into the results.
     """
 
     table: Table
     column: str
     dimension: int | None = None
+    id_column: str | None = None
+    keep: tuple[str, ...] = ()
     unread: dict[int, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -50,44 +56,80 @@ class Vectors:
         return self.table.name
 
     def batches(self, size: int, start: int = 0) -> Iterator[tuple[int, Array]]:
-        """Yield (number of the first row, array (size, d)), the last one maybe shorter.
+        """Yield (number of the first row, array (size, d)), the last one maybe shorter; no other column is read.
 
         Raises:
             DataError: the file cannot be read as it claims, or a value is no row of numbers.
             EmbeddingError: a row has another number of values than those before it.
         """
+        alone = replace(self, id_column=None, keep=())
+        return ((row, array) for row, array, _ in alone.labelled(size, start))
+
+    def labelled(self, size: int, start: int = 0) -> Iterator[tuple[int, Array, list[Label]]]:
+        """As `batches`, and of each row what its result should say of it: `id`, and `keep` by the columns' names.
+
+        Values are JSON-ready (`tables.values.plain`); without such columns the labels are empty.
+        """
         held: list[Array] = []
-        count, row = 0, start
-        for batch in self.table.batches([self.column], start):
+        labels: list[Label] = []
+        row = start
+        kept = [*([self.id_column] if self.id_column else []), *self.keep]
+        for batch in self.table.batches([self.column, *kept], start):
             block, unread = numbers(batch, self.column, self.name, self.dimension)
             if len(self.unread) < REASONS:
                 self.unread.update((batch.first + number, why) for number, why in unread.items())
             if held and block.shape[1] != held[0].shape[1]:
                 raise _uneven(place(batch, 0, self.name), block.shape[1], held[0].shape[1])
             held.append(block)
-            count += len(block)
-            while count >= size:
+            labels += self._labels(batch, kept)
+            while len(labels) >= size:
                 joined = held[0] if len(held) == 1 else np.concatenate(held)
-                yield row, joined[:size]
-                held, count, row = [joined[size:]], count - size, row + size
-        if count:
-            yield row, np.concatenate(held)
+                yield row, joined[:size], labels[:size]
+                held, labels, row = [joined[size:]], labels[size:], row + size
+        if labels:
+            yield row, np.concatenate(held), labels
+
+    @property
+    def kept_columns(self) -> dict[str, Any]:
+        """`id_column` and `keep`, those that there are, JSON-ready."""
+        found = {"id_column": self.id_column, "keep": list(self.keep)}
+        return {name: columns for name, columns in found.items() if columns}
+
+    def _labels(self, batch: Batch, kept: Sequence[str]) -> list[Label]:
+        labels: list[Label] = [{} for _ in range(len(batch))]
+        for column in dict.fromkeys(kept):
+            where = f"{batch.name or self.name}: column {column!r}"
+            for label, value in zip(labels, listed_values(batch.columns[column], where), strict=True):
+                value = plain(value)
+                if column == self.id_column:
+                    label["id"] = value
+                if column in self.keep:
+                    label.setdefault("keep", {})[column] = value
+        return labels
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What `scan` found: how many rows, the SHA-256 of their float32 values, and how many are no embeddings."""
+    """What `scan` found.
+
+    rows: how many. sha256: of their float32 values, and of their labels where there are any. bad: how many are no
+    embeddings.
+    """
 
     rows: int
     sha256: str
     bad: int = 0
 
 
-def open_vectors(name: str, column: str | None = None) -> Vectors:
+def open_vectors(
+    name: str, column: str | None = None, id_column: str | None = None, keep: Sequence[str] = ()
+) -> Vectors:
     """Embeddings of a file, of the files of a folder, or of standard input ("-"), as `tables` reads them.
 
     Args:
         column: where they stand; by default one that is called as vectors are, or the only one.
+        id_column: where the rows' ids stand; by default one that is called as ids are (`IDS`), if every file has it.
+        keep: further columns that results should have.
 
     Raises:
         DataError: there is no such file or column, or the content is not what the ending says.
@@ -102,7 +144,14 @@ def open_vectors(name: str, column: str | None = None) -> Vectors:
     if names and names != [ITSELF] and column not in names:
         expected = f"expected one called {VECTORS[0]} (--column names another)"
         raise DataError(f"{table.name}: has {listed(names)}, {expected}")
-    return Vectors(table, column if names != [ITSELF] else ITSELF)
+    for option, wanted in (("--id-column", id_column), *(("--keep", one) for one in keep)):
+        if names and wanted is not None and wanted not in names:
+            raise DataError(f"{table.name}: has {listed(names)}, none called {wanted!r} for {option}")
+    if id_column is None:
+        shared = (one for one in IDS if one != column and names.count(one) == 1)
+        id_column = next((one for one in shared if all(one in reader.names() for _, reader in table.readers[1:])), None)
+    column = column if names != [ITSELF] else ITSELF
+    return Vectors(table, column, id_column=id_column, keep=tuple(dict.fromkeys(keep)))
 
 
 def scan(
@@ -121,9 +170,10 @@ def scan(
     digest, rows, count = hashlib.sha256(), 0, 0
     bad: dict[int, str] = {}
     with tqdm(desc="check", unit=" rows", leave=False, disable=not show_progress_bar) as bar:
-        for start, batch in vectors.batches(BLOCK):
+        for start, batch, labels in vectors.labelled(BLOCK):
             checked = check_rows(batch, recipe, vectors.name, normalize)
             digest.update(checked.rows.data)
+            digest.update(json.dumps(labels).encode() if any(labels) else b"")
             digest.update(str(sorted(checked.bad)).encode() if checked.bad else b"")
             rows += len(checked.rows)
             count += len(checked.bad)

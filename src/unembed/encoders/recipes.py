@@ -89,12 +89,13 @@ class Layout:
     normalize: bool | None = None
 
 
-def locate(names: Sequence[str], revision: str | None = None) -> Path:
+def locate(names: Sequence[str], revision: str | None = None, download: bool = True) -> Path:
     """The folder with an encoder's files: in a package, on this machine, in the Hub's cache, or from the Hub.
 
     Args:
         names: what it is called; the last one is what the Hub is asked for.
         revision: of the Hub's repository.
+        download: ask the Hub for what is not on this machine.
 
     Raises:
         EncoderError: it is nowhere, or the Hub cannot be reached.
@@ -109,10 +110,12 @@ def locate(names: Sequence[str], revision: str | None = None) -> Path:
     for name in filter(None, names):  # Path("") would be the current folder
         if Path(name).is_dir():
             return Path(name)
-    return _hub_folder(f"sentence-transformers/{shorts[-1]}" if shorts[-1] in PACKAGED else names[-1], revision)
+    return _hub_folder(
+        f"sentence-transformers/{shorts[-1]}" if shorts[-1] in PACKAGED else names[-1], revision, download
+    )
 
 
-def _hub_folder(name: str, revision: str | None) -> Path:
+def _hub_folder(name: str, revision: str | None, download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -131,7 +134,7 @@ def _hub_folder(name: str, revision: str | None) -> Path:
                 return folder
         except LocalEntryNotFoundError:
             pass
-        return Path(fetch())
+        return Path(fetch(local_files_only=not download))
     except HFValidationError as error:
         raise EncoderError(f"encoder {name!r} is neither a known name, a folder nor a Hub id") from error
     except HfHubHTTPError as error:

@@ -9,11 +9,14 @@ here:
 - `cloze_accuracy_10` is there to compare with published figures that were measured with 90 % of the tokens visible.
 """
 
+import copy
 import dataclasses
 import hashlib
+import itertools
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +31,7 @@ from unembed import __version__
 from unembed.corpus.held_out import Truths, truths
 from unembed.decoding.options import Decoding
 from unembed.decoding.predictor import stream
+from unembed.encoders.texts import TextScan, sound_texts
 from unembed.errors import InputError
 from unembed.evaluation import metrics
 from unembed.evaluation.metrics import Scores
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from unembed.inverter import Inverter
 
 CLOZE_SHARE = 0.1
+LISTED = 100  # rows left out that a report names
 RANDOM_VECTORS = 100  # a level of chance needs no more, and each costs a whole inversion
 GUIDED_RANDOM_VECTORS = 2  # no text has them, so that each costs all that a search may spend
 BASELINE_METRICS = ("token_accuracy", "token_f1", "bleu", "cosine")
@@ -52,6 +57,7 @@ class Report:
 
     Attributes:
         n, skipped: texts measured, and texts passed over because they were of another length.
+        bad, bad_rows: rows left out because they are no texts, and number -> what is wrong of the first hundred.
         tokens: 32 (or another number of content tokens per text), "natural", or a range such as "6-16".
         token_accuracy, exact_match, token_f1, rouge_l, cosine, cloze_accuracy_10: rates, 0..1.
         bleu: corpus BLEU, 0..100.
@@ -96,6 +102,8 @@ class Report:
     machine: dict[str, Any]
     calls_per_second: float | None = None
     seconds_to_exact: float | None = None
+    bad: int = 0
+    bad_rows: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `json.dumps` takes them."""
@@ -109,12 +117,14 @@ class Report:
 
 def evaluate(
     inverter: "Inverter",
-    texts: Iterable[str],
+    texts: Iterable[str | None],
     decoding: Decoding | None = None,
     search: Search | None = None,
     *,
     tokens: int | str = 32,
     limit: int | None = None,
+    skip_bad: bool = False,
+    source: str = "texts",
     batch_size: int = 64,
     random_vectors: int | None = None,
     show_progress_bar: bool = False,
@@ -126,6 +136,9 @@ def evaluate(
         inverter: what is measured; its own encoder embeds the texts.
         texts: passages, best such that the inverter was not trained on.
         tokens, limit: see `truths`.
+        skip_bad: leave out what is no text: None, something else than a string, half characters. An empty text is
+            passed over as one that is too short, in any case.
+        source: what messages call the texts, such as a file's name.
         decoding, search, batch_size, show_progress_bar, options: as in `Inverter.invert`; the seed also draws cloze
             masks, random vectors and resamples.
         random_vectors: how many, for the baseline of that name; 0 leaves it out. By default 100, or where inversion is
@@ -133,6 +146,7 @@ def evaluate(
 
     Raises:
         InputError: a negative seed; also as `truths` and `Inverter.invert` do.
+        DataError: some of the texts that were read are none: how many, and the first five by number, from 0.
     """
     decoding, search = plan(decoding, search, **options)
     if (seed := decoding.seed) < 0:
@@ -140,12 +154,16 @@ def evaluate(
     if random_vectors is None:
         random_vectors = RANDOM_VECTORS if search is None else GUIDED_RANDOM_VECTORS
     length = inverter.config.model.max_tokens
-    truth = truths(texts, inverter.tokenizer, tokens, length, limit)
+    scan = TextScan()
+    sound = sound_texts([texts] if isinstance(texts, str) else texts, scan, source, skip_bad)
+    truth = truths(sound, inverter.tokenizer, tokens, length, limit)
+    if scan.count:  # of those that were read, where the limit came first
+        scan.check(source, skip_bad)
     n = len(truth.texts)
     embeddings = inverter.encode(truth.texts)
 
-    def invert(vectors: Floats) -> "list[Inversion]":
-        return inverter.invert(vectors, decoding, search, batch_size=batch_size, show_progress_bar=show_progress_bar)
+    def invert(vectors: Floats, by: "Inverter" = inverter) -> "list[Inversion]":
+        return by.invert(vectors, decoding, search, batch_size=batch_size, show_progress_bar=show_progress_bar)
 
     start = time.perf_counter()
     inversions = invert(embeddings)
@@ -159,8 +177,11 @@ def evaluate(
     baselines: dict[str, dict[str, Any] | None] = {"random_vector": None, "shuffled_pairs": None}
     if random_vectors:
         random = _random_vectors(embeddings[:random_vectors], seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "these vectors are probably not")  # they are nobody's
+            inverted = invert(random, copy.copy(inverter))  # which is not to doubt others less for it
         chance = compare(
-            read_back(inverter, invert(random)),
+            read_back(inverter, inverted),
             (truth.texts[: len(random)], truth.ids[: len(random)], embeddings[: len(random)]),
         )
         baselines["random_vector"] = _summary(chance, BASELINE_METRICS, seed)
@@ -196,6 +217,8 @@ def evaluate(
         machine=describe_machine(inverter),
         calls_per_second=sum(one.encoder_calls for one in inversions) / took if search is not None else None,
         seconds_to_exact=float(np.median(exact)) if exact else None,
+        bad=scan.count,
+        bad_rows={str(row): why for row, why in itertools.islice(scan.bad.items(), LISTED)},
     )
 
 

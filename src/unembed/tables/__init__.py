@@ -6,6 +6,7 @@
     documents.py  JSON in the shapes of vector stores' clients and of embeddings endpoints
     arrow.py      Parquet, Feather and Arrow files
     arrays.py     NumPy, safetensors, fvecs and bvecs
+    values.py     values as Python has them, and as JSON can say them
 
 Rows are read as a stream, from any row on, and only the columns that are asked for. Nothing is unpickled. What a file
 holds is a `DataError` in one line where it is not what its name says.

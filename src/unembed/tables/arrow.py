@@ -105,6 +105,6 @@ def _batches(batch: Any, columns: Sequence[str], row: int, start: int) -> Iterat
 def _column(batch: Any, column: str) -> Any:
     import pyarrow.compute as pc
 
-    top = next(name for name in batch.schema.names if _within(column, name))
-    values = batch.column(top)
+    place, top = next((place, name) for place, name in enumerate(batch.schema.names) if _within(column, name))
+    values = batch.column(place)  # by its place: a name may stand for two
     return values if top == column else pc.struct_field(values, column.removeprefix(f"{top}.").split("."))

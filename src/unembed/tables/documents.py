@@ -34,6 +34,8 @@ def unfold(tree: Any, depth: int = 0) -> list[Row]:
     if count is not None and not isinstance(tree.get("text"), str):
         parallel = {key: value for key, value in tree.items() if isinstance(value, list) and len(value) == count}
         alone = {key: value for key, value in tree.items() if not isinstance(value, list)}
+        if count > 1:
+            alone.pop("id", None)  # the answer's, not that of each row
         return [alone | dict(zip(parallel, row, strict=True)) for row in zip(*parallel.values(), strict=True)]
     if depth >= DEEPEST or any(isinstance(tree.get(name), str | list) for name in ("text", *VECTORS[:3], *VECTORS[4:])):
         return [tree]

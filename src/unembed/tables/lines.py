@@ -13,6 +13,7 @@ from unembed.tables.table import Batch, at, names_of
 
 ROWS = 1024  # of a batch
 LARGE = 1 << 24  # characters from which a batch is full
+NAMED_BY = 100  # first rows of JSON whose keys are the columns: not every one has them all
 
 TEXT = "text"  # column of a text file
 
@@ -39,7 +40,11 @@ class JsonRows:
         self.path, self.name = path, name
 
     def names(self) -> list[str]:
-        return next((names_of(row) for _, row, _ in read_json(self.path, self.name)), [])
+        rows = itertools.islice(read_json(self.path, self.name), NAMED_BY)
+        found = next((names_of(row) for _, row, _ in rows), [])
+        if found == [ITSELF]:
+            return found
+        return list(dict.fromkeys([*found, *(name for _, row, _ in rows for name in names_of(row))]))
 
     def batches(self, columns: Sequence[str], start: int) -> Iterator[Batch]:
         first = start

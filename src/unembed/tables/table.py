@@ -40,7 +40,7 @@ class Reader(Protocol):
     """Reads one file."""
 
     def names(self) -> list[str]:
-        """The columns, those of objects within objects with dots; by the first row where the file does not say."""
+        """The columns, those of objects within objects with dots; by the first rows where the file does not say."""
         ...
 
     def batches(self, columns: Sequence[str], start: int) -> Iterator[Batch]:
@@ -70,9 +70,8 @@ class Table:
         """
         before = 0
         for name, reader in self.readers:
-            for column in columns:
-                if (found := reader.names()) and column not in found:
-                    raise DataError(f"{name}: has {listed(found)}, expected {column!r} (--column names another)")
+            if (found := reader.names()) and (missing := [column for column in columns if column not in found]):
+                raise DataError(f"{name}: has {listed(found)}, expected {missing[0]!r}")
             alone, count = len(self.readers) == 1, 0
             # Files do not say how many rows they have, so that those of a folder are read from their beginnings.
             for batch in reader.batches(columns, start if alone else 0):
@@ -179,8 +178,9 @@ def _spooled() -> Path:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Columns, for messages."""
-    shown = ", ".join(str(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
+    """Columns, for messages; their names are a file's, and may hold what steers a terminal."""
+    clean = ("".join(letter if letter.isprintable() else "\ufffd" for letter in str(name)[:60]) for name in names[:8])
+    shown = ", ".join(clean) + (", ..." if len(names) > 8 else "")
     return f"columns {shown}" if names else "no columns"
 
 
