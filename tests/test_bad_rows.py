@@ -203,12 +203,16 @@ def test_a_sample_asks_no_priced_encoder_and_downloads_none(monkeypatch: pytest.
     far_off(Inverter(tiny_parts(), remote)).invert(E, measure_cosine=False, steps=1)
     assert remote.calls == 0
 
+    asked: list[bool] = []
+
     def fetch(*_: Any, local_files_only: bool = False, **__: Any) -> str:
-        assert local_files_only
+        asked.append(local_files_only)
         raise LocalEntryNotFoundError("not here")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     far_off(Inverter(tiny_parts())).invert(E, measure_cosine=False, steps=1)
+    assert asked
+    assert all(asked)
 
 
 def test_measuring_chance_is_no_doubt(inverter: Inverter, monkeypatch: pytest.MonkeyPatch) -> None:
