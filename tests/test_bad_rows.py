@@ -177,7 +177,7 @@ def inverted_in_parts(inverter: Inverter, at_once: int, **options: Any) -> int:
     rows = fake_encoder().encode(tiny_texts(40))
     before = inverter.encoder.calls
     for first in range(0, 40, at_once):
-        part = inverter.invert(rows[first : first + at_once], measure_cosine=False, first_row=first, steps=1, **options)
+        part = inverter.invert(rows[first : first + at_once], measure_cosine=False, first_row=first, steps=2, **options)
         assert all(one.cosine is None for one in part)
     return inverter.encoder.calls - before
 
@@ -200,7 +200,7 @@ def test_good_files_cost_one_sample_without_cosines(inverter: Inverter) -> None:
 def test_a_sample_asks_no_priced_encoder_and_downloads_none(monkeypatch: pytest.MonkeyPatch) -> None:
     remote = fake_encoder()
     remote.network = None
-    far_off(Inverter(tiny_parts(), remote)).invert(E, measure_cosine=False, steps=1)
+    far_off(Inverter(tiny_parts(), remote)).invert(E, measure_cosine=False, steps=2)
     assert remote.calls == 0
 
     asked: list[bool] = []
@@ -210,7 +210,7 @@ def test_a_sample_asks_no_priced_encoder_and_downloads_none(monkeypatch: pytest.
         raise LocalEntryNotFoundError("not here")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    far_off(Inverter(tiny_parts())).invert(E, measure_cosine=False, steps=1)
+    far_off(Inverter(tiny_parts())).invert(E, measure_cosine=False, steps=2)
     assert asked
     assert all(asked)
 
@@ -226,7 +226,7 @@ def test_measuring_chance_is_no_doubt(inverter: Inverter, monkeypatch: pytest.Mo
     monkeypatch.setattr("unembed.inverter.doubt", doubted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluate(inverter, TEXTS, tokens="natural", steps=1)
+        evaluate(inverter, TEXTS, tokens="natural", steps=2)
     assert len(seen) == 2
     assert not inverter._doubted
 

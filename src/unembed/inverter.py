@@ -240,7 +240,8 @@ class Inverter:
         if measure_cosine and found:
             found = self.measured(found, rows)
         good = [row for row in range(len(found)) if row not in bad]
-        self._doubt([found[row] for row in good], rows[good], first_row, measure_cosine)
+        if decoding.steps > 1:  # texts of a single pass come back badly, whoever made the embeddings
+            self._doubt([found[row] for row in good], rows[good], first_row, measure_cosine)
         return [Inversion.of_none(bad[row]) if row in bad else one for row, one in enumerate(found)]
 
     def stream(

@@ -260,3 +260,16 @@ def test_one_model_is_found_by_its_name_and_its_encoders(client: Client) -> None
     missing = client.get("/v1/models/some%2Fother")
     assert missing.status_code == 404
     assert "'some/other' is not served here" in missing.json()["error"]["message"]
+
+
+def test_embeddings_of_another_encoder_are_doubted(start: Start) -> None:
+    """By the figures of the inverter's own evaluation: here texts of random weights, far below them or far above."""
+    for reach, said in ((0.99, True), (0.01, False)):
+        served = Served("tiny", tiny_inverter(0, evaluation={"cosine": reach}), 1)
+        client = start(Models([served]))
+        rows = np.eye(4, 16).tolist()
+        answer = client.post("/v1/invert", json={"embeddings": rows}).json()
+        assert ("probably not fake's" in answer.get("warning", "")) == said
+        for quiet in ({"cosine": False}, {"steps": 1}):
+            assert "warning" not in client.post("/v1/invert", json={"embeddings": rows} | quiet).json()
+    assert "warning" not in start(Models([served])).post("/v1/invert", json={"embeddings": rows[:2]}).json()

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
+from unembed.decoding.other_encoders import doubt
 from unembed.errors import InputError
 from unembed.search.options import Search
 from unembed.server import guided, schemas
@@ -145,6 +146,8 @@ def router(context: Context) -> APIRouter:
         data.sort(key=lambda entry: int(entry["index"]))
         usage = {"passes": sum(one.passes for one in found), "seconds": round(time.perf_counter() - started, 4)}
         answer = {"object": "list", "model": served.id, "data": data, "usage": usage}
+        if warning := _warning(served, [one.inversions[0].cosine for one in found], decoding):
+            answer["warning"] = warning
         return JSONResponse(answer | ({"skipped": len(bad)} if bad else {}))
 
     @api.post(
@@ -192,6 +195,13 @@ def router(context: Context) -> APIRouter:
         return describe(found, found is context.models.default, limits)
 
     return api
+
+
+def _warning(served: Served, cosines: Sequence[float | None], decoding: Decoding) -> str | None:
+    """Says where the embeddings are probably another encoder's."""
+    reach = (served.inverter.results.get("evaluation") or {}).get("cosine")
+    known = [cosine for cosine in cosines if cosine is not None]
+    return doubt(known, reach, served.inverter.recipe.encoder) if decoding.steps > 1 else None
 
 
 def _search_seconds(search: Search, embeddings: int, settings: Settings) -> float:
