@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unembed.config import Recipe
-from unembed.encoders.recipes import RECIPES, Layout, describe, locate, read_json, read_layout, verify
+from unembed.encoders.recipes import RECIPES, Layout, describe, locate, read_layout, verify
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EncoderError
+from unembed.files.json_files import read_json
 
 _ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": nn.Identity,
@@ -304,16 +305,18 @@ def _dense(folder: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_json(path, EncoderError)
     name = config["activation_function"]
     if name not in _ACTIVATIONS:
         raise EncoderError(f"{path}: activation is {name}, expected one of {', '.join(_ACTIVATIONS)}")
     if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise EncoderError(f"{path}: a residual or another input than the pooled vector is not known here")
-    linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
     try:
+        with torch.device("meta"):  # so that no size is believed that the file does not hold
+            linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
         tensors = load_file(folder / "model.safetensors")
-        linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
+        state = {name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()}
+        linear.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EncoderError(f"{folder / 'model.safetensors'}: cannot be read as its config says ({reason})") from error
