@@ -56,6 +56,14 @@ def bfloat16_is_granted() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_encoder_was_named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever this machine's user has named, and nothing that a test names stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Every test starts from the same global random state."""

@@ -83,12 +83,14 @@ class _Checked(type):
 class Recipe(metaclass=_Checked):
     """Everything that decides an embedding besides the text."""
 
-    encoder: StrictStr = _key("encoder id: a packaged name, a local folder or a Hub id")
+    encoder: StrictStr = _key("encoder id: a packaged name, a local folder or a Hub id", max_length=4096)
     dimension: Count = _key("length d of an embedding")
     pooling: Literal["mean", "last", "cls"] = _key("how token vectors become one", "mean")
     normalize: StrictBool = _key("whether embeddings have unit length", True)
     prompt: StrictStr = _key("text put in front of every text before it is embedded", "")
-    max_length: StrictInt = _key("the encoder truncates to this many tokens, its special ones included", 256, gt=2, lt=MOST)
+    max_length: StrictInt = _key(
+        "the encoder truncates to this many tokens, its special ones included", 256, gt=2, lt=MOST
+    )
     precision: Literal["float32", "bfloat16", "float16"] = _key("number format in which the encoder runs", "float32")
     revision: StrictStr | None = _key("Hub revision, where the encoder comes from the Hub", None)
     sha256: Mapping[Name, StrictStr] = _key("file name -> SHA-256 that the encoder's files must have", {})
@@ -243,7 +245,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()
-            raise yaml.MarkedYAMLError(problem=f"alias *{alias.anchor}, expected its values", problem_mark=alias.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"alias *{alias.anchor}, expected its values", problem_mark=alias.start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: Any) -> Any:

@@ -85,7 +85,8 @@ class GreedyCommand(click.Command):
 
 def say(message: str, code: int = 1) -> int:
     """Write one line to standard error; returns the exit code."""
-    click.echo(f"unembed: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())  # what it names may come from a stranger's file: no terminal's escape codes
+    click.echo("unembed: " + "".join(c if c.isprintable() else "\ufffd" for c in line), err=True)
     return code
 
 

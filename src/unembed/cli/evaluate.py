@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, option, planned
+from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, option
 
 
 @click.command()
@@ -16,8 +16,8 @@ from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, opt
 @decoding_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    texts: str, tokens: str, limit: int | None, model: str | None, encoder_url: str | None, batch_size: int,
-    device: str, as_json: bool, **options: Any,
+    texts: str, tokens: str, limit: int | None, model: str | None, encoder: str | None, encoder_url: str | None,
+    batch_size: int, device: str, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure how much of held-out texts comes back, with intervals and the level of chance.
 
@@ -32,8 +32,8 @@ def evaluate(
     with working("loading"):
         from unembed.evaluation.evaluate import evaluate as measure
 
-        inverter = load_inverter(model, device, encoder_url)
-    decoding, search = planned(inverter, options)
+        inverter = load_inverter(model, device, encoder_url, encoder)
+    decoding, search = inverter.plan(**options)
     report = measure(
         inverter, read_texts(texts), decoding, search, tokens=wanted, limit=limit, batch_size=batch_size,
         show_progress_bar=sys.stderr.isatty(),

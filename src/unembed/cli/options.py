@@ -85,7 +85,12 @@ def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
 def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     """The inverter, and an option for each field of `Decoding` and of `Search`."""
     model = "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]"
-    decorators = [option("--model", None, model, metavar="NAME")]
+    encoder = "What made the embeddings; refused if the inverter is for another one. Lets one be loaded that only the"
+    encoder += " inverter names."
+    decorators = [
+        option("--model", None, model, metavar="NAME"),
+        option("--encoder", None, encoder, metavar="NAME"),
+    ]
     for one in (Decoding, Search):
         hints = get_type_hints(one)
         for f in fields(one):
@@ -103,22 +108,22 @@ def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def load_inverter(model: str | None, device: str, encoder_url: str | None) -> "Inverter":
+def load_inverter(model: str | None, device: str, encoder_url: str | None, encoder: str | None) -> "Inverter":
     from unembed.inverter import Inverter
 
-    inverter = Inverter.from_pretrained(model, device_of(device))
+    inverter = Inverter.from_pretrained(model, device_of(device), encoder)
     if encoder_url is None:
         return inverter
     from unembed.encoders.remote import RemoteEncoder
 
-    encoder = RemoteEncoder(encoder_url, inverter.recipe, inverter.tokenizer)
+    remote = RemoteEncoder(encoder_url, inverter.recipe, inverter.tokenizer)
 
     def say_cost() -> None:
-        if encoder.calls:
-            click.echo(f"{encoder_url}: asked for {encoder.calls:,} texts, {encoder.tokens:,} tokens", err=True)
+        if remote.calls:
+            click.echo(f"{encoder_url}: asked for {remote.calls:,} texts, {remote.tokens:,} tokens", err=True)
 
     click.get_current_context().call_on_close(say_cost)  # after an error or Ctrl-C too: it may have cost money
-    return inverter.asking(encoder)
+    return inverter.asking(remote)
 
 
 def device_of(name: str) -> str:
@@ -138,15 +143,6 @@ def device_of(name: str) -> str:
 def check_ending(output: str | None, ending: str) -> None:
     if output is not None and Path(output).suffix != ending:
         raise InputError(f"{output}: unknown ending {Path(output).suffix!r} of --output, expected {ending}")
-
-
-def planned(
-    inverter: "Inverter", options: dict[str, Any], encoder: str | None = None
-) -> tuple[Decoding, Search | None]:
-    """The plan that the options make, impossible ones refused before anything is embedded or written."""
-    if encoder is not None:
-        inverter.check_recipe(encoder)
-    return inverter.plan(**options)
 
 
 def content(

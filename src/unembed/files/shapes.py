@@ -30,7 +30,7 @@ def check_declared(make: Callable[[], nn.Module], layers: str, count: int, state
     first = f"{layers}0."
     rest = {name.removeprefix(first): shape for name, shape in one.items() if name.startswith(first)}
     known = {name for name in one if not name.startswith(first)}
-    for name in known:
+    for name in sorted(known):
         check_shape(name, one[name], state)
     for number in range(count):
         for name, shape in rest.items():
