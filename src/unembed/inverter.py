@@ -79,8 +79,8 @@ class Inverter:
 
         Args:
             name: an encoder with a packaged inverter (the default), a folder, a `.pt` file or a Hub id.
-            encoder: the encoder to use instead of loading the recipe's own; or the name of the recipe's own. Of one that
-                is not known here only its name lets it be loaded, once on each machine (`encoders.named`).
+            encoder: the encoder to use instead of loading the recipe's own; or the name of the recipe's own, which
+                lets one be loaded that is not known here. It need be given once on a machine (`encoders.named`).
             precision: of the denoiser's products: float32, or bfloat16, which is several times faster where the
                 processor has it and changes a token here and there. Where it would be slower, float32, with a warning.
 

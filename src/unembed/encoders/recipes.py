@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from unembed.config import Recipe, recipe_from_dict
 from unembed.errors import ConfigError, EncoderError

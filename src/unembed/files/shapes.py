@@ -29,14 +29,14 @@ def check_declared(make: Callable[[], nn.Module], layers: str, count: int, state
         raise ValueError(f"declares a network that cannot be ({str(error).splitlines()[0][:100]})") from error
     first = f"{layers}0."
     rest = {name.removeprefix(first): shape for name, shape in one.items() if name.startswith(first)}
-    known = {name for name in one if not name.startswith(first)}
-    for name in sorted(known):
-        check_shape(name, one[name], state)
+    known = {name: shape for name, shape in one.items() if not name.startswith(first)}
+    for name, shape in known.items():
+        check_shape(name, shape, state)
     for number in range(count):
         for name, shape in rest.items():
             check_shape(f"{layers}{number}.{name}", shape, state)
-            known.add(f"{layers}{number}.{name}")
-    for name in sorted(state.keys() - known, key=str):
+            known[f"{layers}{number}.{name}"] = shape
+    for name in sorted(state.keys() - known.keys(), key=str):
         raise ValueError(f"tensor {name} is not part of this {make().__class__.__name__.lower()}")
 
 
