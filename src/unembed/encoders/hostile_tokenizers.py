@@ -60,4 +60,4 @@ def growth(part: Any) -> float:
         own = 1 + max(map(len, table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")))
     elif kind == "TemplateProcessing":
         own = sum("Sequence" in piece for piece in part["single"])
-    return max(1, own, KNOWN.get(kind, 1)) * math.prod(growth(part.get(step)) for step in STEPS)
+    return max(1, own, KNOWN.get(str(kind), 1)) * math.prod(growth(part.get(step)) for step in STEPS)

@@ -36,7 +36,7 @@ def check_named(recipe: Recipe) -> None:
         revision = f" at revision {recipe.revision!r}" if recipe.revision else ""
         raise EncoderError(
             f"the inverter names the encoder {recipe.encoder!r}{revision}, which is not known here and not loaded on "
-            f"its word; if you trust it, give it yourself: --encoder {shlex.quote(recipe.encoder)}, in Python encoder=..."
+            f"its word alone; --encoder {shlex.quote(recipe.encoder)}, in Python encoder=..., says that you trust it"
         )
 
 

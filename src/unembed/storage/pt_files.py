@@ -62,7 +62,7 @@ def _check_zip(path: Path) -> None:
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 for operation, argument, _ in pickletools.genops(archive.read(entry)):
-                    known = operation.name != "GLOBAL" or NAMES.fullmatch(argument)
+                    known = operation.name != "GLOBAL" or NAMES.fullmatch(str(argument))
                     if not known or operation.name in ("STACK_GLOBAL", "INST", "OBJ"):
                         raise CheckpointError(f"{path}: {REFUSED}")
 
