@@ -36,9 +36,10 @@ from unembed.surrogate.bag import Fitted
 
 SHARD_SIZE = "48MB"
 INDEX = "model.safetensors.index.json"
-# What a pass or a surrogate makes for one text, in numbers for each number of the inverter. Shapes of a few numbers
-# multiply: a table of 1,000,000 x 1 and as many positions ask for 10^12 logits. The packaged inverter is at 0.2.
-LARGEST_STEP = 16
+# What a pass or a surrogate makes for one text: so many numbers, or so many for each number of the inverter. Shapes of
+# a few numbers multiply: a table of 1,000,000 x 1 and as many positions ask for 10^12 logits. The packaged inverter
+# makes 0.2 for each of its own.
+SMALL_STEP, LARGEST_STEP = 1 << 26, 16
 
 
 class Parts(NamedTuple):
@@ -186,10 +187,9 @@ def _check_size(config: Config, tokenizer: Tokenizer, state: dict[str, Tensor], 
         ("attention scores", model.heads * model.max_tokens**2),
         ("contributions of tokens", tokenizer.vocab_size * config.encoder.dimension),
     ):
-        if count > LARGEST_STEP * held:
+        if count > (most := max(SMALL_STEP, LARGEST_STEP * held)):
             raise CheckpointError(
-                f"{source}: one text would take {count:,} {what}, expected at most {LARGEST_STEP} for each of the "
-                f"{held:,} numbers in the file"
+                f"{source}: one text would take {count:,} {what}, expected at most {most:,} with {held:,} parameters"
             )
 
 
