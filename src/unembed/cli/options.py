@@ -85,8 +85,8 @@ def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
 def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     """The inverter, and an option for each field of `Decoding` and of `Search`."""
     model = "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]"
-    encoder = "What made the embeddings; refused if the inverter is for another one. Lets one be loaded that only the"
-    encoder += " inverter names."
+    encoder = "What made the embeddings; refused if the inverter is for another one. One that is not known by name is "
+    encoder += "loaded only if it was named so once on this machine."
     decorators = [
         option("--model", None, model, metavar="NAME"),
         option("--encoder", None, encoder, metavar="NAME"),

@@ -5,6 +5,7 @@
     lines.py      text, JSON lines, CSV and TSV
     documents.py  JSON in the shapes of vector stores' clients and of embeddings endpoints
     arrow.py      Parquet, Feather and Arrow files
+    arrow_values.py, arrow_buffers.py, parquet_pages.py  how much these hold, told before it is decoded
     arrays.py     NumPy, safetensors, fvecs and bvecs
 
 Rows are read as a stream, from any row on, and only the columns that are asked for. Nothing is unpickled. What a file
