@@ -15,7 +15,8 @@ from unembed.encoders.encoder import Encoder, load_encoder
 SLOW = {
     "test_autoregressive", "test_bad_input", "test_bad_rows", "test_bulk", "test_chain", "test_checkpoint", "test_cli",
     "test_encoder", "test_evaluate", "test_extras",
-    "test_feedback", "test_fit", "test_hostile_files", "test_inverter", "test_losses", "test_prepare", "test_remote_training", "test_search",
+    "test_feedback", "test_fit", "test_hostile_files",
+    "test_inverter", "test_losses", "test_prepare", "test_remote_training", "test_search",
     "test_student", "test_train", "test_words",
 }  # fmt: skip
 
