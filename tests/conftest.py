@@ -15,7 +15,8 @@ from unembed.encoders.encoder import Encoder, load_encoder
 SLOW = {
     "test_autoregressive", "test_bad_input", "test_bad_rows", "test_bulk", "test_chain", "test_checkpoint", "test_cli",
     "test_encoder", "test_evaluate", "test_extras",
-    "test_feedback", "test_fit", "test_inverter", "test_losses", "test_prepare", "test_remote_training", "test_search",
+    "test_feedback", "test_fit", "test_hostile_files",
+    "test_inverter", "test_losses", "test_prepare", "test_remote_training", "test_search",
     "test_student", "test_train", "test_words",
 }  # fmt: skip
 
@@ -53,6 +54,14 @@ def bfloat16_is_granted() -> Iterator[None]:
     """Whatever this processor is, to fixtures of any scope."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unembed.denoiser.precision.slowdown", lambda: 0.5)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_encoder_was_named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever this machine's user has named, and nothing that a test names stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

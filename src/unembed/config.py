@@ -20,9 +20,12 @@ from pydantic.dataclasses import dataclass
 from unembed.errors import ConfigError
 
 STRICT = ConfigDict(extra="forbid")
+LARGEST = 1 << 16  # characters of a configuration, which the parser reads in two seconds; ours have two thousand
+DIGITS = 40  # of an integer in it; Python takes any number of them in base 16 and 60
 
-Count = Annotated[StrictInt, Field(gt=0)]
-Natural = Annotated[StrictInt, Field(ge=0)]
+MOST = 2**63  # beyond what torch takes for a size or a seed
+Count = Annotated[StrictInt, Field(gt=0, lt=MOST)]
+Natural = Annotated[StrictInt, Field(ge=0, lt=MOST)]
 # Text that reads as a number is one: YAML 1.1 takes 1e-3 for text. True and False are none.
 Float = Annotated[float, BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)]
 Positive = Annotated[Float, Field(gt=0)]
@@ -80,12 +83,14 @@ class _Checked(type):
 class Recipe(metaclass=_Checked):
     """Everything that decides an embedding besides the text."""
 
-    encoder: StrictStr = _key("encoder id: a packaged name, a local folder or a Hub id")
+    encoder: StrictStr = _key("encoder id: a packaged name, a local folder or a Hub id", max_length=4096)
     dimension: Count = _key("length d of an embedding")
     pooling: Literal["mean", "last", "cls"] = _key("how token vectors become one", "mean")
     normalize: StrictBool = _key("whether embeddings have unit length", True)
     prompt: StrictStr = _key("text put in front of every text before it is embedded", "")
-    max_length: StrictInt = _key("the encoder truncates to this many tokens, its special ones included", 256, gt=2)
+    max_length: StrictInt = _key(
+        "the encoder truncates to this many tokens, its special ones included", 256, gt=2, lt=MOST
+    )
     precision: Literal["float32", "bfloat16", "float16"] = _key("number format in which the encoder runs", "float32")
     revision: StrictStr | None = _key("Hub revision, where the encoder comes from the Hub", None)
     sha256: Mapping[Name, StrictStr] = _key("file name -> SHA-256 that the encoder's files must have", {})
@@ -193,7 +198,7 @@ class TrainingConfig(metaclass=_Checked):
     validate_every: Count = _key("steps between validations", 500)
     validation_texts: Count = _key("held-out texts for each validation", 256)
     checkpoint_minutes: Positive = _key("minutes between checkpoints", 5.0)
-    seed: StrictInt = _key("seed of initialisation, windows and corruption", 0)
+    seed: StrictInt = _key("seed of initialisation, windows and corruption", 0, gt=-MOST, lt=MOST)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -224,13 +229,45 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     try:
-        return config_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    try:
+        return config_from_dict(_parsed(text))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: by those, and by keys merged from them, a few lines become any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem=f"alias *{alias.anchor}, expected its values", problem_mark=alias.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        if len(node.value) > DIGITS:
+            raise yaml.MarkedYAMLError(problem=f"integer of {len(node.value):,} digits", problem_mark=node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parsed(text: str) -> Any:
+    """YAML's values. Raises ConfigError."""
+    if len(text) > LARGEST:
+        raise ConfigError(f"has more than {LARGEST:,} characters, expected a configuration")
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        # Not all are YAML's own: an integer may have too many digits, a date no such month.
+        raise ConfigError(f"is not YAML ({' '.join(str(error).split())[:300]})") from error
 
 
 def config_from_dict(tree: Any) -> Config:
@@ -261,9 +298,9 @@ def overridden(tree: Mapping[str, Any], overrides: str) -> dict[str, Any]:
         if not equals or not sections or not isinstance(place, dict):
             raise ConfigError(f"{override!r}: expected section.key=value, such as training.learning_rate=1e-3")
         try:
-            place[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{override!r}: {value!r} is not YAML ({' '.join(str(error).split())})") from error
+            place[key] = _parsed(value)
+        except ConfigError as error:
+            raise ConfigError(f"{override!r}: {value!r} {error}") from error
     return config_to_dict(config_from_dict(changed))
 
 

@@ -64,6 +64,7 @@ class Inverter:
         if encoder is not None:
             check_recipe(encoder.recipe, self.recipe)
         self._encoder = encoder
+        self.encoder_named = False  # whether the user has, and not only the checkpoint
         self._fast: FastEncoder | None = None
         self._cosines: list[float] = []  # of the last texts that were measured
         self._doubted = False  # whether it was said that the embeddings may be of another encoder
@@ -73,14 +74,15 @@ class Inverter:
         cls,
         name: str | Path | None = None,
         device: str | torch.device = "cpu",
-        encoder: Encoder | None = None,
+        encoder: Encoder | str | None = None,
         precision: str = "float32",
     ) -> Self:
         """Load an inverter.
 
         Args:
             name: an encoder with a packaged inverter (the default), a folder, a `.pt` file or a Hub id.
-            encoder: the encoder to use instead of loading the recipe's own.
+            encoder: the encoder to use instead of loading the recipe's own; or the name of the recipe's own, which
+                lets one be loaded that is not known here. It need be given once on a machine (`encoders.named`).
             precision: of the denoiser's products: float32, or bfloat16, which is several times faster where the
                 processor has it and changes a token here and there. Where it would be slower, float32, with a warning.
 
@@ -92,7 +94,13 @@ class Inverter:
             raise InputError(f"precision is {precision!r}, expected float32 or bfloat16")
         parts = load_inverter(locate(str(name) if name is not None else DEFAULT))
         parts.denoiser.precision = getattr(torch, granted(precision, device))
-        return cls(parts._replace(denoiser=parts.denoiser.to(device)), encoder)
+        inverter = cls(
+            parts._replace(denoiser=parts.denoiser.to(device)), None if isinstance(encoder, str) else encoder
+        )
+        if isinstance(encoder, str):
+            inverter.check_recipe(encoder)
+            inverter.encoder_named = encoder == inverter.recipe.encoder
+        return inverter
 
     def asking(self, encoder: Encoder) -> "Inverter":
         """The same inverter, sharing its weights, with another encoder to ask. Raises RecipeError."""
@@ -140,9 +148,9 @@ class Inverter:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder, loaded when first asked for. Raises EncoderError."""
+        """The encoder, loaded when first asked for. Raises EncoderError, also of one that only a checkpoint names."""
         if self._encoder is None:
-            self._encoder = load_encoder(self.recipe, self.device)
+            self._encoder = load_encoder(self.recipe, self.device, self.encoder_named)
         return self._encoder
 
     def encode(
@@ -161,7 +169,8 @@ class Inverter:
 
     def check_recipe(self, recipe: Recipe | str) -> None:
         """Raise RecipeError where embeddings of a recipe, or of an encoder known by name, are not for this inverter."""
-        check_recipe(_known(recipe), self.recipe)
+        if recipe != self.recipe.encoder:
+            check_recipe(_known(recipe), self.recipe)
 
     def plan(
         self, decoding: Decoding | None = None, search: Search | None = None, **options: Unpack[Options]

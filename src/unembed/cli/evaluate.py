@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, option, planned
+from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, option
 
 
 @click.command()
@@ -17,7 +17,7 @@ from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, opt
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that are no texts; the report says which and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    texts: str, tokens: str, limit: int | None, model: str | None, encoder_url: str | None,
+    texts: str, tokens: str, limit: int | None, model: str | None, encoder: str | None, encoder_url: str | None,
     encoder_model: str | None, encoder_batch: int | None, batch_size: int, device: str, skip_bad: bool, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
@@ -34,8 +34,8 @@ def evaluate(
     with working("loading"):
         from unembed.evaluation.evaluate import evaluate as measure
 
-        inverter = load_inverter(model, device, encoder_url, encoder_model, encoder_batch)
-    decoding, search = planned(inverter, options)
+        inverter = load_inverter(model, device, encoder, encoder_url, encoder_model, encoder_batch)
+    decoding, search = inverter.plan(**options)
     report = measure(
         inverter, read_values(texts), decoding, search, tokens=wanted, limit=limit, skip_bad=skip_bad, source=texts,
         batch_size=batch_size, show_progress_bar=sys.stderr.isatty(),

@@ -22,7 +22,12 @@ STEPS = ("surrogate", "student", "calibration")
 @option("--minutes", 60.0, "Training of the student, over all calls.", type=click.FloatRange(min=0))
 @click.option("--stream", is_flag=True, help="On a GPU: embed texts for the student as they are needed, none twice.")
 @click.option("--go-on", is_flag=True, help="Train the student that MODEL has, not a new one.")
-@option("--encoder", None, "Folder of the encoder's files for training alone, of any precision.", metavar="DIR")
+@option(
+    "--encoder",
+    None,
+    "The encoder for training alone, of any precision: the folder of its files, or its id.",
+    metavar="DIR",
+)
 @option("--seed", 0, "Decides everything that is random.", type=click.IntRange(0))
 @option("--device", "auto", DEVICES, metavar="NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.command_group import CONTINUE, say
-from unembed.cli.options import Plan, check_ending, content, decoding_options, load_inverter, option, planned, room_of
+from unembed.cli.options import Plan, check_ending, content, decoding_options, load_inverter, option, room_of
 from unembed.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .
 @option("--column", None, "Column of the embeddings, such as vector.text; else one that is called so.", metavar="NAME")
 @option("--id-column", None, "Column of ids, copied into the results; else one that is called so.", metavar="NAME")
 @option("--keep", None, "Another column to copy into the results; repeatable.", metavar="NAME", multiple=True)
-@option("--encoder", None, "What made the embeddings; refused if the inverter is for another one.", metavar="NAME")
 @decoding_options
 @option("-o --output", None, "Write a JSON line per row; goes on if it was interrupted.", metavar="FILE.jsonl")
 @click.option("--overwrite", is_flag=True, help="Start --output anew instead of going on.")
@@ -65,8 +64,8 @@ def invert(
         from unembed.encoders.embedding_files import open_vectors, scan
 
         vectors = None if embeddings is None else open_vectors(embeddings, column, id_column, keep)
-        inverter = load_inverter(model, device, encoder_url, encoder_model, encoder_batch)
-        plan = Plan(*planned(inverter, options, encoder), not no_cosine, batch_size, normalize, skip_bad)
+        inverter = load_inverter(model, device, encoder, encoder_url, encoder_model, encoder_batch)
+        plan = Plan(*inverter.plan(**options), not no_cosine, batch_size, normalize, skip_bad)
     if vectors is None:
         _round_trip(inverter, text, plan, output, as_json)
         return

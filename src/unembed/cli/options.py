@@ -86,7 +86,12 @@ def option(names: str, default: Any, text: str, **more: Any) -> Decorator:
 def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     """The inverter, and an option for each field of `Decoding` and of `Search`."""
     model = "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]"
-    decorators = [option("--model", None, model, metavar="NAME")]
+    encoder = "What made the embeddings; refused if the inverter is for another one. One that is not known by name is "
+    encoder += "loaded only if it was named so once on this machine."
+    decorators = [
+        option("--model", None, model, metavar="NAME"),
+        option("--encoder", None, encoder, metavar="NAME"),
+    ]
     for one in (Decoding, Search):
         hints = get_type_hints(one)
         for f in fields(one):
@@ -112,8 +117,9 @@ def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def load_inverter(
-    model: str | None, device: str, url: str | None, encoder_model: str | None = None, encoder_batch: int | None = None
-) -> "Inverter":
+    model: str | None, device: str, encoder: str | None = None, url: str | None = None,
+    encoder_model: str | None = None, encoder_batch: int | None = None,
+) -> "Inverter":  # fmt: skip
     """The inverter that the options name. An encoder behind `url` is asked for one text at once."""
     from unembed.inverter import Inverter
 
@@ -121,21 +127,21 @@ def load_inverter(
         raise InputError(
             "--encoder-model and --encoder-batch are for an encoder behind an address, expected --encoder-url"
         )
-    inverter = Inverter.from_pretrained(model, device_of(device))
+    inverter = Inverter.from_pretrained(model, device_of(device), encoder)
     if url is None:
         return inverter
     from unembed.encoders.remote import RemoteEncoder
 
-    encoder = RemoteEncoder(url, inverter.recipe, inverter.tokenizer, encoder_model, encoder_batch)
+    remote = RemoteEncoder(url, inverter.recipe, inverter.tokenizer, encoder_model, encoder_batch)
 
     def end() -> None:
-        encoder.close()
-        if encoder.calls:
-            click.echo(f"{encoder.url}: asked for {encoder.calls:,} texts, {encoder.tokens:,} tokens", err=True)
+        remote.close()
+        if remote.calls:
+            click.echo(f"{remote.url}: asked for {remote.calls:,} texts, {remote.tokens:,} tokens", err=True)
 
     click.get_current_context().call_on_close(end)  # after an error or Ctrl-C too: it may have cost money
-    encoder.probe()
-    return inverter.asking(encoder)
+    remote.probe()
+    return inverter.asking(remote)
 
 
 def device_of(name: str) -> str:
@@ -155,15 +161,6 @@ def device_of(name: str) -> str:
 def check_ending(output: str | None, ending: str) -> None:
     if output is not None and Path(output).suffix != ending:
         raise InputError(f"{output}: unknown ending {Path(output).suffix!r} of --output, expected {ending}")
-
-
-def planned(
-    inverter: "Inverter", options: dict[str, Any], encoder: str | None = None
-) -> tuple[Decoding, Search | None]:
-    """The plan that the options make, impossible ones refused before anything is embedded or written."""
-    if encoder is not None:
-        inverter.check_recipe(encoder)
-    return inverter.plan(**options)
 
 
 def content(texts: Sequence[str], encoder: "Encoder | Inverter") -> list[list[int]]:

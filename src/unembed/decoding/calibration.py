@@ -13,7 +13,6 @@ calibrated confidences is the expected share of right tokens in a text.
 A map holds for the inverter, and roughly for the options, that it was fitted with: it stands in the inverter's folder.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.errors import CheckpointError, InputError
+from unembed.files.json_files import read_json
 
 FILE = "calibration.json"  # beside config.json
 FEATURES = ("log_odds", "mean_log_odds", "start")
@@ -65,7 +65,7 @@ class Calibration:
                 raise InputError(f"is no map of {', '.join(FEATURES)} (format 1)")
             weights = tuple(float(weight) for weight in tree["weights"])
             found = cls(float(tree["intercept"]), weights, dict(tree.get("about", {})))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"is no calibration ({error})") from error
         if len(weights) != len(FEATURES) or not np.isfinite([found.intercept, *weights]).all():
             raise InputError(f"has {len(weights)} weights, expected {len(FEATURES)} finite ones")
@@ -77,9 +77,10 @@ class Calibration:
         path = folder / FILE
         if not path.exists():
             return None
+        tree = read_json(path, CheckpointError)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:  # InputError is a ValueError
+            return cls.from_dict(tree)
+        except InputError as error:
             raise CheckpointError(f"{path}: {error}") from error
 
 

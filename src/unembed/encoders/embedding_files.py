@@ -137,9 +137,12 @@ def open_vectors(
     table = open_table(name)
     names = table.names()
     if column is None:
-        below = {one: [other for other in names if other.startswith(f"{one}.")] for one in names}
-        known = [one for one in names if one.rpartition(".")[2] in VECTORS and len(below[one]) < 2]
-        known = [(below[one] or [one])[0] for one in known]
+        below: dict[str, list[str]] = {}
+        for one in names:
+            for cut in (place for place, letter in enumerate(one) if letter == "."):
+                below.setdefault(one[:cut], []).append(one)
+        known = [one for one in names if one.rpartition(".")[2] in VECTORS and len(below.get(one, [])) < 2]
+        known = [below.get(one, [one])[0] for one in known]
         column = next(iter([*known, *names[: len(names) == 1]]), VECTORS[0])
     if names and names != [ITSELF] and column not in names:
         expected = f"expected one called {VECTORS[0]} (--column names another)"

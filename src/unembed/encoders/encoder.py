@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unembed.config import Recipe
-from unembed.encoders.recipes import RECIPES, Layout, describe, locate, read_json, read_layout, verify
+from unembed.encoders.named import check_named, remember
+from unembed.encoders.recipes import RECIPES, Layout, describe, locate, read_layout, verify
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EncoderError
+from unembed.files.json_files import read_json
 
 _ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": nn.Identity,
@@ -192,16 +194,25 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), chosen]
 
 
-def load_encoder(recipe_or_name: Recipe | str, device: str | torch.device = "cpu") -> TransformerEncoder:
+def load_encoder(
+    recipe_or_name: Recipe | str, device: str | torch.device = "cpu", named: bool = True
+) -> TransformerEncoder:
     """Load the encoder that a recipe or a name means.
 
     A known name stands for its recipe in `unembed.encoders.recipes`. The files are looked for in an installed package,
     then in a local folder of that name, then in the Hub's local cache, then on the Hub. Another folder or Hub id
     gets the recipe that its own sentence-transformers files describe.
 
+    Args:
+        named: whether the user names it, which is remembered (`named`). Else a checkpoint does, and nothing is read or
+            downloaded for it unless it is known or was named before.
+
     Raises:
-        EncoderError: the encoder is not found, its files differ from the recipe, or need code of their own.
+        EncoderError: the encoder is not found, its files differ from the recipe, or need code of their own; or it is
+            not known, and a checkpoint names it.
     """
+    if not named and isinstance(recipe_or_name, Recipe):
+        check_named(recipe_or_name)
     if isinstance(recipe_or_name, Recipe):
         recipe = recipe_or_name
         folder = locate([recipe.encoder], recipe.revision)
@@ -215,7 +226,10 @@ def load_encoder(recipe_or_name: Recipe | str, device: str | torch.device = "cpu
     known = RECIPES.get(recipe.encoder)
     for name, expected in {**(known.sha256 if known else {}), **recipe.sha256}.items():
         verify(folder / name, expected)
-    return _build(recipe, read_layout(folder)).to(device)
+    encoder = _build(recipe, read_layout(folder)).to(device)
+    if named:
+        remember(recipe)
+    return encoder
 
 
 @contextlib.contextmanager
@@ -304,16 +318,18 @@ def _dense(folder: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_json(path, EncoderError)
     name = config["activation_function"]
     if name not in _ACTIVATIONS:
         raise EncoderError(f"{path}: activation is {name}, expected one of {', '.join(_ACTIVATIONS)}")
     if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise EncoderError(f"{path}: a residual or another input than the pooled vector is not known here")
-    linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
     try:
+        with torch.device("meta"):  # so that no size is believed that the file does not hold
+            linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
         tensors = load_file(folder / "model.safetensors")
-        linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
+        state = {name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()}
+        linear.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EncoderError(f"{folder / 'model.safetensors'}: cannot be read as its config says ({reason})") from error

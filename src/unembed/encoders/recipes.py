@@ -9,15 +9,14 @@ leaving a part out would give embeddings that look right and are not.
 import functools
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from unembed.config import Recipe, recipe_from_dict
 from unembed.errors import ConfigError, EncoderError
+from unembed.files.json_files import read_json
 
 MINILM = Recipe(
     encoder="all-MiniLM-L6-v2",
@@ -162,14 +161,6 @@ def verify(path: Path, expected: str) -> None:
         raise EncoderError(f"{path}: SHA-256 is {_verified[key]}, expected {expected}")
 
 
-def read_json(path: Path) -> Any:
-    """Parse one of an encoder's JSON files. Raises EncoderError."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-
-
 def read_layout(folder: Path) -> Layout:
     """Read `modules.json` and the pooling that it names.
 
@@ -195,7 +186,7 @@ def describe(name: str, folder: Path) -> Recipe:
     if layout.pooling is None or layout.dimension is None:
         raise EncoderError(f"{folder}: has no modules.json, so name its pooling in a configuration's encoder section")
     lengths = [
-        read_json(file).get(key)
+        read_json(file, EncoderError).get(key)
         for file, key in (
             (layout.transformer / "sentence_bert_config.json", "max_seq_length"),
             (layout.transformer / "tokenizer_config.json", "model_max_length"),
@@ -204,7 +195,7 @@ def describe(name: str, folder: Path) -> Recipe:
         if file.exists()
     ]
     prompts = folder / "config_sentence_transformers.json"
-    said = read_json(prompts) if prompts.exists() else {}
+    said = read_json(prompts, EncoderError) if prompts.exists() else {}
     default = said.get("default_prompt_name")
     try:
         return recipe_from_dict(
@@ -223,29 +214,32 @@ def describe(name: str, folder: Path) -> Recipe:
 
 def _read_modules(path: Path) -> Layout:
     modules: list[tuple[str, Path]] = []
-    for module in read_json(path):
+    for module in read_json(path, EncoderError):
         package, _, kind = module["type"].rpartition(".")
         if not package.startswith("sentence_transformers.") or kind not in _KINDS:
             raise EncoderError(
                 f"{path}: module {module['type']} is not known, expected sentence-transformers' own {', '.join(_KINDS)}"
             )
-        modules.append((kind, path.parent / module["path"]))
+        place = path.parent / module["path"]
+        if not place.resolve().is_relative_to(path.parent.resolve()):
+            raise EncoderError(f"{path}: module {module['path']!r} lies outside the folder")
+        modules.append((kind, place))
     order = " ".join(kind for kind, _ in modules)
     if not _ORDER.fullmatch(order):
         raise EncoderError(f"{path}: modules are {order}, expected Transformer, Pooling, any Dense, maybe Normalize")
     transformer = modules[0][1]
     options = transformer / "sentence_bert_config.json"
-    if options.exists() and read_json(options).get("do_lower_case"):
+    if options.exists() and read_json(options, EncoderError).get("do_lower_case"):
         raise EncoderError(f"{options}: do_lower_case is true, which is not known here")
     pooling, dimension = _read_pooling(modules[1][1] / "config.json")
     dense = tuple(place for kind, place in modules if kind == "Dense")
     if dense:
-        dimension = read_json(dense[-1] / "config.json")["out_features"]
+        dimension = read_json(dense[-1] / "config.json", EncoderError)["out_features"]
     return Layout(transformer, dense, pooling, dimension, order.endswith("Normalize"))
 
 
 def _read_pooling(path: Path) -> tuple[str, int]:
-    config = read_json(path)
+    config = read_json(path, EncoderError)
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
         modes = [mode] if isinstance(mode, str) else list(mode)

@@ -15,8 +15,10 @@ from typing import Any, Self
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
+from unembed.encoders.hostile_tokenizers import check_hostile
 from unembed.errors import CheckpointError, EncoderError
 from unembed.files.atomic import atomic_file
+from unembed.files.json_files import read_json, read_text
 
 VOCABULARY_FILE = "tokenizer.json"
 IDS_FILE = "tokenizer_ids.json"
@@ -154,7 +156,13 @@ class Tokenizer:
             backend = Backend.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"tokenizer JSON cannot be read ({' '.join(str(error).split())})") from error
-        return cls(backend, eos_id=eos_id, mask_id=mask_id, pad_id=pad_id, prompt=prompt)
+        check_hostile(json.loads(text), backend, (eos_id, mask_id, pad_id), prompt)
+        try:
+            return cls(backend, eos_id=eos_id, mask_id=mask_id, pad_id=pad_id, prompt=prompt)
+        except EncoderError:
+            raise
+        except Exception as error:  # what the vocabulary cannot read: it may lack a token for the unknown
+            raise CheckpointError(f"tokenizer JSON reads no text ({' '.join(str(error).split())})") from error
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_ids.json` into `folder`, made if missing. Raises OutputError."""
@@ -167,15 +175,8 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote. Raises CheckpointError."""
         folder = Path(folder)
-        name = VOCABULARY_FILE
-        try:
-            text = (folder / VOCABULARY_FILE).read_text(encoding="utf-8")
-            name = IDS_FILE
-            ids = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"{folder / name}: cannot be read ({error.strerror or error})") from error
-        except ValueError as error:
-            raise CheckpointError(f"{folder / name}: is not JSON ({error})") from error
+        text = read_text(folder / VOCABULARY_FILE, CheckpointError)
+        ids = read_json(folder / IDS_FILE, CheckpointError)
         if not isinstance(ids, dict) or set(ids) != {"eos_id", "mask_id", "pad_id", "prompt"}:
             raise CheckpointError(f"{folder / IDS_FILE}: expected the keys eos_id, mask_id, pad_id and prompt")
         try:

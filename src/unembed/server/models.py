@@ -109,12 +109,15 @@ class Models:
             return fitting[0] if fitting else self.default
 
 
-def load_models(names: Sequence[str], device: str, warm: bool = True, precision: str = "float32") -> Models:
+def load_models(
+    names: Sequence[str], device: str, warm: bool = True, precision: str = "float32", encoders: Sequence[str] = ()
+) -> Models:
     """Load inverters; without names the packaged one.
 
     Args:
         names: what `Inverter.from_pretrained` takes, or `NAME=` and that.
         precision: as there.
+        encoders: that may be loaded although only a model names them.
 
     Raises:
         CheckpointError: there is no such inverter, or it is damaged.
@@ -126,6 +129,7 @@ def load_models(names: Sequence[str], device: str, warm: bool = True, precision:
         name, found, place = given.partition("=")
         source = place if found else given
         inverter = Inverter.from_pretrained(source, device, precision=precision)
+        inverter.encoder_named = inverter.recipe.encoder in encoders
         served.append(Served(name if found else _name(source), inverter, int(time.time())))
     models = Models(served)
     if warm:

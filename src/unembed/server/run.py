@@ -68,7 +68,9 @@ def load(settings: Settings) -> Models:
     """The models of the settings, warm. Raises CheckpointError, EncoderError, InputError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return load_models(settings.model, _device(settings.device), precision=settings.precision)
+    return load_models(
+        settings.model, _device(settings.device), precision=settings.precision, encoders=settings.encoder
+    )
 
 
 def run(

@@ -23,6 +23,7 @@ class Settings:
         (),
         "Inverter to serve: packaged name, folder, .pt file or Hub id, or NAME=ONE OF THESE; the first is the default.",
     )
+    encoder: tuple[str, ...] = _setting((), "Encoder that a model may have loaded although it is not known by name.")
     device: str = _setting("auto", "cpu, cuda, cuda:N, mps; auto is cuda where there is one.")
     precision: str = _setting(
         "float32",

@@ -13,9 +13,8 @@ state and one JSON with everything else.
 import json
 import os
 import re
-import warnings
+from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -27,13 +26,20 @@ from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import CheckpointError, ConfigError, OutputError
 from unembed.files.atomic import atomic_file, atomic_folder
+from unembed.files.json_files import read_json
 from unembed.files.quantised import quantised, restored
+from unembed.files.shapes import check_declared, check_shape
 from unembed.files.tensors import load_tensors, save_tensors
+from unembed.storage.pt_files import read_pt
 from unembed.surrogate.bag import FILE as SURROGATE
 from unembed.surrogate.bag import Fitted
 
 SHARD_SIZE = "48MB"
 INDEX = "model.safetensors.index.json"
+# What a pass or a surrogate makes for one text: so many numbers, or so many for each number of the inverter. Shapes of
+# a few numbers multiply: a table of 1,000,000 x 1 and as many positions ask for 10^12 logits. The packaged inverter
+# makes 0.2 for each of its own.
+SMALL_STEP, LARGEST_STEP = 1 << 26, 16
 
 
 class Parts(NamedTuple):
@@ -136,7 +142,7 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
         state = restored(_read_tensors(path), path)
         source = path / "config.json"
     elif path.is_file():
-        tree = _read_pt(path)
+        tree = read_pt(path)
         try:
             tokenizer = Tokenizer.from_json(tree["tokenizer"], **tree["tokenizer_ids"])
             state = dict(tree["state"])
@@ -157,6 +163,7 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
         raise CheckpointError(
             f"{source}: model.causal is {config.model.causal}: {kinds[config.model.causal]}, expected {kinds[causal]}"
         )
+    _check_size(config, tokenizer, state, path)
     denoiser = build_denoiser(config, tokenizer)
     load_strictly(denoiser, state, path)
     parts = Parts(denoiser.eval().requires_grad_(False), tokenizer, config, tree.get("results", {}))
@@ -164,6 +171,26 @@ def load_inverter(path: str | Path, causal: bool | None = False) -> Parts:
         fitted = Fitted.load(path, len(denoiser.table.weight), config.model.width, config.encoder.dimension)
         parts = parts._replace(calibration=Calibration.load(path), surrogate=fitted)
     return parts
+
+
+def _check_size(config: Config, tokenizer: Tokenizer, state: dict[str, Tensor], source: Path) -> None:
+    """Refuse what would be larger than the file, before any of it is made. Raises CheckpointError."""
+    model = config.model
+    one = replace(config, model=replace(model, blocks=1))
+    try:
+        check_declared(lambda: build_denoiser(one, tokenizer), "blocks.", model.blocks, state)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    held = sum(tensor.numel() for tensor in state.values())
+    for what, count in (
+        ("logits", model.max_tokens * tokenizer.vocab_size),
+        ("attention scores", model.heads * model.max_tokens**2),
+        ("contributions of tokens", tokenizer.vocab_size * config.encoder.dimension),
+    ):
+        if count > (most := max(SMALL_STEP, LARGEST_STEP * held)):
+            raise CheckpointError(
+                f"{source}: one text would take {count:,} {what}, expected at most {most:,} with {held:,} parameters"
+            )
 
 
 def save_pt(
@@ -193,18 +220,17 @@ def save_pt(
 
 def load_strictly(denoiser: Denoiser, state: dict[str, Tensor], source: Path) -> None:
     """Copy `state` into the denoiser; every tensor must be there, none more, all floats of the right shape."""
-    expected = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
-    for name in sorted(expected.keys() - state.keys()):
-        raise CheckpointError(f"{source}: tensor {name} is missing")
-    for name in sorted(state.keys() - expected.keys()):
-        raise CheckpointError(f"{source}: tensor {name} is not part of this denoiser")
-    for name, shape in expected.items():
-        found = tuple(getattr(state[name], "shape", ()))
-        if found != shape:
-            raise CheckpointError(f"{source}: tensor {name} has shape {found}, expected {shape}")
-        if not state[name].is_floating_point():
-            kind = str(state[name].dtype).removeprefix("torch.")
-            raise CheckpointError(f"{source}: tensor {name} holds {kind}, expected floating-point numbers")
+    expected = denoiser.state_dict()
+    try:
+        for name in expected:
+            check_shape(name, tuple(expected[name].shape), state)
+            if not state[name].is_floating_point():
+                kind = str(state[name].dtype).removeprefix("torch.")
+                raise ValueError(f"tensor {name} holds {kind}, expected floating-point numbers")
+        for name in sorted(state.keys() - expected.keys()):
+            raise ValueError(f"tensor {name} is not part of this denoiser")
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
     denoiser.load_state_dict(state)
 
 
@@ -266,12 +292,7 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON ({error})") from error
+    tree = read_json(path, CheckpointError)
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected keys and values")
     return tree
@@ -289,19 +310,3 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{folder / INDEX}: shard {name!r} lies outside the folder")
         state |= load_tensors(folder / name)
     return state
-
-
-def _read_pt(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, where the answer is an error anyway
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, it is a pickle that may want to run code (only tensors and text are loaded)"
-        ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... by what is wrong
-        reason = (str(error).splitlines() or ["it is empty"])[0]
-        raise CheckpointError(f"{path}: cannot be read as a PyTorch file ({reason})") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"{path}: holds {type(tree).__name__}, expected an unembed inverter")
-    return tree

@@ -108,7 +108,7 @@ class Fitted(NamedTuple):
             return linear
         try:
             return linear._replace(student=Student.of(student, width, dimension))
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path}: its student cannot be read ({reason})") from error
 

@@ -13,6 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unembed.files.shapes import check_declared
+
 HEAD = 32  # width of an attention head
 LOUD = 20**0.5  # by which directions are scaled, so that their coordinates are of order one
 
@@ -39,10 +41,11 @@ class Student(nn.Module):
 
     @classmethod
     def of(cls, state: dict[str, Tensor], features: int, dimension: int) -> Self:
-        """A student with these weights, whose shapes tell its own. Raises KeyError, RuntimeError where they do not."""
+        """A student with these weights, whose shapes tell its own. Raises KeyError, ValueError where they do not."""
         layers = {name.split(".")[2] for name in state if name.startswith("blocks.layers.")}
-        width = len(state["input.bias"])
-        student = cls(features, dimension, len(state["positions"]), width, len(layers))
+        shape = (features, dimension, len(state["positions"]), len(state["input.bias"]))
+        check_declared(lambda: cls(*shape, blocks=1), "blocks.layers.", len(layers), state)
+        student = cls(*shape, len(layers))
         student.load_state_dict(state)
         return student.eval().requires_grad_(False)
 

@@ -5,6 +5,7 @@
     lines.py      text, JSON lines, CSV and TSV
     documents.py  JSON in the shapes of vector stores' clients and of embeddings endpoints
     arrow.py      Parquet, Feather and Arrow files
+    arrow_values.py, arrow_buffers.py, parquet_pages.py  how much these hold, told before it is decoded
     arrays.py     NumPy, safetensors, fvecs and bvecs
     values.py     values as Python has them, and as JSON can say them
 

@@ -29,13 +29,16 @@ class NpyRows:
         if held != "NumPy":
             raise DataError(f"{self.name}: is not a .npy file{f', holds {held} data' if held else ''}")
         try:
-            array = np.lib.format.open_memmap(self.path, mode="r")
-        except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError) as error:
+            with np.errstate(all="ignore"):  # of a size that overflows, which is an error below
+                array = np.lib.format.open_memmap(self.path, mode="r")
+        except Exception as error:  # its header is read as Python's literals, whose parsers have errors of their own
             if "object" in str(error).lower():
                 raise DataError(
                     f"{self.name}: holds pickled Python objects, which are never loaded, expected numbers"
                 ) from error
             raise DataError(f"{self.name}: is truncated or not a whole .npy file ({reason(error)})") from error
+        if not array.dtype.itemsize:  # any number of which is in no bytes
+            raise DataError(f"{self.name}: values are of type {array.dtype}, expected real numbers")
         if array.ndim == 0:
             raise DataError(f"{self.name}: array has 0 axes, expected rows of embeddings")
         yield from _batches(np.atleast_2d(array), columns, start)

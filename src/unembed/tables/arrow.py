@@ -1,15 +1,21 @@
 """Parquet, Feather and Arrow files as tables: batches of Arrow arrays, only of the columns that are asked for."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError, extra
-from unembed.tables.streams import head_of, kind_of, reason
-from unembed.tables.table import Batch
+from unembed.tables.arrow_buffers import check_buffers
+from unembed.tables.arrow_values import check_type, parts
+from unembed.tables.parquet_pages import rows_at_once
+from unembed.tables.streams import Allowance, head_of, kind_of, reason
+from unembed.tables.table import LONGEST_NAME, Batch
 
 ROWS = 1024  # of a batch
+DEEPEST = 16  # structs within structs whose fields have names
+MAGIC = 8  # bytes before the stream that an Arrow file holds
 
 
 class ParquetRows:
@@ -27,9 +33,10 @@ class ParquetRows:
             row, groups = 0, list(range(file.num_row_groups))
             while groups and row + file.metadata.row_group(groups[0]).num_rows <= start:
                 row += file.metadata.row_group(groups.pop(0)).num_rows
-            top = [column for column in file.schema_arrow.names if any(_within(name, column) for name in columns)]
-            for batch in file.iter_batches(batch_size=ROWS, row_groups=groups, columns=top):
-                yield from _batches(batch, columns, row, start)
+            count = rows_at_once(file, self.path, self.name, columns, ROWS)
+            allowance = Allowance(self.path, self.name)
+            for batch in file.iter_batches(batch_size=count, row_groups=groups, columns=[*columns]):
+                yield from _batches(batch, columns, row, start, allowance)
                 row += len(batch)
 
     @contextmanager
@@ -40,7 +47,7 @@ class ParquetRows:
         try:
             with pq.ParquetFile(self.path, pre_buffer=False) as file:
                 yield file
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DataError(f"{self.name}: cannot be read as Parquet ({reason(error)})") from error
 
 
@@ -56,11 +63,11 @@ class ArrowRows:
 
     def batches(self, columns: Sequence[str], start: int) -> Iterator[Batch]:
         with self._opened() as (_, batches):
-            row = 0
+            row, allowance = 0, Allowance(self.path, self.name)
             for batch in batches():
                 for first in range(0, len(batch), ROWS):
                     part = batch.slice(first, ROWS)
-                    yield from _batches(part, columns, row, start)
+                    yield from _batches(part, columns, row, start, allowance)
                     row += len(part)
 
     @contextmanager
@@ -69,37 +76,64 @@ class ArrowRows:
             import pyarrow as pa
         try:
             with pa.memory_map(str(self.path)) as source:
-                if kind_of(head_of(self.path)) == "Arrow":
-                    file = pa.ipc.open_file(source)
-                    yield file.schema, lambda: map(file.get_batch, range(file.num_record_batches))
-                else:
-                    stream = pa.ipc.open_stream(source)
-                    yield stream.schema, lambda: iter(stream)
-        except (OSError, pa.ArrowException) as error:
+                count, begin = None, 0
+                if kind_of(head_of(self.path)) == "Arrow":  # a stream between a beginning and an end
+                    count, begin = pa.ipc.open_file(source).num_record_batches, MAGIC
+                source.seek(begin)
+                check_buffers(_messages(source, count), self.name)
+                source.seek(begin)
+                stream = pa.ipc.open_stream(source)
+                yield stream.schema, lambda: itertools.islice(stream, count)
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DataError(f"{self.name}: cannot be read as Arrow ({reason(error)})") from error
+
+
+def _messages(source: Any, batches: int | None) -> Iterator[Any]:
+    """The messages of a stream up to so many batches of rows; without a number, up to its end."""
+    import pyarrow as pa
+
+    reader = pa.ipc.MessageReader.open_stream(source)
+    while batches is None or batches > 0:
+        try:
+            message = reader.read_next_message()
+        except StopIteration:
+            return
+        yield message
+        if batches is not None and message.type == "record batch":
+            batches -= 1
 
 
 def _within(name: str, column: str) -> bool:
     return name == column or name.startswith(f"{column}.")
 
 
-def _names(fields: Any, prefix: str = "") -> list[str]:
+def _names(fields: Any, prefix: str = "", depth: int = 0) -> list[str]:
     """The names of a schema's or a struct type's fields, and of those in them."""
     import pyarrow as pa
 
     found = []
     for field in fields:
+        if len(prefix) + len(field.name) > LONGEST_NAME:
+            continue
         found.append(prefix + field.name)
-        if pa.types.is_struct(field.type):
-            found += _names(field.type, f"{prefix}{field.name}.")
+        if pa.types.is_struct(field.type) and depth < DEEPEST:
+            found += _names(field.type, f"{prefix}{field.name}.", depth + 1)
     return found
 
 
-def _batches(batch: Any, columns: Sequence[str], row: int, start: int) -> Iterator[Batch]:
-    """The part of a record batch from row `start` on, if any; the batch begins at `row`."""
+def _batches(batch: Any, columns: Sequence[str], row: int, start: int, allowance: Allowance) -> Iterator[Batch]:
+    """The part of a record batch from row `start` on, if any, in batches of little memory; it begins at `row`."""
     late = max(0, start - row)
-    if late < len(batch):
-        yield Batch(row + late, {column: _column(batch, column).slice(late) for column in columns})
+    if late >= len(batch):
+        allowance.take(0, len(batch))
+        return
+    found = {column: _column(batch, column).slice(late) for column in columns}
+    for column, values in found.items():
+        check_type(values.type, f"{allowance.name}: column {column!r}")
+        values.validate(full=True)  # offsets and lengths may point anywhere, and text need not be UTF-8
+    for first, last, size in parts(found, row + late, allowance.name):
+        allowance.take(size, last - first)
+        yield Batch(row + late + first, {column: values.slice(first, last - first) for column, values in found.items()})
 
 
 def _column(batch: Any, column: str) -> Any:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError
-from unembed.tables.streams import FAILURES, LONGEST_LINE, open_bytes, read_lines, reason
+from unembed.tables.streams import FAILURES, LONGEST_LINE, Allowance, open_bytes, read_lines, reason
 
 LARGEST = 1 << 28  # bytes of a document that is one JSON value; as Python objects it takes several times as much
 KEYS = ("data", "points", "vectors", "matches", "hits", "result", "results", "response", "body", "records")
 VECTORS = ("embedding", "embeddings", "vector", "vectors", "values", "emb")
 ITSELF = "value"  # column of a row that is no object
+MOST = 1 << 20  # lists and objects in one JSON value
 DEEPEST = 8  # objects within objects before rows are reached
 
 Row = dict[str, Any]
@@ -36,6 +37,8 @@ def unfold(tree: Any, depth: int = 0) -> list[Row]:
         alone = {key: value for key, value in tree.items() if not isinstance(value, list)}
         if count > 1:
             alone.pop("id", None)  # the answer's, not that of each row
+        if len(alone) * count > 8 * MOST:  # each row gets them
+            raise ValueError(f"{count:,} rows with {len(alone):,} values in common")
         return [alone | dict(zip(parallel, row, strict=True)) for row in zip(*parallel.values(), strict=True)]
     if depth >= DEEPEST or any(isinstance(tree.get(name), str | list) for name in ("text", *VECTORS[:3], *VECTORS[4:])):
         return [tree]
@@ -61,8 +64,10 @@ def _outer(tree: Row) -> Row:
     return {"custom_id": tree["custom_id"]} if isinstance(tree.get("custom_id"), str) else {}
 
 
-def parsed(name: str, place: str, text: str | bytes) -> Any:
+def parsed(name: str, place: str, text: str) -> Any:
     """A JSON value. Raises DataError."""
+    if (count := text.count("[") + text.count("{")) > MOST:  # each takes some hundred bytes, however short it is
+        raise DataError(f"{name}: {place} has {count:,} lists and objects, expected at most {MOST:,} in one JSON value")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -81,21 +86,34 @@ def read_json(path: Path, name: str) -> Iterator[tuple[int, Row, int]]:
         if not (stripped := line.strip()):
             continue
         if number == 1 and stripped[-1] in "{[,":
-            yield from ((1, row, 0) for row in unfold(_document(path, name)))
+            yield from ((1, row, 0) for row in _rows(name, "the document", _document(path, name)))
             return
-        rows = unfold(parsed(name, f"line {number}", line))
+        rows = _rows(name, f"line {number}", line)
         yield from ((number, row, len(line) // len(rows)) for row in rows)
 
 
-def _document(path: Path, name: str) -> Any:
+def _rows(name: str, place: str, text: str) -> list[Row]:
+    tree = parsed(name, place, text)
+    try:
+        return unfold(tree)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: {place} cannot be read as rows ({reason(error)})") from error
+
+
+def _document(path: Path, name: str) -> str:
+    allowance = Allowance(path, name)
     try:
         with open_bytes(path) as stream:
             content = stream.read(LARGEST + 1)
     except FAILURES as error:
         raise DataError(f"{name}: cannot be read ({reason(error)})") from error
+    allowance.take(len(content))
     if len(content) > LARGEST:
         raise DataError(
             f"{name}: is one JSON value of more than {LARGEST >> 20} MiB, expected JSON lines of at most "
             f"{LONGEST_LINE >> 20} MiB each"
         )
-    return parsed(name, "the document", content)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: is not UTF-8 ({error.reason} at byte {error.start})") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from unembed.errors import DataError
 from unembed.tables.documents import ITSELF, read_json
-from unembed.tables.streams import LONGEST_LINE, read_lines, reason
+from unembed.tables.streams import LONGEST_LINE, WIDEST, read_lines, reason
 from unembed.tables.table import Batch, at, names_of
 
 ROWS = 1024  # of a batch
@@ -89,11 +89,17 @@ class DelimitedRows:
 
     def _records(self) -> Iterator[tuple[int, list[str], int]]:
         """Last line, values and size of each record that is not blank, the header first."""
-        reached = 0
+        reached = size = fields = 0  # of the record that is being read, which quotes may make as long as the file
 
         def lines() -> Iterator[str]:
-            nonlocal reached
-            for reached, line in read_lines(self.path, self.name):  # noqa: B007
+            nonlocal reached, size, fields
+            for reached, line in read_lines(self.path, self.name):
+                size, fields = size + len(line), fields + line.count(delimiter)
+                if size > LONGEST_LINE or fields > WIDEST:
+                    raise DataError(
+                        f"{self.name}: the record that ends at line {reached} or later has more than "
+                        f"{LONGEST_LINE >> 20} MiB or {WIDEST:,} values"
+                    )
                 yield line + "\n"
 
         csv.field_size_limit(LONGEST_LINE)
@@ -104,6 +110,7 @@ class DelimitedRows:
             delimiter = ";"
         try:
             for record in csv.reader(itertools.chain([head], source), delimiter=delimiter, strict=True):
+                size = fields = 0
                 if record:
                     yield reached, record, sum(map(len, record))
         except csv.Error as error:

@@ -12,11 +12,16 @@ from typing import Any
 from unembed.errors import DataError, extra
 
 LONGEST_LINE = 1 << 26  # bytes; a longer line is no row, and would not fit into bounded memory
+WIDEST = 1 << 20  # numbers of a row: the largest embeddings have some ten thousand
+# What a file may hold, once decompressed and decoded: so many bytes, or so many times its own. Texts compress to a
+# twentieth, embeddings to half; only what was made to fill memory or time compresses to less than a two-hundredth.
+LARGE, TIMES = 1 << 28, 200
+ROW = 256  # bytes that a row counts for beside its content, so that a million empty ones are enough
 MAGIC = {
     b"\x93NUMPY": "NumPy", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"SQLite format 3": "SQLite",
 }  # fmt: skip
-FAILURES = (OSError, EOFError, zlib.error, lzma.LZMAError)  # of reading and of decompressing
+FAILURES = (OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError)  # of reading and of decompressing
 
 
 def _zstd(path: Path) -> Any:
@@ -59,6 +64,23 @@ def open_bytes(path: Path) -> io.BufferedReader:
     return path.open("rb") if opened is None else io.BufferedReader(opened(path), buffer_size=1 << 20)
 
 
+class Allowance:
+    """What is left of what a file may hold."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name, self.size = name, path.stat().st_size
+        self.left = max(LARGE, TIMES * self.size)
+
+    def take(self, size: int, rows: int = 1) -> None:
+        """Count bytes of so many rows. Raises DataError where they are too many."""
+        self.left -= size + ROW * rows
+        if self.left < 0:
+            raise DataError(
+                f"{self.name}: holds more than {LARGE >> 20} MiB and {TIMES} times its {self.size:,} bytes, as texts "
+                "and embeddings never do"
+            )
+
+
 def read_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line of UTF-8, without its end and a byte order mark.
 
@@ -66,13 +88,16 @@ def read_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
         name: what messages call the file.
 
     Raises:
-        DataError: it cannot be read, is truncated, is not UTF-8, or a line is too long.
+        DataError: it cannot be read, is truncated, is not UTF-8, a line is too long, or it is far larger than its file.
     """
     number = 0
     try:
+        allowance = Allowance(path, name) if path.suffix.lower() in COMPRESSIONS else None
         with open_bytes(path) as stream:
             while line := stream.readline(LONGEST_LINE + 1):
                 number += 1
+                if allowance is not None:
+                    allowance.take(len(line))
                 if len(line) > LONGEST_LINE:
                     raise DataError(f"{name}: line {number} is longer than {LONGEST_LINE >> 20} MiB")
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")

@@ -13,6 +13,7 @@ from unembed.errors import DataError
 from unembed.tables.streams import COMPRESSIONS, kind_of
 
 STDIN = "-"
+LONGEST_NAME = 256  # characters of a column's name
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,10 @@ def names_of(row: dict[str, Any], prefix: str = "", depth: int = 0) -> list[str]
     """The keys of a JSON object and of objects in it."""
     found = []
     for key, value in row.items():
-        found.append(prefix + str(key))
-        if isinstance(value, dict) and depth < 4:
-            found += names_of(value, f"{prefix}{key}.", depth + 1)
+        if len(prefix) + len(key) <= LONGEST_NAME:  # else a long one could stand before each of a million others
+            found.append(prefix + key)
+            if isinstance(value, dict) and depth < 4:
+                found += names_of(value, f"{prefix}{key}.", depth + 1)
     return found
 
 
