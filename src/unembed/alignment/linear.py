@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+RANK = 1e-7  # singular values below this share of the largest are none
 PENALTIES = np.logspace(-6, 2, 65)  # times the mean square of a source vector's numbers
 
 
@@ -67,18 +68,22 @@ def ridge(
         mean_S, mean_D: means of unpaired vectors; those of the pairs where not given.
     """
     x_NS, y_ND = x_NS.astype(np.float64), y_ND.astype(np.float64)
+    free = len(x_NS) - (mean_S is None)  # degrees of freedom: the pairs' own mean takes one
     mean_S = x_NS.mean(0) if mean_S is None else mean_S
     mean_D = y_ND.mean(0) if mean_D is None else mean_D
     x_NS, y_ND, n = x_NS - mean_S, y_ND - mean_D, len(x_NS)
     u_NK, s_K, v_KS = np.linalg.svd(x_NS, full_matrices=False)
+    rank = int((s_K > s_K[0] * RANK).sum())
+    u_NK, s_K, v_KS = u_NK[:, :rank], s_K[:rank], v_KS[:rank]
     along_KD = u_NK.T @ y_ND
-    rest = max(0.0, float((y_ND**2).sum() - (along_KD**2).sum()))  # what no map of x can give
+    # What no map of x can give: nothing where there are as many dimensions as pairs.
+    rest = max(0.0, float((y_ND**2).sum() - (along_KD**2).sum())) if rank < free else 0.0
     scale = float((s_K**2).sum()) / x_NS.size
     errors = []
     for penalty in PENALTIES:
-        kept_K = s_K**2 / (s_K**2 + n * penalty * scale)
-        error = rest + float((((1 - kept_K)[:, None] * along_KD) ** 2).sum())
-        errors.append(n * error / max(n - 1 - kept_K.sum(), 1e-3) ** 2)
+        lost_K = n * penalty * scale / (s_K**2 + n * penalty * scale)
+        error = rest + float(((lost_K[:, None] * along_KD) ** 2).sum())
+        errors.append(n * error / (free - rank + lost_K.sum()) ** 2)
     penalty = float(PENALTIES[int(np.argmin(errors))])
     weight_SD = (v_KS.T * (s_K / (s_K**2 + n * penalty * scale))) @ along_KD
     return Ridge(Linear.of(mean_S, mean_D, weight_SD), penalty)
