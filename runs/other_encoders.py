@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scripts import run
 
 from unembed.corpus.sources import find_sources
-from unembed.inverter import FAR, Inverter
+from unembed.decoding.other_encoders import FAR
+from unembed.inverter import Inverter
 
 POOL = 400  # first texts of a file, of which evenly spread ones are taken
 

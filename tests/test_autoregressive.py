@@ -328,7 +328,7 @@ def test_the_two_are_compared(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr("unembed.encoders.encoder.load_encoder", fake_loader())
-    monkeypatch.setattr("unembed.inverter.load_encoder", fake_loader())
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", fake_loader())
     arguments = ["--denoiser", str(denoising), "--twin", str(trained), "--texts", str(data / "test.txt")]
     arguments += [
         "--tokens",

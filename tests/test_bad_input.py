@@ -109,7 +109,7 @@ def real_model(minilm, tmp_path_factory):
 
 
 def test_text_of_ten_thousand_words(minilm, real_model, monkeypatch):
-    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: minilm)
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", lambda *_: minilm)
     result = CliRunner().invoke(main, ["invert", "--model", real_model, "--json", "word " * 10_000])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["results"][0]["text"]
@@ -119,7 +119,7 @@ def test_text_of_ten_thousand_words(minilm, real_model, monkeypatch):
 
 
 def test_any_text_goes_round(minilm, real_model, monkeypatch):
-    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: minilm)
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", lambda *_: minilm)
     texts = [
         "Der Fluß führt Hochwasser.",
         "图书馆九点开门",

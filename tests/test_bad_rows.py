@@ -223,12 +223,12 @@ def test_measuring_chance_is_no_doubt(inverter: Inverter, monkeypatch: pytest.Mo
         seen.append(len(cosines))
         return "these vectors are probably not" if len(seen) == 2 else None
 
-    monkeypatch.setattr("unembed.inverter.doubt", doubted)
+    monkeypatch.setattr("unembed.decoding.other_encoders.doubt", doubted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate(inverter, TEXTS, tokens="natural", steps=2)
     assert len(seen) == 2
-    assert not inverter._doubted
+    assert not inverter._doubts.said
 
 
 def test_vectors_of_another_encoder_are_doubted_and_its_own_are_not(minilm: Encoder) -> None:

@@ -522,7 +522,7 @@ def test_a_missing_encoder_costs_only_the_cosines(run, model, monkeypatch, tmp_p
         raise EncoderError("encoder 'fake' is not here")
 
     np.save(tmp_path / "in.npy", fake_encoder().encode(TEXTS))
-    monkeypatch.setattr("unembed.inverter.load_encoder", missing)
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", missing)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         result = run("invert", "--model", model, "--embeddings", tmp_path / "in.npy", "--json")

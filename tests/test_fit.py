@@ -64,7 +64,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
     """The one that inverters load; students are small."""
     found = fake_encoder()
     monkeypatch.setattr("unembed.training.fit.Settings", lambda: SMALL)
-    monkeypatch.setattr("unembed.inverter.load_encoder", lambda *_: found)
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", lambda *_: found)
     return found
 
 

@@ -15,11 +15,12 @@ import unembed
 from fakes import FakeEncoder, fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.config import Recipe
 from unembed.decoding.agreement import agreement
+from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import STRATEGIES, Decoding, DecodingTuning
 from unembed.decoding.predictor import decode
 from unembed.encoders.encoder import Encoder
 from unembed.errors import CheckpointError, EmbeddingError, EncoderError, InputError, OutputError, RecipeError
-from unembed.inverter import Inversion, Inverter
+from unembed.inverter import Inverter
 from unembed.search.options import SearchTuning
 from unembed.server.example_sentences import EASY
 from unembed.storage.checkpoint import save_pt
@@ -358,7 +359,7 @@ def test_without_its_encoder_an_inverter_inverts_all_the_same(
     def missing(*_: object) -> None:
         raise EncoderError("fake: is nowhere")
 
-    monkeypatch.setattr("unembed.inverter.load_encoder", missing)
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", missing)
     inverter = Inverter(tiny_parts())
     with pytest.warns(UserWarning, match="cosines are not measured: fake: is nowhere"):
         found = inverter.invert(embeddings)

@@ -20,7 +20,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 LONGEST_FILE = 450
 LAYERS = (  # each imports only what stands before it
     "errors", "config", "files", "tables", "denoiser", "encoders", "corpus", "surrogate", "decoding", "storage",
-    "search", "inverter", "objective", "alignment", "evaluation", "training", "server", "cli",
+    "alignment", "search", "inverter", "objective", "evaluation", "training", "server", "cli",
 )  # fmt: skip
 
 

@@ -302,11 +302,11 @@ class Noisy:
 def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Noisy]]:
     made: list[Noisy] = []
 
-    def lane(encoder: Any) -> Noisy:
+    def lane(encoder: Any, tokenizer: Any) -> Noisy:
         made.append(Noisy(encoder))
         return made[-1]
 
-    monkeypatch.setattr("unembed.inverter.fast_lane", lane)
+    monkeypatch.setattr("unembed.inverter.inverter.fast_lane", lane)
     return made
 
 

@@ -13,9 +13,9 @@ import torch
 from serving import Seen, working
 
 from fakes import tiny_texts
+from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.decoding.predictor import Predictor, stream
-from unembed.inverter import Inversion
 from unembed.server.admission import next_in_turn
 from unembed.server.batching import Batcher
 from unembed.server.http_errors import Fault

@@ -12,8 +12,8 @@ import pytest
 from serving import Seen, working
 
 from fakes import tiny_texts
+from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
-from unembed.inverter import Inversion
 from unembed.server.guided import Limits, Reached, search
 from unembed.server.http_errors import Fault
 from unembed.server.models import Models, Served

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from unembed.denoiser.precision import slowdown
 from unembed.encoders.encoder import TransformerEncoder, pool
+from unembed.encoders.tokenizer import Tokenizer
 
 ROWS = 64  # in one batch
 BFLOAT16_ERROR = 1e-3  # cosine by which an answer in bfloat16 may be wrong, at most, where texts are near
@@ -29,12 +30,17 @@ Floats = NDArray[np.float32]
 class FastEncoder:
     """An encoder's transformer in the fastest precision of this machine.
 
+    Args:
+        tokenizer: of the rows that it gets; where it is not the encoder's own, rows are decoded and tokenised again.
+
     Attributes:
         error: cosine by which answers may differ from the encoder's own; 0 where they are float32.
     """
 
-    def __init__(self, encoder: TransformerEncoder) -> None:
+    def __init__(self, encoder: TransformerEncoder, tokenizer: Tokenizer | None = None) -> None:
         self.encoder = encoder
+        known = tokenizer is None or tokenizer.fingerprint == encoder.tokenizer.fingerprint
+        self._other = None if known else tokenizer
         self.error = 0.0
         self._network = encoder.network
         faster = encoder.device.type != "cpu" or slowdown() < 1
@@ -47,6 +53,9 @@ class FastEncoder:
         """Embeddings (n, d) of rows of content ids, normalised as the recipe says."""
         encoder = self.encoder
         tokenizer, recipe = encoder.tokenizer, encoder.recipe
+        if self._other is not None:
+            room = recipe.max_length - len(tokenizer.prefix_ids) - len(tokenizer.suffix_ids)
+            rows = [ids[:room] for ids in tokenizer.encode_batch([self._other.decode(row) for row in rows])]
         found = np.empty((len(rows), recipe.dimension), np.float32)
         encoder.calls += len(rows)
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))

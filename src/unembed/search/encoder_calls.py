@@ -107,6 +107,6 @@ class EncoderCalls:
         return found
 
 
-def fast_lane(encoder: Encoder) -> FastEncoder | None:
-    """The fast lane of a local transformer; other encoders have none."""
-    return FastEncoder(encoder) if isinstance(encoder, TransformerEncoder) else None
+def fast_lane(encoder: Encoder, tokenizer: Tokenizer | None = None) -> FastEncoder | None:
+    """The fast lane of a local transformer, for rows of a tokenizer's ids; other encoders have none."""
+    return FastEncoder(encoder, tokenizer) if isinstance(encoder, TransformerEncoder) else None

@@ -7,7 +7,7 @@ Shape suffixes as in denoiser/model.py; P: texts; R: positions of a batch that a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,15 +28,22 @@ Floats = NDArray[np.float32]
 class Conditioned:
     """A denoiser conditioned on one embedding.
 
+    Args:
+        e_D: the embedding, as the encoder that is asked gives them.
+        inner: makes embeddings (P, d) of those that the denoiser knows, (P, D).
+
     Attributes:
         passes: made so far, one for each text and time.
     """
 
-    def __init__(self, denoiser: Denoiser, tokenizer: Tokenizer, e_D: Floats) -> None:
+    def __init__(
+        self, denoiser: Denoiser, tokenizer: Tokenizer, e_D: Floats, inner: Callable[[Floats], Floats] = lambda e: e
+    ) -> None:
         self.denoiser = denoiser
         self.tokenizer = tokenizer
+        self.inner = inner
         self.device = denoiser.output_bias.device
-        self.e_1D = torch.from_numpy(e_D)[None].to(self.device)
+        self.e_1D = torch.from_numpy(inner(e_D[None] / np.linalg.norm(e_D)).astype(np.float32)).to(self.device)
         self.length = denoiser.config.max_tokens
         self.passes = 0
 
@@ -85,8 +92,8 @@ class Conditioned:
         return torch.tensor([self.tokenizer.canvas(row, width) for row in rows], device=self.device)
 
     def _modulation(self, e_hats: Sequence[Floats]) -> Modulation:
-        e_PD = self.e_1D.expand(len(e_hats), -1)
-        return self.denoiser.condition(e_PD, hypothesis_BD=torch.from_numpy(np.stack(e_hats)).to(self.device))
+        e_PD, hats_PD = self.e_1D.expand(len(e_hats), -1), torch.from_numpy(self.inner(np.stack(e_hats)))
+        return self.denoiser.condition(e_PD, hypothesis_BD=hats_PD.to(self.device))
 
     def _logits(self, canvas_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
         self.passes += len(canvas_BL)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from unembed.decoding.inversion import EXACT
 from unembed.decoding.options import Decoding
-from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.changes import Changes
 from unembed.search.composition import Change, compose
@@ -76,6 +75,8 @@ class Searcher:
     """The search for one embedding's text.
 
     Args:
+        denoiser: conditioned on the embedding.
+        surrogate: of the encoder that is asked.
         e_D: the embedding (D,).
         begin: blind candidates and the passes that they took, from the number of times that the search has begun and
             how many are wanted.
@@ -88,7 +89,7 @@ class Searcher:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Conditioned,
         tokenizer: Tokenizer,
         surrogate: Surrogate,
         encoder: EncoderCalls,
@@ -107,9 +108,9 @@ class Searcher:
         self.search = search
         self.wanted = max(decoding.candidates, search.tuning.admitted)  # texts that are confirmed in a round
         self.row = row
-        self.length = denoiser.config.max_tokens
+        self.length = denoiser.length
         self.special = set(tokenizer.special_ids)
-        self.denoiser = Conditioned(denoiser, tokenizer, self.e_D)
+        self.denoiser = denoiser
         self.state = State(np.random.default_rng([decoding.seed, row]), Answers(search.tuning.kernel))
 
     @property

@@ -155,7 +155,7 @@ def invert(
         if start:
             yield Pause()
         chunk_BD = torch.tensor(e_BD[start : start + step], device=inverter.device)
-        modulation = inverter.denoiser.condition(chunk_BD).repeat(candidates)
+        modulation = inverter.condition(chunk_BD).repeat(candidates)
         rows = range(start * candidates, (start + len(chunk_BD)) * candidates)
         steering = inverter.steering(chunk_BD, candidates)
         predictor = Predictor(inverter.denoiser, modulation, decoding, rows, alternatives, steering)

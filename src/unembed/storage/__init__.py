@@ -6,4 +6,5 @@ card.py                the model card of an inverter
 corpus_licences.py     licences of the texts behind the released weights, for the card
 fingerprint.py         which weights these are
 packaged_inverters.py  inverters that come with the package
+hub.py                 folders to the Hub
 """

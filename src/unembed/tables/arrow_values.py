@@ -18,7 +18,7 @@ DEEPEST = 8  # lists within lists
 
 
 def check_type(kind: Any, place: str) -> None:
-    """Raise DataError of a column of another kind than lists of numbers or text, text, bytes, or numbers."""
+    """Raise DataError of a column of another kind than numbers, text, bytes, dates, and lists and structs of these."""
     if not _is_plain(kind, 0):
         raise DataError(f"{place} is of type {kind!s:.100}, expected lists of numbers, text or bytes")
 
@@ -31,9 +31,13 @@ def _is_plain(kind: Any, depth: int) -> bool:
         bare = bare.value_type if depth == 0 else bare
     if pt.is_list(bare) or pt.is_large_list(bare) or pt.is_fixed_size_list(bare):
         return depth < DEEPEST and _is_plain(bare.value_type, depth + 1)
+    if pt.is_struct(bare):
+        return depth < DEEPEST and bare.num_fields > 0 and all(_is_plain(one.type, depth + 1) for one in bare)
     if pt.is_string(bare) or pt.is_large_string(bare) or pt.is_floating(bare) or pt.is_integer(bare):
         return True
-    flat = pt.is_primitive(bare) or pt.is_decimal(bare) or pt.is_null(bare) or _is_bytes(bare) or _is_view(bare)
+    if pt.is_temporal(bare) or pt.is_decimal(bare):
+        return True
+    flat = pt.is_primitive(bare) or pt.is_null(bare) or _is_bytes(bare) or _is_view(bare)
     return depth == 0 and bool(flat)  # in lists, nulls and values of no width would cost nothing in the file
 
 
@@ -84,6 +88,8 @@ def _sizes(values: Any, number: int) -> Any:
         inner = _sizes(values.flatten(), number)
         ends = np.concatenate([[0], np.cumsum(inner)])[np.concatenate([[0], np.cumsum(lengths)])]
         return np.diff(ends) + lengths
+    if pt.is_struct(kind):
+        return np.sum([_sizes(one, number) for one in values.flatten()], axis=0)
     if pt.is_string(kind) or pt.is_large_string(kind) or _is_bytes(kind):
         return pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return np.full(count, number, dtype=np.int64)

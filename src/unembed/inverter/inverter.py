@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from unembed.alignment.aligner import Aligner
 from unembed.config import Config, Recipe
 from unembed.decoding.agreement import agreement
 from unembed.decoding.calibration import Calibration
 from unembed.decoding.inversion import Inversion, with_cosines
 from unembed.decoding.options import Decoding
-from unembed.decoding.other_encoders import SAMPLE, doubt, sampled_cosines
+from unembed.decoding.other_encoders import Doubts
 from unembed.decoding.predictor import check, stream
 from unembed.decoding.steering import Steering
 from unembed.decoding.strategies import Frame
-from unembed.denoiser.model import Denoiser
+from unembed.denoiser.model import Denoiser, Modulation
 from unembed.denoiser.precision import granted
 from unembed.encoders.checks import check_embeddings, check_recipe, check_rows, refusal
 from unembed.encoders.encoder import Encoder, load_encoder
@@ -41,9 +42,11 @@ from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
 from unembed.search.encoder_calls import EncoderCalls, fast_lane
 from unembed.search.inversions import inversions
+from unembed.search.likelihoods import Conditioned
 from unembed.search.loop import Searcher
 from unembed.search.options import Options, Search, plan
 from unembed.storage.checkpoint import Parts, load_inverter, save_inverter
+from unembed.storage.hub import push_folder
 from unembed.storage.packaged_inverters import DEFAULT, locate
 from unembed.surrogate.bag import Surrogate
 
@@ -66,8 +69,7 @@ class Inverter:
         self._encoder = encoder
         self.encoder_named = False  # whether the user has, and not only the checkpoint
         self._fast: FastEncoder | None = None
-        self._cosines: list[float] = []  # of the last texts that were measured
-        self._doubted = False  # whether it was said that the embeddings may be of another encoder
+        self._doubts = Doubts()
 
     @classmethod
     def from_pretrained(
@@ -76,7 +78,8 @@ class Inverter:
         device: str | torch.device = "cpu",
         encoder: Encoder | str | None = None,
         precision: str = "float32",
-    ) -> Self:
+        aligner: str | Path | None = None,
+    ) -> "Inverter":
         """Load an inverter.
 
         Args:
@@ -85,6 +88,8 @@ class Inverter:
                 lets one be loaded that is not known here. It need be given once on a machine (`encoders.named`).
             precision: of the denoiser's products: float32, or bfloat16, which is several times faster where the
                 processor has it and changes a token here and there. Where it would be slower, float32, with a warning.
+            aligner: folder of an aligner, with which it takes another encoder's vectors (`aligned`); `encoder` is then
+                that one.
 
         Raises:
             CheckpointError: there is no such inverter, or its files are damaged, incomplete or unsafe.
@@ -94,13 +99,19 @@ class Inverter:
             raise InputError(f"precision is {precision!r}, expected float32 or bfloat16")
         parts = load_inverter(locate(str(name) if name is not None else DEFAULT))
         parts.denoiser.precision = getattr(torch, granted(precision, device))
-        inverter = cls(
-            parts._replace(denoiser=parts.denoiser.to(device)), None if isinstance(encoder, str) else encoder
-        )
+        parts = parts._replace(denoiser=parts.denoiser.to(device))
+        own = None if isinstance(encoder, str) else encoder
+        inverter = cls(parts, own) if aligner is None else cls(parts).aligned(aligner, own)
         if isinstance(encoder, str):
             inverter.check_recipe(encoder)
             inverter.encoder_named = encoder == inverter.recipe.encoder
         return inverter
+
+    def aligned(self, aligner: Aligner | str | Path, encoder: Encoder | None = None) -> "Inverter":
+        """The same inverter, sharing its weights, for an aligner's encoder. Raises CheckpointError, RecipeError."""
+        from unembed.inverter.aligned import AlignedInverter
+
+        return AlignedInverter(self._parts, aligner if isinstance(aligner, Aligner) else Aligner.load(aligner), encoder)
 
     def asking(self, encoder: Encoder) -> "Inverter":
         """The same inverter, sharing its weights, with another encoder to ask. Raises RecipeError."""
@@ -121,15 +132,7 @@ class Inverter:
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the inverter's folder to the Hub; returns the address of the commit."""
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with TemporaryDirectory() as parent:
-            self.save_pretrained(Path(parent) / "inverter")
-            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(parent) / "inverter"))
+        return push_folder(self.save_pretrained, repo_id, private, token)
 
     @property
     def recipe(self) -> Recipe:
@@ -250,7 +253,13 @@ class Inverter:
             found = self.measured(found, rows)
         good = [row for row in range(len(found)) if row not in bad]
         if decoding.steps > 1:  # texts of a single pass come back badly, whoever made the embeddings
-            self._doubt([found[row] for row in good], rows[good], first_row, measure_cosine)
+            reach = (self.results.get("evaluation") or {}).get("cosine")
+            at_hand = None if measure_cosine else self._encoder_at_hand
+            self._doubts, message = self._doubts.after(
+                [found[row] for row in good], rows[good], first_row, self.recipe.encoder, reach, at_hand
+            )
+            if message:
+                warnings.warn(message, stacklevel=2)
         return [Inversion.of_none(bad[row]) if row in bad else one for row, one in enumerate(found)]
 
     def stream(
@@ -273,7 +282,7 @@ class Inverter:
         e_BD = self._checked(embedding, normalize)
         if len(e_BD) != 1:
             raise EmbeddingError(f"stream takes one embedding, found {len(e_BD)}")
-        return stream(self.denoiser, self._condition(e_BD), decoding, [first_row], steering=self.steering(e_BD))
+        return stream(self.denoiser, self.condition(e_BD), decoding, [first_row], steering=self.steering(e_BD))
 
     def search(
         self,
@@ -327,7 +336,9 @@ class Inverter:
         several = [self.inversion(frame, row) for row in rows]
         if self.surrogate is not None and len(several) > 1:
             texts = [self.tokenizer.content(one.ids) for one in several]
-            scores = self.surrogate.cosines(texts, e_D) + decoding.tuning.consensus * agreement(texts)
+            scores = self.surrogate.cosines(texts, self.inner(e_D[None])[0]) + decoding.tuning.consensus * agreement(
+                texts
+            )
             several = [replace(one, score=float(score)) for one, score in zip(several, scores, strict=True)]
         return sorted(zip(rows, several, strict=True), key=lambda pair: -pair[1].score)
 
@@ -343,24 +354,6 @@ class Inverter:
             return found
         return with_cosines(found, e_BD, encoder)
 
-    def _doubt(self, found: list[Inversion], e_BD: NDArray[np.float32], first_row: int, measured: bool) -> None:
-        """Warn, once, where texts come back so far off that the embeddings must be of another encoder.
-
-        Parts of a file, which begin at `first_row`, are looked at together. Where their cosines are not measured, those
-        of the first few are, by an encoder that is at hand and costs nothing.
-        """
-        reach = (self.results.get("evaluation") or {}).get("cosine")
-        before = self._cosines if first_row else []
-        cosines = [one.cosine for one in found]
-        if not measured and reach and found and not self._doubted and (wanted := SAMPLE - len(before)) > 0:
-            encoder = self._encoder_at_hand()
-            cosines = sampled_cosines(found, e_BD, wanted, encoder) if encoder else []
-        known = [cosine for cosine in cosines if cosine is not None]
-        self._cosines = [*before, *known][-max(SAMPLE, len(known)) :]
-        if not self._doubted and known and (message := doubt(self._cosines, reach, self.recipe.encoder)):
-            self._doubted = True
-            warnings.warn(message, stacklevel=3)
-
     def _encoder_at_hand(self) -> Encoder | None:
         """The encoder, if it is on this machine: neither downloaded nor asked at a price."""
         try:
@@ -373,7 +366,7 @@ class Inverter:
     def _invert_batch(self, e_BD: Tensor, decoding: Decoding, first_row: int) -> list[Inversion]:
         candidates = decoding.candidates
         rows = range(first_row * candidates, (first_row + len(e_BD)) * candidates)
-        modulation = self._condition(e_BD).repeat(candidates)
+        modulation = self.condition(e_BD).repeat(candidates)
         *_, last = stream(self.denoiser, modulation, decoding, rows, steering=self.steering(e_BD, candidates))
         found = []
         for number, e_D in enumerate(e_BD.cpu().numpy()):
@@ -390,7 +383,8 @@ class Inverter:
         begin = self._blind_candidates(e_1D, decoding, search, row)
         e_D = e_1D[0].cpu().numpy()
         searcher = Searcher(
-            self.denoiser, self.tokenizer, self.surrogate, encoder, e_D, begin, decoding, search, row
+            Conditioned(self.denoiser, self.tokenizer, e_D, self.inner), self.tokenizer, self._searched(), encoder, e_D,
+            begin, decoding, search, row,
         )  # fmt: skip
         return inversions(
             searcher, None if search.journal_folder is None else Path(search.journal_folder) / f"{row}.npz"
@@ -410,10 +404,15 @@ class Inverter:
 
         return begin
 
+    def _searched(self) -> Surrogate:
+        """The surrogate of the encoder that a search asks."""
+        assert self.surrogate is not None
+        return self.surrogate
+
     def _fast_lane(self, search: Search) -> FastEncoder | None:
         """The encoder's, made once."""
         if self._fast is None and not search.frugal:
-            self._fast = fast_lane(self.encoder)
+            self._fast = fast_lane(self.encoder, self.tokenizer)
         return None if search.frugal else self._fast
 
     def steering(self, e_BD: Tensor, candidates: int = 1) -> Steering | None:
@@ -424,11 +423,19 @@ class Inverter:
         if self.surrogate is None or not self.surrogate.steers:
             return None
         x_VD, bias_D = self.surrogate.bag(self.device)
-        return Steering(x_VD, bias_D, e_BD.repeat_interleave(candidates, 0))
+        return Steering(x_VD, bias_D, self._inner(e_BD).repeat_interleave(candidates, 0))
 
     @torch.inference_mode()
-    def _condition(self, e_BD: Tensor) -> Any:
-        return self.denoiser.condition(e_BD)
+    def condition(self, e_BD: Tensor) -> Modulation:
+        """What embeddings (B, d) do to the denoiser."""
+        return self.denoiser.condition(self._inner(e_BD))
+
+    def inner(self, e_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (B, d) as the denoiser and its surrogate know them, (B, D)."""
+        return e_BD
+
+    def _inner(self, e_BD: Tensor) -> Tensor:
+        return torch.from_numpy(self.inner(e_BD.cpu().numpy())).to(e_BD.device)
 
     def _checked(self, embeddings: ArrayLike | Tensor, normalize: bool) -> Tensor:
         return torch.tensor(check_embeddings(embeddings, self.recipe, normalize=normalize), device=self.device)

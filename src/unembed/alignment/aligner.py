@@ -1,0 +1,129 @@
+"""The aligner: a map from another encoder's space into an inverter's, and one back, in a folder of its own.
+
+    aligner.json          the other encoder's recipe, the inverter it is for, how it was fitted and what it reached
+    aligner.safetensors   both maps; where it was adapted, the denoiser's projection that reads mapped vectors
+
+The way forth is for the denoiser, which knows its own encoder's vectors alone. The way back is for guided inversion,
+which asks the other encoder: it takes the surrogate there.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unembed.alignment.linear import Linear
+from unembed.config import Recipe, config_to_dict, recipe_from_dict
+from unembed.errors import CheckpointError, ConfigError
+from unembed.files.atomic import atomic_folder
+from unembed.files.tensors import load_tensors, save_tensors
+from unembed.surrogate.bag import Fitted, Own
+
+FILE, TENSORS = "aligner.json", "aligner.safetensors"
+LARGEST = 2**20  # bytes of aligner.json
+PROJECTION = "projection."
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Maps between another encoder's space (S dimensions) and an inverter's (D).
+
+    Attributes:
+        source: the other encoder's recipe, as far as it is known.
+        target: the recipe of the inverter's encoder.
+        forth: (n, S) -> (n, D) of length 1.
+        back: (n, D) -> (n, S) of length 1.
+        projection: weights that take the place of the denoiser's, by their names in it.
+        about: how it was fitted, and what it reached on held-out pairs; JSON-ready.
+    """
+
+    source: Recipe
+    target: Recipe
+    forth: Linear
+    back: Linear
+    projection: Mapping[str, Tensor] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, vectors: NDArray[Any]) -> Floats:
+        """Vectors (n, S) as the inverter takes them, (n, D) of length 1."""
+        return self.forth(vectors)
+
+    def surrogate(self, fitted: Fitted) -> Fitted:
+        """An inverter's bag of tokens in the other encoder's space, without a student."""
+        weight = torch.from_numpy(self.back.weight)
+        bias = torch.from_numpy(
+            (fitted.bias.numpy() - self.back.mean_source) @ self.back.weight + self.back.mean_target
+        )
+        own = fitted.own
+        return Fitted(
+            fitted.weight @ weight, bias, None if own is None else Own(own.loudness, own.code, own.basis @ weight)
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the aligner's folder, whole or not at all. Raises OutputError."""
+        tree = {
+            "format": 1,
+            "source": config_to_dict(self.source),
+            "target": config_to_dict(self.target),
+            "about": dict(self.about),
+        }
+        with atomic_folder(folder) as temporary:
+            (temporary / FILE).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+            save_tensors(self._tensors(), temporary / TENSORS)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        maps = {"forth": self.forth, "back": self.back}
+        found = {
+            f"{name}.{part}": torch.from_numpy(value)
+            for name, one in maps.items()
+            for part, value in one._asdict().items()
+        }
+        return found | {PROJECTION + name: tensor.contiguous() for name, tensor in self.projection.items()}
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read an aligner's folder. Raises CheckpointError: it is none, damaged, or its parts do not fit."""
+        path = Path(folder) / FILE
+        try:
+            with path.open(encoding="utf-8") as file:
+                tree = json.loads(file.read(LARGEST))
+            source, target = (recipe_from_dict(tree[name]) for name in ("source", "target"))
+            about = dict(tree["about"])
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(
+                f"{folder}: is no aligner, such as `unembed align` writes ({FILE}: {reason})"
+            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
+            raise CheckpointError(f"{path}: is no aligner's ({type(error).__name__}: {error})") from error
+        tensors = load_tensors(Path(folder) / TENSORS)
+        ends = {"forth": (source.dimension, target.dimension), "back": (target.dimension, source.dimension)}
+        shapes = {
+            f"{name}.{part}": shape
+            for name, (s, d) in ends.items()
+            for part, shape in (("mean_source", (s,)), ("mean_target", (d,)), ("weight", (s, d)))
+        }
+        projection = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PROJECTION)}
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+            raise CheckpointError(f"{Path(folder) / TENSORS}: holds other tensors than {FILE} says")
+        if not all(bool(tensor.isfinite().all()) for tensor in [*tensors.values(), *projection.values()]):
+            raise CheckpointError(f"{Path(folder) / TENSORS}: holds numbers that are not finite")
+        forth, back = (
+            Linear.of(*(tensors[f"{name}.{part}"].float().numpy() for part in Linear._fields)) for name in ends
+        )
+        return cls(
+            source,
+            target,
+            forth,
+            back,
+            {name.removeprefix(PROJECTION): t.float() for name, t in projection.items()},
+            about,
+        )

@@ -1,0 +1,76 @@
+"""An inverter that takes another encoder's vectors, through an aligner.
+
+Everything outside speaks of the other encoder: the recipe, the cosines, what a search asks. Inside, the denoiser and
+its surrogate see mapped vectors.
+"""
+
+import copy
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unembed.alignment.aligner import Aligner
+from unembed.config import Recipe
+from unembed.denoiser.model import Denoiser
+from unembed.encoders.checks import check_recipe
+from unembed.encoders.encoder import Encoder
+from unembed.errors import CheckpointError
+from unembed.inverter.inverter import Inverter
+from unembed.storage.checkpoint import Parts
+from unembed.surrogate.bag import Surrogate
+
+
+class AlignedInverter(Inverter):
+    """An inverter with an aligner.
+
+    Raises:
+        RecipeError: the aligner is for another inverter, or `encoder` is not its source.
+        CheckpointError: its projection does not fit the denoiser.
+    """
+
+    def __init__(self, parts: Parts, aligner: Aligner, encoder: Encoder | None = None) -> None:
+        self.aligner = aligner
+        check_recipe(aligner.target, parts.config.encoder)
+        if aligner.projection:
+            parts = parts._replace(denoiser=_with_projection(parts.denoiser, aligner.projection))
+        # A calibration and figures are of the inverter's own encoder's vectors.
+        results = {"aligner": dict(aligner.about)}
+        super().__init__(parts._replace(calibration=None, results=results), encoder)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the encoder whose vectors it takes."""
+        return self.aligner.source
+
+    def asking(self, encoder: Encoder) -> Inverter:
+        """As `Inverter.asking`."""
+        return AlignedInverter(self._parts, self.aligner, encoder)
+
+    def inner(self, e_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (B, S) mapped into the space of the denoiser, (B, D)."""
+        return self.aligner(e_BD)
+
+    def _searched(self) -> Surrogate:
+        return self._outer
+
+    @cached_property
+    def _outer(self) -> Surrogate:
+        """The surrogate in the other encoder's space."""
+        assert self.surrogate is not None
+        return Surrogate(self.denoiser.table.weight, self.aligner.surrogate(self.surrogate.fitted))
+
+
+def _with_projection(denoiser: Denoiser, projection: Mapping[str, Tensor]) -> Denoiser:
+    """The denoiser, sharing all weights but those of its projection."""
+    found = copy.copy(denoiser)
+    found._modules = {**denoiser._modules, "projection": copy.deepcopy(denoiser.projection)}
+    try:
+        found.projection.load_state_dict(dict(projection))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the aligner's projection does not fit ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    return found
