@@ -17,9 +17,7 @@ from unembed.cli.options import TEXT_FILES, decoding_options, load_inverter, opt
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that are no texts; the report says which and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    texts: str, tokens: str, limit: int | None, model: str | None, encoder: str | None, encoder_url: str | None,
-    encoder_model: str | None, encoder_batch: int | None, batch_size: int, device: str, skip_bad: bool, as_json: bool,
-    **options: Any,
+    texts: str, tokens: str, limit: int | None, batch_size: int, skip_bad: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure how much of held-out texts comes back, with intervals and the level of chance.
 
@@ -34,7 +32,7 @@ def evaluate(
     with working("loading"):
         from unembed.evaluation.evaluate import evaluate as measure
 
-        inverter = load_inverter(model, device, encoder, encoder_url, encoder_model, encoder_batch)
+        inverter = load_inverter(options)
     decoding, search = inverter.plan(**options)
     report = measure(
         inverter, read_values(texts), decoding, search, tokens=wanted, limit=limit, skip_bad=skip_bad, source=texts,

@@ -38,9 +38,8 @@ EMBEDDINGS = "A file or folder: .npy, .parquet, .feather, .jsonl, .json, .csv, .
 @click.pass_context
 def invert(
     ctx: click.Context, /, text: tuple[str, ...], embeddings: str | None, column: str | None, id_column: str | None,
-    keep: tuple[str, ...], encoder: str | None, model: str | None, encoder_url: str | None, encoder_model: str | None,
-    encoder_batch: int | None, batch_size: int, device: str, output: str | None, overwrite: bool, normalize: bool,
-    skip_bad: bool, no_cosine: bool, as_json: bool, **options: Any,
+    keep: tuple[str, ...], batch_size: int, output: str | None, overwrite: bool, normalize: bool, skip_bad: bool,
+    no_cosine: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Recover text from embeddings.
 
@@ -64,7 +63,7 @@ def invert(
         from unembed.encoders.embedding_files import open_vectors, scan
 
         vectors = None if embeddings is None else open_vectors(embeddings, column, id_column, keep)
-        inverter = load_inverter(model, device, encoder, encoder_url, encoder_model, encoder_batch)
+        inverter = load_inverter(options)
         plan = Plan(*inverter.plan(**options), not no_cosine, batch_size, normalize, skip_bad)
     if vectors is None:
         _round_trip(inverter, text, plan, output, as_json)

@@ -7,6 +7,7 @@ standard error (see `commands`).
 import click
 
 from unembed import __version__
+from unembed.cli.align import align
 from unembed.cli.command_group import Commands
 from unembed.cli.encode import encode
 from unembed.cli.evaluate import evaluate
@@ -27,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (encode, invert, prepare, train, fit, evaluate, serve):
+for command in (encode, invert, prepare, train, fit, align, evaluate, serve):
     main.add_command(command)

@@ -100,6 +100,7 @@ def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
                 name = f"--{f.name.replace('_', '-')}"
                 decorators.append(option(name, f.default, f.metadata["doc"], type=kind, metavar=METAVARS.get(kind)))
     decorators += [
+        option("--aligner", None, "Folder of an aligner, for the vectors of another encoder.", metavar="DIR"),
         option("--encoder-url", None, f"{REMOTE} Its key is read from UNEMBED_API_KEY.", metavar="URL"),
         option(
             "--encoder-model",
@@ -116,18 +117,17 @@ def decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def load_inverter(
-    model: str | None, device: str, encoder: str | None = None, url: str | None = None,
-    encoder_model: str | None = None, encoder_batch: int | None = None,
-) -> "Inverter":  # fmt: skip
-    """The inverter that the options name. An encoder behind `url` is asked for one text at once."""
+def load_inverter(options: dict[str, Any]) -> "Inverter":
+    """The inverter that the options name, which are taken out. An encoder behind an address is asked for one text."""
+    names = ("model", "device", "encoder", "aligner", "encoder_url", "encoder_model", "encoder_batch")
+    model, device, encoder, aligner, url, encoder_model, encoder_batch = (options.pop(name) for name in names)
     from unembed.inverter import Inverter
 
     if url is None and (encoder_model is not None or encoder_batch is not None):
         raise InputError(
             "--encoder-model and --encoder-batch are for an encoder behind an address, expected --encoder-url"
         )
-    inverter = Inverter.from_pretrained(model, device_of(device), encoder)
+    inverter = Inverter.from_pretrained(model, device_of(device), encoder, aligner=aligner)
     if url is None:
         return inverter
     from unembed.encoders.remote import RemoteEncoder

@@ -1,0 +1,157 @@
+"""Fitting an aligner: from texts with another encoder's vectors to a map into an inverter's space.
+
+The inverter's own encoder embeds the texts, so that each has a vector in both spaces. Both maps are ridge regressions
+(`alignment.linear`). How good they are is told by cross-validation: every pair is mapped by a fit that has not seen it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unembed.alignment.aligner import Aligner
+from unembed.alignment.linear import normalised, ridge
+from unembed.config import Recipe
+from unembed.encoders.checks import LENGTH_TOLERANCE
+from unembed.encoders.encoder import Encoder
+from unembed.errors import DataError, InputError
+from unembed.evaluation import metrics
+from unembed.inverter import Inverter
+
+FEWEST = 8  # pairs of which a map can be fitted and judged
+FOLDS = 5
+JUDGED = 100  # held-out pairs whose texts are recovered, to say how much comes back
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Texts with their vectors by another encoder, (n, S) of length 1."""
+
+    texts: list[str]
+    vectors: Floats
+    normalized: bool  # whether they had length 1
+    skipped: int = 0  # rows that were left out: without a text, or without a vector
+
+
+def read_pairs(rows: Iterable[tuple[str, NDArray[Any] | None]], limit: int, name: str = "pairs") -> Pairs:
+    """The first `limit` pairs that can be used.
+
+    Args:
+        rows: texts and vectors, such as `corpus.sources.Source.pairs` gives.
+
+    Raises:
+        DataError: rows have no vectors or differ in dimension, or fewer than 8 can be used.
+    """
+    texts: list[str] = []
+    vectors: list[NDArray[Any]] = []
+    skipped = 0
+    for text, vector in islice(rows, 10 * limit):  # a file of nothing but bad rows comes to an end
+        if vector is None or not text.strip() or not np.isfinite(vector).all() or not vector.any():
+            skipped += 1
+            continue
+        if vectors and len(vector) != len(vectors[0]):
+            raise DataError(f"{name}: vectors have {len(vectors[0])} and {len(vector)} dimensions, expected one number")
+        texts.append(text)
+        vectors.append(vector)
+        if len(texts) == limit:
+            break
+    if len(texts) < FEWEST:
+        raise DataError(f"{name}: {len(texts)} rows have a text and a vector, expected at least {FEWEST}")
+    found = np.stack(vectors).astype(np.float32)
+    normalized = bool((np.abs(np.linalg.norm(found, axis=1) - 1) <= LENGTH_TOLERANCE).all())
+    return Pairs(texts, normalised(found), normalized, skipped)
+
+
+def asked_pairs(texts: Iterable[str], encoder: Encoder, limit: int, show_progress_bar: bool = False) -> Pairs:
+    """Pairs of one's own, by asking an encoder. Raises DataError, EncoderError."""
+    chosen = list(islice((text for text in texts if text.strip()), limit))
+    if len(chosen) < FEWEST:
+        raise DataError(f"{len(chosen)} texts, expected at least {FEWEST}")
+    vectors = encoder.encode(chosen, show_progress_bar=show_progress_bar)
+    return Pairs(chosen, normalised(vectors), encoder.recipe.normalize)
+
+
+def align(
+    inverter: Inverter,
+    pairs: Pairs,
+    source: Recipe | str,
+    *,
+    seed: int = 0,
+    judged: int = JUDGED,
+    show_progress_bar: bool = False,
+) -> Aligner:
+    """Fit an aligner for an inverter.
+
+    Args:
+        source: the other encoder's recipe, or what to call it.
+        judged: held-out pairs whose texts are recovered; 0 recovers none.
+
+    Returns:
+        The aligner. Its `about` says: `pairs`; `penalty`; `cosine` of mapped vectors to the true ones, cross-validated,
+        with its 95 % interval; `nearest`, the share of them whose true vector is the nearest of all pairs; of the
+        texts that were recovered their number and `token_f1` with its interval.
+
+    Raises:
+        InputError: the recipe gives vectors of another dimension.
+        EncoderError: the inverter's encoder fails.
+    """
+    dimension = pairs.vectors.shape[1]
+    recipe = source if isinstance(source, Recipe) else Recipe(source, dimension, normalize=pairs.normalized)
+    if recipe.dimension != dimension:
+        raise InputError(f"the vectors have {dimension} dimensions, {recipe.encoder} gives {recipe.dimension}")
+    targets = inverter.encode(pairs.texts, show_progress_bar=show_progress_bar)
+    forth, back = ridge(pairs.vectors, targets), ridge(targets, pairs.vectors)
+    mapped = np.empty_like(targets)
+    judge_rows: list[int] = []
+    for number, (rest, held) in enumerate(_folds(len(targets), seed)):
+        fold = ridge(pairs.vectors[rest], targets[rest]).linear
+        mapped[held] = fold(pairs.vectors[held])
+        if number == 0:
+            judge_rows = held[:judged].tolist()
+    cosines = metrics.cosine(mapped, targets)
+    about: dict[str, Any] = {
+        "pairs": len(targets),
+        "method": "ridge",
+        "penalty": forth.penalty,
+        "cosine": _figure(cosines),
+        "nearest": _nearest(mapped, targets),
+    }
+    if judge_rows:
+        found = inverter.invert(mapped[judge_rows], measure_cosine=False, show_progress_bar=show_progress_bar)
+        truths = [
+            ids[: inverter.length] for ids in inverter.tokenizer.encode_batch([pairs.texts[i] for i in judge_rows])
+        ]
+        recovered = [inverter.tokenizer.content(one.ids) for one in found]
+        told = [row for row, ids in enumerate(truths) if ids]
+        scores = metrics.token_f1([recovered[row] for row in told], [truths[row] for row in told])
+        about |= {"recovered": len(told), "token_f1": _figure(scores)}
+    return Aligner(recipe, inverter.recipe, forth.linear, back.linear, about=about)
+
+
+def _folds(n: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows to fit and rows held out, `FOLDS` times."""
+    order = np.random.default_rng(seed).permutation(n)
+    for held in np.array_split(order, FOLDS):
+        yield np.setdiff1d(order, held), held
+
+
+def _nearest(mapped: Floats, targets: Floats, block: int = 1024) -> float:
+    hits = 0
+    for start in range(0, len(mapped), block):
+        hits += int(
+            (
+                (mapped[start : start + block] @ targets.T).argmax(1)
+                == np.arange(start, min(start + block, len(mapped)))
+            ).sum()
+        )
+    return round(hits / len(mapped), 4)
+
+
+def _figure(scores: metrics.Scores) -> dict[str, Any]:
+    low, high = scores.interval()
+    return {"value": round(scores.value, 4), "interval": [round(low, 4), round(high, 4)]}
