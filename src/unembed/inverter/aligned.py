@@ -5,7 +5,7 @@ its surrogate see mapped vectors.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unembed.alignment.aligner import Aligner
+from unembed.alignment.local import LocalMap
 from unembed.config import Recipe
+from unembed.decoding.inversion import Inversion
+from unembed.decoding.options import Decoding
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.checks import check_recipe
-from unembed.encoders.encoder import Encoder
+from unembed.encoders.encoder import Encoder, load_encoder
+from unembed.encoders.fast_batches import FastEncoder
 from unembed.errors import CheckpointError
 from unembed.inverter.inverter import Inverter
+from unembed.search.options import Search
 from unembed.storage.checkpoint import Parts
 from unembed.surrogate.bag import Surrogate
 
@@ -39,6 +44,7 @@ class AlignedInverter(Inverter):
         # A calibration and figures are of the inverter's own encoder's vectors.
         results = {"aligner": dict(aligner.about)}
         super().__init__(parts._replace(calibration=None, results=results), encoder)
+        self._map: Aligner | LocalMap = aligner
 
     @property
     def recipe(self) -> Recipe:
@@ -51,7 +57,19 @@ class AlignedInverter(Inverter):
 
     def inner(self, e_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (B, S) mapped into the space of the denoiser, (B, D)."""
-        return self.aligner(e_BD)
+        return self._map(e_BD)
+
+    def _search(self, e_1D: Tensor, decoding: Decoding, search: Search, row: int) -> Iterator[Inversion]:
+        """As the inverter's own, with a map of its own, which is mended by the answers."""
+        local, x_S = copy.copy(self), e_1D[0].cpu().numpy()
+        local._map = found = LocalMap(self.aligner, x_S / np.linalg.norm(x_S), self._own_encoder.embed)
+        local._learn = found.learn
+        return super(AlignedInverter, local)._search(e_1D, decoding, search, row)
+
+    @cached_property
+    def _own_encoder(self) -> FastEncoder:
+        """The encoder that the inverter was trained for."""
+        return FastEncoder(load_encoder(self.aligner.target, self.device, named=False))
 
     def _searched(self) -> Surrogate:
         return self._outer

@@ -384,7 +384,7 @@ class Inverter:
         e_D = e_1D[0].cpu().numpy()
         searcher = Searcher(
             Conditioned(self.denoiser, self.tokenizer, e_D, self.inner), self.tokenizer, self._searched(), encoder, e_D,
-            begin, decoding, search, row,
+            begin, decoding, search, row, self._learn,
         )  # fmt: skip
         return inversions(
             searcher, None if search.journal_folder is None else Path(search.journal_folder) / f"{row}.npz"
@@ -403,6 +403,8 @@ class Inverter:
             return [tuple(self.tokenizer.content(one.ids)) for one in best.candidates or [best]], best.passes
 
         return begin
+
+    _learn: Callable[[Sequence[tuple[int, ...]], NDArray[np.float32]], None] | None = None  # from a search's answers
 
     def _searched(self) -> Surrogate:
         """The surrogate of the encoder that a search asks."""

@@ -43,7 +43,7 @@ class Conditioned:
         self.tokenizer = tokenizer
         self.inner = inner
         self.device = denoiser.output_bias.device
-        self.e_1D = torch.from_numpy(inner(e_D[None] / np.linalg.norm(e_D)).astype(np.float32)).to(self.device)
+        self.e_1D = (e_D[None] / np.linalg.norm(e_D)).astype(np.float32)
         self.length = denoiser.config.max_tokens
         self.passes = 0
 
@@ -92,8 +92,8 @@ class Conditioned:
         return torch.tensor([self.tokenizer.canvas(row, width) for row in rows], device=self.device)
 
     def _modulation(self, e_hats: Sequence[Floats]) -> Modulation:
-        e_PD, hats_PD = self.e_1D.expand(len(e_hats), -1), torch.from_numpy(self.inner(np.stack(e_hats)))
-        return self.denoiser.condition(e_PD, hypothesis_BD=hats_PD.to(self.device))
+        e_1D, hats_PD = (torch.from_numpy(self.inner(e)).to(self.device) for e in (self.e_1D, np.stack(e_hats)))
+        return self.denoiser.condition(e_1D.expand(len(e_hats), -1), hypothesis_BD=hats_PD)
 
     def _logits(self, canvas_BL: Tensor, wanted_BL: Tensor, modulation: Modulation) -> Tensor:
         self.passes += len(canvas_BL)

@@ -82,6 +82,8 @@ class Searcher:
             how many are wanted.
         decoding: of the blind candidates; also the texts that are wanted in the end, and the seed.
         row: number of the embedding, which decides the random numbers.
+        learn: told of every text that was asked about, with its embedding (N, D). What the denoiser makes of the
+            embedding changes by it, so that the search begins again now and then beside its pool.
 
     Raises:
         EncoderError: the encoder fails, or answers with something else than one finite vector (D,) per text.
@@ -98,6 +100,7 @@ class Searcher:
         decoding: Decoding,
         search: Search,
         row: int = 0,
+        learn: Callable[[Sequence[Ids], Floats], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.surrogate = surrogate
@@ -108,6 +111,7 @@ class Searcher:
         self.search = search
         self.wanted = max(decoding.candidates, search.tuning.admitted)  # texts that are confirmed in a round
         self.row = row
+        self.learn = learn
         self.length = denoiser.length
         self.special = set(tokenizer.special_ids)
         self.denoiser = denoiser
@@ -134,10 +138,12 @@ class Searcher:
         fruitless = 0
         while not state.exact and self.encoder.left > 0 and fruitless < FRUITLESS:
             calls = self.encoder.calls
-            if state.idle < tuning.patience and state.pool:
-                self._round(self._parent())
-            else:
+            if state.idle >= tuning.patience or not state.pool:
                 self._begin()
+            elif self.learn is not None and state.rounds.bit_count() == 1:  # after 1, 2, 4, ... rounds
+                self._begin(beside=True)
+            else:
+                self._round(self._parent())
             fruitless = 0 if self.encoder.calls > calls else fruitless + 1
             state.rounds += 1
             yield state
@@ -165,10 +171,11 @@ class Searcher:
         fresh = (hypothesis for hypothesis in self.state.pool if not hypothesis.changed)
         return max(fresh, key=lambda h: h.cosine, default=best) if self.state.rounds % 2 else best
 
-    def _begin(self) -> None:
-        """Ask about blind candidates, whose pool takes the place of the one so far."""
+    def _begin(self, beside: bool = False) -> None:
+        """Ask about blind candidates, whose pool takes the place of the one so far, or which join it."""
         state, before = self.state, self.state.pool
-        state.pool, state.idle = [], 0
+        if not beside:
+            state.pool, state.idle = [], 0
         starts = min(self.search.tuning.starts, self.search.max_calls or self.search.tuning.starts)
         candidates, passes = self.begin(state.begun, starts)
         self.denoiser.passes += passes
@@ -242,6 +249,8 @@ class Searcher:
         state.seen.update(map(hash, new))
         if new:
             state.answers.take(new, e_ND)
+            if self.learn is not None:
+                self.learn(new, e_ND)
         return [Hypothesis(ids, e, float(e @ self.e_D)) for ids, e in zip(new, e_ND, strict=True)]
 
     def _admit(self, found: list[Hypothesis]) -> None:
