@@ -194,7 +194,7 @@ def _compare(encoder: KnownEncoder, sample: _Sample) -> tuple[float, str]:
     said = f"the coordinates' mean squares correlate by {r:.2f} with its own (expected {expected:.2f}"
     if expected < 1.5 * chance:
         return 0, f"{sample.n} vectors are too few to compare the coordinates' mean squares"
-    if r >= max(chance, 0.7 * expected):
+    if r >= max(chance, 0.6 * expected):
         return 6, f"{said}, by chance 0)"
     if r >= chance:
         return -4, f"{said}): as of the same network with other pooling, prompts or weights"

@@ -53,7 +53,7 @@ class UnpairedSettings:
         centroids: most centroids of the refinement by centroids; never more than an eighth of the sample.
         centroid_rounds: how often that is done at most.
         runs: most runs; two that agree end them.
-        agree: agreement from which a map counts as found.
+        agree: what two runs must reach in `UnpairedFit.agreement` and `same`.
     """
 
     vectors: int = 60_000
@@ -78,14 +78,17 @@ class UnpairedFit(NamedTuple):
     Attributes:
         agreement: mean cosine between what two runs from different random states make of the same source vectors, both
             centred: of the two runs that agree most. About 1 where both found the map, about 0 where they are chance.
+        same: share of 2,000 source vectors whose images by the two runs are nearest to each other. It is small where
+            the runs agree on few dominant directions only.
         nearest: mean cosine of mapped source vectors to the nearest target vector, both centred.
         chance: the same for maps that know each side's principal axes and their order but not their signs, the mean of
             several: what the spread of the vectors alone gives.
         runs: how many runs were made.
-        found: agreement is at least `UnpairedSettings.agree` and `nearest` above `chance`.
+        found: `agreement` and `same` are at least `UnpairedSettings.agree` and `nearest` is above `chance`.
     """
 
     agreement: float
+    same: float
     nearest: float
     chance: float
     runs: int
@@ -131,20 +134,20 @@ def align_unpaired(
     mean_D, scale_target, y_MD = _centred(target_MD, "target", settings, rng)
     x_BS = _sample(x_NS, 2 * settings.batch, rng)
     maps: list[Floats] = []
-    agreement, best = -1.0, (0, 0)
+    agreement, same, best = -1.0, 0.0, (0, 0)
     with tqdm(total=settings.runs, unit="run", desc="aligning", disable=not show_progress_bar) as bar:
-        while len(maps) < settings.runs and agreement < settings.agree:
+        while len(maps) < settings.runs and min(agreement, same) < settings.agree:
             maps.append(_run(x_NS, y_MD, settings, rng))
             last = len(maps) - 1
-            pairs = [(_agreement(x_BS, maps[other], maps[last]), (other, last)) for other in range(last)]
-            agreement, best = max([(agreement, best), *pairs])
+            pairs = [(*_agreement(x_BS, maps[other], maps[last]), (other, last)) for other in range(last)]
+            agreement, same, best = max([(agreement, same, best), *pairs], key=lambda pair: min(pair[:2]))
             bar.update()
     scores = [_nearest_cosine(x_NS, maps[run], y_MD, settings) for run in best]
     weight_SD, nearest = maps[best[int(np.argmax(scores))]], max(scores)
     chance = _chance(x_NS, y_MD, settings, rng)
-    found = agreement >= settings.agree and nearest > chance
+    found = min(agreement, same) >= settings.agree and nearest > chance
     linear = Linear.of(mean_S, mean_D, weight_SD * (scale_target / scale_source))
-    return Unpaired(linear, UnpairedFit(agreement, nearest, chance, len(maps), found))
+    return Unpaired(linear, UnpairedFit(agreement, same, nearest, chance, len(maps), found))
 
 
 def _centred(
@@ -152,7 +155,7 @@ def _centred(
 ) -> tuple[Floats, float, Floats]:
     """The mean, the root mean square distance from it, and the directions from it."""
     least = 5 * settings.clusters
-    if vectors.ndim != 2 or len(vectors) < least or vectors.dtype.kind not in "fiu":
+    if vectors.ndim != 2 or len(vectors) < least or not vectors.size or vectors.dtype.kind not in "fiu":
         shape = f"array of {vectors.dtype} and shape {vectors.shape}"
         raise EmbeddingError(f"{side}: {shape}, expected (n, d) numbers with n at least {least}")
     kept: Floats = _sample(vectors, settings.vectors, rng).astype(np.float32)
@@ -304,8 +307,14 @@ def _orthogonal(x_PS: Floats, y_PD: Floats) -> Floats:
     return procrustes(x_PS, y_PD, zero_S, zero_D).weight
 
 
-def _agreement(x_BS: Floats, one_SD: Floats, other_SD: Floats) -> float:
-    return float((normalised(x_BS @ one_SD) * normalised(x_BS @ other_SD)).sum(1).mean())
+def _agreement(x_BS: Floats, one_SD: Floats, other_SD: Floats) -> tuple[float, float]:
+    """`UnpairedFit.agreement` and `same`."""
+    like_BB = normalised(x_BS @ one_SD) @ normalised(x_BS @ other_SD).T
+    own_B = np.diag(like_BB)
+    same_B = own_B + 1e-5 >= np.maximum(
+        like_BB.max(0), like_BB.max(1)
+    )  # as near as any: a vector may stand there twice
+    return float(own_B.mean()), float(same_B.mean())
 
 
 def _nearest_cosine(x_NS: Floats, weight_SD: Floats, y_MD: Floats, settings: UnpairedSettings) -> float:
