@@ -52,8 +52,8 @@ class UnpairedSettings:
         decay: iterations after which a step is half of the first, which goes all the way.
         centroids: most centroids of the refinement by centroids; never more than an eighth of the sample.
         centroid_rounds: how often that is done at most.
-        runs: most runs; two that agree end them.
-        agree: what two runs must reach in `UnpairedFit.agreement` and `same`.
+        runs: most runs, at least two; two that agree end them.
+        agree: `UnpairedFit.same` from which a map counts as found.
     """
 
     vectors: int = 60_000
@@ -69,7 +69,7 @@ class UnpairedSettings:
     centroids: int = 500
     centroid_rounds: int = 3
     runs: int = 4
-    agree: float = 0.8
+    agree: float = 0.5
 
 
 class UnpairedFit(NamedTuple):
@@ -77,14 +77,15 @@ class UnpairedFit(NamedTuple):
 
     Attributes:
         agreement: mean cosine between what two runs from different random states make of the same source vectors, both
-            centred: of the two runs that agree most. About 1 where both found the map, about 0 where they are chance.
-        same: share of 2,000 source vectors whose images by the two runs are nearest to each other. It is small where
-            the runs agree on few dominant directions only.
+            centred: of the two runs that agree most. About 1 where vectors are plenty, about 0 where maps are chance.
+        same: share of 2,000 source vectors whose images by the two runs are nearest to each other: about 0 where maps
+            are chance or agree on few dominant directions only. It predicts how often a mapped vector would find its
+            own text.
         nearest: mean cosine of mapped source vectors to the nearest target vector, both centred.
         chance: the same for maps that know each side's principal axes and their order but not their signs, the mean of
             several: what the spread of the vectors alone gives.
         runs: how many runs were made.
-        found: `agreement` and `same` are at least `UnpairedSettings.agree` and `nearest` is above `chance`.
+        found: `same` is at least `UnpairedSettings.agree` and `nearest` above `chance`.
     """
 
     agreement: float
@@ -96,7 +97,7 @@ class UnpairedFit(NamedTuple):
 
 
 class Unpaired(NamedTuple):
-    """A map and its diagnosis. Where `fit.found` is false the map is no better than a random one."""
+    """A map and its diagnosis. Where `fit.found` is false the map is probably no better than a random one."""
 
     linear: Linear
     fit: UnpairedFit
@@ -134,18 +135,18 @@ def align_unpaired(
     mean_D, scale_target, y_MD = _centred(target_MD, "target", settings, rng)
     x_BS = _sample(x_NS, 2 * settings.batch, rng)
     maps: list[Floats] = []
-    agreement, same, best = -1.0, 0.0, (0, 0)
+    agreement, same, best = -1.0, -1.0, (0, 0)
     with tqdm(total=settings.runs, unit="run", desc="aligning", disable=not show_progress_bar) as bar:
-        while len(maps) < settings.runs and min(agreement, same) < settings.agree:
+        while len(maps) < settings.runs and same < settings.agree:
             maps.append(_run(x_NS, y_MD, settings, rng))
             last = len(maps) - 1
             pairs = [(*_agreement(x_BS, maps[other], maps[last]), (other, last)) for other in range(last)]
-            agreement, same, best = max([(agreement, same, best), *pairs], key=lambda pair: min(pair[:2]))
+            agreement, same, best = max([(agreement, same, best), *pairs], key=lambda pair: (pair[1], pair[0]))
             bar.update()
     scores = [_nearest_cosine(x_NS, maps[run], y_MD, settings) for run in best]
     weight_SD, nearest = maps[best[int(np.argmax(scores))]], max(scores)
     chance = _chance(x_NS, y_MD, settings, rng)
-    found = min(agreement, same) >= settings.agree and nearest > chance
+    found = same >= settings.agree and nearest > chance
     linear = Linear.of(mean_S, mean_D, weight_SD * (scale_target / scale_source))
     return Unpaired(linear, UnpairedFit(agreement, same, nearest, chance, len(maps), found))
 
@@ -155,7 +156,7 @@ def _centred(
 ) -> tuple[Floats, float, Floats]:
     """The mean, the root mean square distance from it, and the directions from it."""
     least = 5 * settings.clusters
-    if vectors.ndim != 2 or len(vectors) < least or not vectors.size or vectors.dtype.kind not in "fiu":
+    if vectors.ndim != 2 or len(vectors) < least or vectors.shape[1] < 2 or vectors.dtype.kind not in "fiu":
         shape = f"array of {vectors.dtype} and shape {vectors.shape}"
         raise EmbeddingError(f"{side}: {shape}, expected (n, d) numbers with n at least {least}")
     kept: Floats = _sample(vectors, settings.vectors, rng).astype(np.float32)
