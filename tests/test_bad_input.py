@@ -45,7 +45,7 @@ def own_model(tmp_path):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """Work in an empty folder, with the fake encoder in the place of every other."""
-    for module in ("encoders.encoder", "inverter", "training.train"):
+    for module in ("encoders.encoder", "inverter.inverter", "training.train"):
         monkeypatch.setattr(f"unembed.{module}.load_encoder", lambda *_, **__: fake_encoder())
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

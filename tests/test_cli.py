@@ -50,7 +50,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch):
     """Call the command with the fake encoder in the place of every other."""
-    for module in ("encoders.encoder", "inverter", "training.train"):
+    for module in ("encoders.encoder", "inverter.inverter", "training.train"):
         monkeypatch.setattr(f"unembed.{module}.load_encoder", lambda *_, **__: fake_encoder())
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 
@@ -111,7 +111,7 @@ def test_a_required_option_that_is_left_out_is_named(run, name, left_out):
 
 
 def test_required_options_are_known():
-    assert {name for name, _ in REQUIRED} == {"prepare", "train", "evaluate"}
+    assert {name for name, _ in REQUIRED} == {"prepare", "train", "align", "evaluate"}
 
 
 def test_commands_are_those_of_the_design(run):

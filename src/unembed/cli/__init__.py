@@ -1,4 +1,4 @@
-"""The command line: `encode`, `invert`, `prepare`, `train`, `fit`, `evaluate` and `serve`, a file each.
+"""The command line: `encode`, `invert`, `prepare`, `train`, `fit`, `align`, `evaluate` and `serve`, a file each.
 
 main.py           the `unembed` command
 command_group.py  how a failure is told in one line, with its exit code

@@ -5,7 +5,7 @@ its surrogate see mapped vectors.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.encoders.fast_batches import FastEncoder
 from unembed.errors import CheckpointError
 from unembed.inverter.inverter import Inverter
+from unembed.search.encoder_calls import fast_lane
 from unembed.search.options import Search
 from unembed.storage.checkpoint import Parts
 from unembed.surrogate.bag import Surrogate
@@ -31,13 +32,21 @@ from unembed.surrogate.bag import Surrogate
 class AlignedInverter(Inverter):
     """An inverter with an aligner.
 
+    Args:
+        encoder: the other encoder, whose vectors it takes.
+        own: the encoder that the inverter was trained for, which a search asks too. Both are loaded when they are
+            needed, where they are not given.
+
     Raises:
         RecipeError: the aligner is for another inverter, or `encoder` is not its source.
         CheckpointError: its projection does not fit the denoiser.
     """
 
-    def __init__(self, parts: Parts, aligner: Aligner, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, parts: Parts, aligner: Aligner, encoder: Encoder | None = None, own: Encoder | None = None
+    ) -> None:
         self.aligner = aligner
+        self._own = own
         check_recipe(aligner.target, parts.config.encoder)
         if aligner.projection:
             parts = parts._replace(denoiser=_with_projection(parts.denoiser, aligner.projection))
@@ -53,7 +62,7 @@ class AlignedInverter(Inverter):
 
     def asking(self, encoder: Encoder) -> Inverter:
         """As `Inverter.asking`."""
-        return AlignedInverter(self._parts, self.aligner, encoder)
+        return AlignedInverter(self._parts, self.aligner, encoder, self._own)
 
     def inner(self, e_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (B, S) mapped into the space of the denoiser, (B, D)."""
@@ -62,14 +71,22 @@ class AlignedInverter(Inverter):
     def _search(self, e_1D: Tensor, decoding: Decoding, search: Search, row: int) -> Iterator[Inversion]:
         """As the inverter's own, with a map of its own, which is mended by the answers."""
         local, x_S = copy.copy(self), e_1D[0].cpu().numpy()
-        local._map = found = LocalMap(self.aligner, x_S / np.linalg.norm(x_S), self._own_encoder.embed)
+        local._map = found = LocalMap(self.aligner, x_S / np.linalg.norm(x_S), self._embedded)
         local._learn = found.learn
         return super(AlignedInverter, local)._search(e_1D, decoding, search, row)
 
+    def _embedded(self, rows: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
+        """Embeddings (n, D) of rows of ids by the encoder that the inverter was trained for."""
+        if self._own_lane is not None:
+            return self._own_lane.embed(rows)
+        assert self._own is not None
+        return self._own.encode([self.tokenizer.decode(row) for row in rows])
+
     @cached_property
-    def _own_encoder(self) -> FastEncoder:
-        """The encoder that the inverter was trained for."""
-        return FastEncoder(load_encoder(self.aligner.target, self.device, named=False))
+    def _own_lane(self) -> FastEncoder | None:
+        if self._own is None:
+            self._own = load_encoder(self.aligner.target, self.device, named=False)
+        return fast_lane(self._own, self.tokenizer)
 
     def _searched(self) -> Surrogate:
         return self._outer

@@ -111,7 +111,8 @@ class Inverter:
         """The same inverter, sharing its weights, for an aligner's encoder. Raises CheckpointError, RecipeError."""
         from unembed.inverter.aligned import AlignedInverter
 
-        return AlignedInverter(self._parts, aligner if isinstance(aligner, Aligner) else Aligner.load(aligner), encoder)
+        found = aligner if isinstance(aligner, Aligner) else Aligner.load(aligner)
+        return AlignedInverter(self._parts, found, encoder, self._encoder)
 
     def asking(self, encoder: Encoder) -> "Inverter":
         """The same inverter, sharing its weights, with another encoder to ask. Raises RecipeError."""

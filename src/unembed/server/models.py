@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unembed.alignment.aligner import FILE as ALIGNER
 from unembed.decoding.options import STRATEGIES, Decoding
 from unembed.denoiser.model import count_parameters
 from unembed.encoders.recipes import aliases
@@ -115,7 +116,8 @@ def load_models(
     """Load inverters; without names the packaged one.
 
     Args:
-        names: what `Inverter.from_pretrained` takes, or `NAME=` and that.
+        names: what `Inverter.from_pretrained` takes, or an aligner's folder, for the packaged inverter; or `NAME=` and
+            that.
         precision: as there.
         encoders: that may be loaded although only a model names them.
 
@@ -128,7 +130,10 @@ def load_models(
     for given in names or [DEFAULT]:
         name, found, place = given.partition("=")
         source = place if found else given
-        inverter = Inverter.from_pretrained(source, device, precision=precision)
+        is_aligner = (Path(source) / ALIGNER).is_file()
+        inverter = Inverter.from_pretrained(
+            None if is_aligner else source, device, precision=precision, aligner=source if is_aligner else None
+        )
         inverter.encoder_named = inverter.recipe.encoder in encoders
         served.append(Served(name if found else _name(source), inverter, int(time.time())))
     models = Models(served)

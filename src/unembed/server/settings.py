@@ -21,7 +21,7 @@ class Settings:
     port: int = _setting(8080, "Port to listen on; 0 takes a free one.", 0)
     model: tuple[str, ...] = _setting(
         (),
-        "Inverter to serve: packaged name, folder, .pt file or Hub id, or NAME=ONE OF THESE; the first is the default.",
+        "Inverter to serve: packaged name, folder, .pt file, Hub id or aligner, or NAME=ONE OF THESE; first: default.",
     )
     encoder: tuple[str, ...] = _setting((), "Encoder that a model may have loaded although it is not known by name.")
     device: str = _setting("auto", "cpu, cuda, cuda:N, mps; auto is cuda where there is one.")

@@ -4,7 +4,7 @@ The inverter's own encoder embeds the texts, so that each has a vector in both s
 (`alignment.linear`). How good they are is told by cross-validation: every pair is mapped by a fit that has not seen it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unembed.alignment import unpaired
 from unembed.alignment.aligner import Aligner
-from unembed.alignment.linear import normalised, ridge
+from unembed.alignment.identify import identify
+from unembed.alignment.linear import Linear, normalised, ridge
 from unembed.config import Recipe
 from unembed.encoders.checks import LENGTH_TOLERANCE
 from unembed.encoders.encoder import Encoder
-from unembed.errors import DataError, InputError
+from unembed.errors import DataError, InputError, UnembedError
 from unembed.evaluation import metrics
 from unembed.inverter import Inverter
 
 FEWEST = 8  # pairs of which a map can be fitted and judged
 FOLDS = 5
+IDENTIFIED = 500  # vectors that are looked at to name their encoder
 JUDGED = 100  # held-out pairs whose texts are recovered, to say how much comes back
 
 Floats = NDArray[np.float32]
@@ -131,6 +134,47 @@ def align(
         scores = metrics.token_f1([recovered[row] for row in told], [truths[row] for row in told])
         about |= {"recovered": len(told), "token_f1": _figure(scores)}
     return Aligner(recipe, inverter.recipe, forth.linear, back.linear, about=about)
+
+
+def align_unpaired(
+    inverter: Inverter, vectors: Floats, texts: Sequence[str], source: Recipe | str, *, seed: int = 0,
+    show_progress_bar: bool = False,
+) -> Aligner:  # fmt: skip
+    """Fit an aligner without pairs: vectors of the other encoder, and other texts of the same kind.
+
+    Args:
+        vectors: (n, S).
+
+    Returns:
+        The aligner; its `about` holds what `alignment.unpaired` says of itself.
+
+    Raises:
+        UnembedError: no map was found, since there are too few vectors or texts, or of different kinds.
+        EncoderError: the inverter's encoder fails.
+    """
+    normalized = bool((np.abs(np.linalg.norm(vectors, axis=1) - 1) <= LENGTH_TOLERANCE).all())
+    targets = inverter.encode(texts, show_progress_bar=show_progress_bar)
+    linear, fit = unpaired.align_unpaired(normalised(vectors), targets, seed=seed, show_progress_bar=show_progress_bar)
+    if not fit.found:
+        raise UnembedError(
+            f"no map was found between {len(vectors):,} vectors and {len(texts):,} texts (two runs agree on "
+            f"{fit.same:.0%}, expected half): more of both are needed, and texts of the same kind"
+        )
+    recipe = source if isinstance(source, Recipe) else Recipe(source, vectors.shape[1], normalize=normalized)
+    back = Linear.of(linear.mean_target, linear.mean_source, linear.weight.T)
+    about = {"pairs": 0, "vectors": len(vectors), "texts": len(texts), "method": "unpaired"}
+    kept = {name: value if isinstance(value, bool) else round(float(value), 4) for name, value in fit._asdict().items()}
+    return Aligner(recipe, inverter.recipe, linear, back, about=about | kept)
+
+
+def name_of(vectors: Floats) -> tuple[str, str]:
+    """What to call the encoder of vectors (n, S) that nobody has named, and a note on why."""
+    guesses = identify(vectors[:IDENTIFIED])
+    likely = [one for one in guesses if one.likelihood in ("very likely", "likely")]
+    if len(likely) == 1:
+        return likely[0].name, f"these vectors are probably {likely[0].name}'s ({'; '.join(likely[0].reasons)})"
+    names = ", ".join(one.name for one in guesses if one.likelihood == "possible")
+    return "unknown", f"nothing says which encoder made these vectors; possible are {names or 'none that is known'}"
 
 
 def _folds(n: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -1,0 +1,255 @@
+"""Aligners: ridge against its definition, folders against damage, inversion of another encoder's vectors."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from scipy.linalg import orthogonal_procrustes
+
+from fakes import FakeEncoder, fake_encoder, save_tiny_inverter, tiny_parts, tiny_surrogate, tiny_texts
+from unembed.alignment.aligner import FILE, TENSORS, Aligner
+from unembed.alignment.linear import Linear, normalised, procrustes, ridge
+from unembed.alignment.local import LocalMap
+from unembed.cli.main import main
+from unembed.config import Recipe
+from unembed.errors import CheckpointError, DataError, RecipeError
+from unembed.files.tensors import load_tensors, save_tensors
+from unembed.inverter import Inverter
+from unembed.training.align import Pairs, align, read_pairs
+
+RNG = np.random.default_rng(0)
+S, D = 24, 16
+
+
+class Turned(FakeEncoder):
+    """The fake encoder in another basis of more dimensions, shifted a little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        basis, _ = np.linalg.qr(np.random.default_rng(7).standard_normal((S, D)))
+        self.basis = basis.T.astype(np.float32)
+        self.recipe = replace(self.recipe, encoder="turned", dimension=S)
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> NDArray[Any]:
+        return normalised(super().encode(texts, batch_size) @ self.basis + 0.01)
+
+
+@pytest.fixture(scope="module")
+def inverter() -> Inverter:
+    return Inverter(tiny_parts()._replace(surrogate=tiny_surrogate()), fake_encoder())
+
+
+@pytest.fixture(scope="module")
+def turned() -> Turned:
+    return Turned()
+
+
+@pytest.fixture(scope="module")
+def aligner(inverter: Inverter, turned: Turned) -> Aligner:
+    texts = tiny_texts(200, 1)
+    return align(inverter, Pairs(texts, turned.encode(texts), True), turned.recipe, judged=8)
+
+
+@pytest.mark.parametrize("n", [6, 24, 25, 60])
+def test_ridge_is_that_of_least_generalised_cross_validation(n: int) -> None:
+    """Against the hat matrix, for fewer pairs than dimensions and for more."""
+    x, noise = RNG.standard_normal((n, S)), RNG.standard_normal((n, D))
+    y = x @ RNG.standard_normal((S, D)) + 2 * noise + 1
+    found = ridge(x, y)
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    scale = (xc**2).mean()
+
+    def judged(penalty: float) -> tuple[float, NDArray[Any]]:
+        weight = np.linalg.solve(xc.T @ xc + n * penalty * scale * np.eye(S), xc.T @ yc)
+        hat = xc @ np.linalg.solve(xc.T @ xc + n * penalty * scale * np.eye(S), xc.T)
+        return n * ((yc - xc @ weight) ** 2).sum() / (n - 1 - np.trace(hat)) ** 2, weight
+
+    best, weight = judged(found.penalty)
+    for penalty in (found.penalty * 1.4, found.penalty / 1.4):
+        if 1e-4 < penalty < 100:
+            assert best <= judged(penalty)[0] * (1 + 1e-6)
+    np.testing.assert_allclose(found.linear.weight, weight, atol=1e-4)
+    np.testing.assert_allclose(found.linear(x), normalised(xc @ weight + y.mean(0)), atol=1e-4)
+
+
+def test_ridge_does_not_break_down_where_pairs_are_as_many_as_dimensions() -> None:
+    """As a pseudo-inverse does (double descent)."""
+    w, held = RNG.standard_normal((S, D)), RNG.standard_normal((500, S))
+    x = RNG.standard_normal((S, S))
+    y = x @ w + 2 * RNG.standard_normal((S, D))
+    truth = normalised(held @ w)
+    by_ridge = (ridge(x, y).linear(held) * truth).sum(1).mean()
+    by_inverse = (normalised(held @ (np.linalg.pinv(x) @ y)) * truth).sum(1).mean()
+    assert by_ridge > by_inverse + 0.05
+
+
+def test_procrustes_is_scipys() -> None:
+    x, y = RNG.standard_normal((40, D)), RNG.standard_normal((40, D))
+    expected, _ = orthogonal_procrustes(x - x.mean(0), y - y.mean(0))
+    np.testing.assert_allclose(procrustes(x, y).weight, expected, atol=1e-5)
+
+
+def test_a_local_map_learns_what_a_linear_one_cannot() -> None:
+    def true(x: NDArray[Any]) -> NDArray[Any]:
+        return normalised(np.tanh(3 * x[:, :D]) + x[:, S - D :] ** 2)
+
+    x = normalised(RNG.standard_normal((800, S)))
+    recipe = Recipe("other", S)
+    linear = ridge(x, true(x)).linear
+    mapped = Aligner(recipe, Recipe("own", D), linear, linear)
+    goal = x[:1]
+    near = normalised(goal + 0.1 * RNG.standard_normal((300, S)).astype(np.float32))
+    rows = {(number,): true(one[None])[0] for number, one in enumerate(near)}
+    local = LocalMap(mapped, goal[0], lambda asked: np.stack([rows[ids] for ids in asked]))
+    before = float((local(goal) * true(goal)).sum())
+    for start in range(0, 300, 100):
+        local.learn(list(rows)[start : start + 100], near[start : start + 100])
+    after = float((local(goal) * true(goal)).sum())
+    assert 1 - after < (1 - before) / 3
+
+
+def test_the_map_is_judged_by_pairs_that_it_has_not_seen(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
+    texts = tiny_texts(100, 99)
+    true = (aligner(turned.encode(texts)) * inverter.encode(texts)).sum(1).mean()
+    about = aligner.about
+    assert about["pairs"] == 200
+    assert about["cosine"]["value"] == pytest.approx(true, abs=0.02)
+    assert about["cosine"]["interval"][0] <= about["cosine"]["value"] <= about["cosine"]["interval"][1]
+    assert about["nearest"] > 0.9
+    assert about["recovered"] == 8
+    assert 0 <= about["token_f1"]["value"] <= 1
+
+
+def test_another_encoders_vectors_come_back_as_ones_own(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
+    texts = tiny_texts(12, 5)
+    aligned = inverter.aligned(aligner, turned)
+    assert (aligned.recipe.encoder, aligned.recipe.dimension) == ("turned", S)
+    own = inverter.invert(inverter.encode(texts), steps=6)
+    other = aligned.invert(turned.encode(texts), steps=6)
+    assert sum(one.text == two.text for one, two in zip(own, other, strict=True)) >= 6
+    for text, one in zip(texts, other, strict=True):
+        expected = float((turned.encode([one.text]) @ turned.encode([text])[0])[0])
+        assert one.cosine == pytest.approx(expected, abs=1e-5)
+    assert aligned.asking(turned).recipe == aligned.recipe
+    with pytest.raises(RecipeError, match="is 'fake', expected 'turned'"):
+        inverter.aligned(aligner, fake_encoder())
+    with pytest.raises(ValueError, match="16 dimensions, this inverter takes 24"):
+        aligned.invert(inverter.encode(texts))
+
+
+def test_a_search_asks_the_other_encoder(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
+    aligned = inverter.aligned(aligner, turned)
+    for text in ("a young king.", "no river is quiet."):
+        *_, last = aligned.search(turned.encode([text])[0], max_calls=400)
+        first = next(aligned.search(turned.encode([text])[0], max_calls=400))
+        assert last.cosine == pytest.approx(float((turned.encode([last.text]) @ turned.encode([text])[0])[0]), abs=1e-5)
+        assert last.cosine > first.cosine or last.exact
+    again = aligned.invert(turned.encode(["a young king."]), max_calls=100, seed=3)
+    assert again[0].text == aligned.invert(turned.encode(["a young king."]), max_calls=100, seed=3)[0].text
+
+
+def test_a_folder_comes_back_and_damage_is_told(aligner: Aligner, inverter: Inverter, tmp_path: Path) -> None:
+    projection = {name: tensor + 0.1 for name, tensor in inverter.denoiser.projection.state_dict().items()}
+    replace(aligner, projection=projection).save(tmp_path / "a")
+    found = Aligner.load(tmp_path / "a")
+    assert (found.source, found.target, dict(found.about)) == (aligner.source, aligner.target, dict(aligner.about))
+    x = RNG.standard_normal((3, S))
+    np.testing.assert_array_equal(found(x), aligner(x))
+    adapted = inverter.aligned(tmp_path / "a").denoiser
+    assert torch.equal(adapted.projection[0].weight, projection["0.weight"])
+    assert not torch.equal(inverter.denoiser.projection[0].weight, projection["0.weight"])
+    assert adapted.table.weight is inverter.denoiser.table.weight
+
+    def refused(reason: str) -> None:
+        with pytest.raises(CheckpointError, match=reason):
+            inverter.aligned(tmp_path / "a")
+
+    tensors, text = load_tensors(tmp_path / "a" / TENSORS), (tmp_path / "a" / FILE).read_text()
+    for name, change, reason in (
+        ("forth.weight", lambda t: t[:, :3], "holds other tensors"),
+        ("back.mean_source", lambda t: t * float("nan"), "not finite"),
+        ("projection.0.weight", lambda t: t[:2], "projection does not fit"),
+    ):
+        save_tensors(tensors | {name: change(tensors[name]).contiguous()}, tmp_path / "a" / TENSORS)
+        refused(reason)
+    save_tensors(tensors, tmp_path / "a" / TENSORS)
+    for damaged in ("{", "[]", text.replace('"dimension": 24', '"dimension": 10000000'), "[" * 100_000):
+        (tmp_path / "a" / FILE).write_text(damaged)
+        refused("aligner|holds other tensors")
+    (tmp_path / "a" / FILE).unlink()
+    refused("is no aligner, such as `unembed align` writes")
+
+
+def test_pairs_that_cannot_be_used() -> None:
+    good = [(text, RNG.standard_normal(S)) for text in tiny_texts(9, 2)]
+    bad: list[Any] = [("", good[0][1]), ("a", None), ("a", np.zeros(S)), ("a", np.full(S, np.nan))]
+    found = read_pairs([*bad, *good], 100)
+    assert (len(found.texts), found.skipped, found.normalized) == (9, 4, False)
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-6)
+    with pytest.raises(DataError, match="7 rows have a text and a vector, expected at least 8"):
+        read_pairs(good[:7], 100)
+    with pytest.raises(DataError, match="vectors have 24 and 3 dimensions"):
+        read_pairs([*good, ("a", np.ones(3))], 100)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(
+        "unembed.inverter.inverter.load_encoder",
+        lambda recipe, *_, **__: {"fake": fake_encoder, "turned": Turned}[recipe.encoder](),
+    )
+    return str(save_tiny_inverter(tmp_path / "model"))
+
+
+def test_two_commands(model: str, tmp_path: Path, turned: Turned, inverter: Inverter) -> None:
+    texts, out = tiny_texts(60, 1), tmp_path / "aligner"
+    pairs = tmp_path / "pairs.jsonl"
+    rows = zip(texts, turned.encode(texts).tolist(), strict=True)
+    pairs.write_text("".join(json.dumps({"text": text, "embedding": row}) + "\n" for text, row in rows))
+    np.save(tmp_path / "v.npy", turned.encode(texts[:3]))
+    run = CliRunner().invoke
+    call = ["align", "--pairs", str(pairs), "--encoder", "turned", "--model", model, "-o", str(out)]
+    done = run(main, call)
+    assert done.exit_code == 0, done.output
+    assert "60 pairs of turned" in done.stdout
+    assert "cosine to the true vectors" in done.stdout
+    told = json.loads(run(main, [*call, "--json"]).stdout)
+    assert (told["pairs"], told["encoder"]) == (60, "turned")
+    found = run(
+        main, ["invert", "--embeddings", str(tmp_path / "v.npy"), "--aligner", str(out), "--model", model, "--json"]
+    )
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["encoder"] == "turned"
+    assert all(-1 <= one["cosine"] <= 1 for one in answer["results"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected --pairs"),
+        (["--vectors", "a.npy"], "expected --pairs"),
+        (["--pairs", "a.jsonl", "--texts", "b.txt"], "expected --pairs"),
+        (["--texts", "b.txt"], "--texts need vectors"),
+        (["--texts", "b.txt", "--encoder-url", "http://127.0.0.1:9/"], "--encoder-url needs --dimension"),
+        (["--pairs", "a.jsonl", "--encoder-url", "http://127.0.0.1:9/"], "--encoder-url is for --texts"),
+        (["--pairs", "nowhere.jsonl"], "no such file"),
+    ],
+)
+def test_calls_that_cannot_be_meant(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["align", *arguments, "-o", str(tmp_path / "o")])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_map_of_unit_vectors_is_one_too() -> None:
+    linear = Linear.of(np.zeros(2), np.zeros(2), np.eye(2))
+    np.testing.assert_allclose(linear(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]], atol=1e-6)
