@@ -37,7 +37,7 @@ from unembed.encoders.recipes import RECIPES
 from unembed.inverter import Inverter
 torch.set_num_threads(1)
 inverter = tiny_inverter()
-Inverter.from_pretrained = classmethod(lambda cls, name, device, precision: inverter)
+Inverter.from_pretrained = classmethod(lambda cls, name, device, **_: inverter)
 predict = batching.predict
 batching.predict = lambda passes: time.sleep(float(os.environ["PASS_SECONDS"])) or predict(passes)
 from unembed.cli.serve import main
@@ -172,7 +172,7 @@ def test_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folder.mkdir()
     inverter = tiny_inverter()
     with monkeypatch.context() as patch:
-        patch.setattr(Inverter, "from_pretrained", classmethod(lambda cls, name, device, precision: inverter))
+        patch.setattr(Inverter, "from_pretrained", classmethod(lambda cls, name, device, **_: inverter))
         models = load_models([str(folder), "named=x", "all-MiniLM-L6-v2"], "cpu", warm=False)
         assert models.ids == ["mine", "named", "all-MiniLM-L6-v2"]
         assert load_models([], "cpu").ids == ["all-MiniLM-L6-v2"]

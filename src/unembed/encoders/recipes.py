@@ -49,6 +49,13 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def known_recipe(name: str) -> Recipe:
+    """The recipe of an encoder that is known by this name. Raises ConfigError."""
+    if name not in RECIPES:
+        raise ConfigError(f"encoder {name!r} is not known by name, expected one of {', '.join(RECIPES)}, or a recipe")
+    return RECIPES[name]
+
+
 def aliases(encoder: str) -> list[str]:
     """Every name of an encoder, its own first."""
     known = RECIPES.get(encoder)

@@ -36,7 +36,7 @@ from unembed.denoiser.precision import granted
 from unembed.encoders.checks import check_embeddings, check_recipe, check_rows, refusal
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.encoders.fast_batches import FastEncoder
-from unembed.encoders.recipes import RECIPES
+from unembed.encoders.recipes import known_recipe
 from unembed.encoders.recipes import locate as locate_encoder
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
@@ -174,7 +174,7 @@ class Inverter:
     def check_recipe(self, recipe: Recipe | str) -> None:
         """Raise RecipeError where embeddings of a recipe, or of an encoder known by name, are not for this inverter."""
         if recipe != self.recipe.encoder:
-            check_recipe(_known(recipe), self.recipe)
+            check_recipe(recipe if isinstance(recipe, Recipe) else known_recipe(recipe), self.recipe)
 
     def plan(
         self, decoding: Decoding | None = None, search: Search | None = None, **options: Unpack[Options]
@@ -442,11 +442,3 @@ class Inverter:
 
     def _checked(self, embeddings: ArrayLike | Tensor, normalize: bool) -> Tensor:
         return torch.tensor(check_embeddings(embeddings, self.recipe, normalize=normalize), device=self.device)
-
-
-def _known(recipe: Recipe | str) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe in RECIPES:
-        return RECIPES[recipe]
-    raise InputError(f"encoder {recipe!r} is not known by name, expected one of {', '.join(RECIPES)}, or a recipe")
