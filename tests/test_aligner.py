@@ -20,6 +20,7 @@ from unembed.alignment.local import LocalMap
 from unembed.cli.main import main
 from unembed.config import Recipe
 from unembed.errors import CheckpointError, DataError, RecipeError
+from unembed.evaluation.evaluate import evaluate
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.inverter import Inverter
 from unembed.training.align import Pairs, align, read_pairs
@@ -142,6 +143,12 @@ def test_another_encoders_vectors_come_back_as_ones_own(aligner: Aligner, invert
         inverter.aligned(aligner, fake_encoder())
     with pytest.raises(ValueError, match="16 dimensions, this inverter takes 24"):
         aligned.invert(inverter.encode(texts))
+
+
+def test_what_comes_back_of_another_encoder_is_measured(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
+    report = evaluate(inverter.aligned(aligner, turned), tiny_texts(12, 9), tokens="natural", steps=2)
+    assert report.n == 12
+    assert -1 <= report.cosine <= 1
 
 
 def test_a_search_asks_the_other_encoder(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:

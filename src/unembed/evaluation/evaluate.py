@@ -280,7 +280,7 @@ def cloze_accuracy(
             holes_BL[row, torch.from_numpy(generator.choice(content, count, replace=False))] = True
         e_BD = torch.from_numpy(embeddings[start : start + batch_size]).to(device)
         start_BL = canvas_BL.masked_fill(holes_BL, inverter.tokenizer.mask_id).to(device)
-        modulation, steered_by = inverter.denoiser.condition(e_BD), inverter.steering(e_BD)
+        modulation, steered_by = inverter.condition(e_BD), inverter.steering(e_BD)
         *_, last = stream(inverter.denoiser, modulation, once, None, start_BL, steered_by)
         best_BL = last.ids.cpu()
         predicted += [best[holes].tolist() for best, holes in zip(best_BL, holes_BL, strict=True)]
