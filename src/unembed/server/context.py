@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from starlette.requests import Request
@@ -24,20 +25,23 @@ class Context:
     settings: Settings
     models: Models
     batcher: Batcher
-    reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # texts are tokenised one request at a time
+    # Texts are tokenised one request at a time, and each client has one at most that waits for it.
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    readers: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def embedded(
         self, request: Request, served: Served, texts: Any, skip_bad: bool = False
     ) -> tuple[TextInputs, Embedded]:
         """The texts of a request, checked, and the embeddings of the good ones. Raises Fault, InputError."""
-        settings = self.settings
-        async with self.reading:
+        settings, client = self.settings, client_of(request.scope)
+        turn = self.readers.setdefault(client, asyncio.Lock())
+        async with turn, self.reading:
             found = await asyncio.to_thread(read_texts, texts, served, settings.max_texts, settings.max_text, skip_bad)
         good, ids = list(found.texts.values()), list(found.ids.values())
         if not good:
             return found, Embedded(np.empty((0, served.inverter.recipe.dimension), np.float32), [])
         cost = Cost(tokens=sum(len(row) + FRAME for row in ids))
-        with self.batcher.submit(served, 1, lambda _: embed(good, ids), cost, client_of(request.scope)) as ticket:
+        with self.batcher.submit(served, 1, lambda _: embed(good, ids), cost, client) as ticket:
             return found, await ticket.result()
 
 
