@@ -82,5 +82,5 @@ def doubt(cosines: Sequence[float], reach: float | None, name: str) -> str | Non
         return None
     return (
         f"these vectors are probably not {name}'s: their texts come back at a median cosine of {median:.2f}, of "
-        f"held-out texts {reach:.2f}"
+        f"held-out texts {reach:.2f}; `unembed align` makes an aligner for another encoder's"
     )
