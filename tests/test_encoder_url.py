@@ -155,3 +155,30 @@ def test_no_secret_and_no_escape_reaches_the_terminal_or_a_file(
 def test_what_is_said_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     assert say("a\x1b[31m\n\u202eb\x85c\x9b \udc80 नमस्ते \u2066d", 7) == 7
     assert capsys.readouterr().err == "unembed: a\ufffd[31m \ufffdb c\ufffd \ufffd नमस्ते \ufffdd\n"
+
+
+def test_an_aligner_is_made_by_asking(
+    service: Service, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pairs are what the endpoint answers; guided inversion then asks the endpoint for the other encoder."""
+    for name in ("inverter", "aligned"):  # the inverter's own encoder
+        monkeypatch.setattr(f"unembed.inverter.{name}.load_encoder", lambda *_, **__: fake_encoder())
+
+    def run(*words: object) -> Result:
+        done = CliRunner().invoke(cli.main, [str(word) for word in words], prog_name="unembed")
+        assert done.exit_code == 0, done.output
+        return done
+
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(tiny_texts(30, 4)))
+    call = ["align", "--texts", texts, "--encoder-url", service.url, "--encoder", "fake", "--dimension", 16]
+    done = run(*call, "--model", model, "-o", tmp_path / "aligner")
+    assert "30 pairs of fake" in done.stdout
+    assert "asked for 31 texts" in done.stderr
+    service.asked.clear()
+    e = tmp_path / "e.npy"
+    np.save(e, fake_encoder().encode(TEXTS[:1]))
+    guided = ["--aligner", tmp_path / "aligner", "--encoder-url", service.url, "--max-calls", 20, "--json"]
+    found = json.loads(run("invert", "--model", model, "--embeddings", e, *guided).stdout)["results"][0]
+    assert 0 < found["encoder_calls"] <= 20
+    assert 0 < len(service.asked) <= 21
