@@ -69,6 +69,7 @@ class FakeInverter:
         self.known = self.encoder.encode(texts)
         self.ids = self.tokenizer.encode_batch(texts)
         self.denoiser = FakeDenoiser(self)
+        self.condition = self.denoiser.condition
         self.asked: list[dict] = []
 
     def answer(self, embedding: np.ndarray) -> list[int]:
