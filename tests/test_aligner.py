@@ -23,6 +23,7 @@ from unembed.errors import CheckpointError, DataError, RecipeError
 from unembed.evaluation.evaluate import evaluate
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.inverter import Inverter
+from unembed.search.options import Search
 from unembed.training.align import Pairs, align, read_pairs
 
 RNG = np.random.default_rng(0)
@@ -151,13 +152,19 @@ def test_what_comes_back_of_another_encoder_is_measured(aligner: Aligner, invert
     assert -1 <= report.cosine <= 1
 
 
-def test_a_search_asks_the_other_encoder(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
+def test_a_search_asks_the_other_encoder(aligner: Aligner, inverter: Inverter, turned: Turned, tmp_path: Path) -> None:
     aligned = inverter.aligned(aligner, turned)
     for text in ("a young king.", "no river is quiet."):
         *_, last = aligned.search(turned.encode([text])[0], max_calls=400)
         first = next(aligned.search(turned.encode([text])[0], max_calls=400))
         assert last.cosine == pytest.approx(float((turned.encode([last.text]) @ turned.encode([text])[0])[0]), abs=1e-5)
         assert last.cosine > first.cosine or last.exact
+    started = aligned.search(turned.encode(["a child."])[0], search=Search(max_calls=200, journal_folder=tmp_path))
+    *_, one = aligned.search(turned.encode(["a child."])[0], max_calls=200)
+    for _ in range(3):
+        next(started)
+    *_, other = aligned.search(turned.encode(["a child."])[0], search=Search(max_calls=200, journal_folder=tmp_path))
+    assert (other.text, other.encoder_calls) == (one.text, one.encoder_calls)  # it goes on where it stopped
     again = aligned.invert(turned.encode(["a young king."]), max_calls=100, seed=3)
     assert again[0].text == aligned.invert(turned.encode(["a young king."]), max_calls=100, seed=3)[0].text
 
@@ -236,6 +243,18 @@ def test_two_commands(model: str, tmp_path: Path, turned: Turned, inverter: Inve
     answer = json.loads(found.stdout)
     assert answer["encoder"] == "turned"
     assert all(-1 <= one["cosine"] <= 1 for one in answer["results"])
+    bulk = ["invert", "--embeddings", str(tmp_path / "v.npy"), "--model", model, "-o", str(tmp_path / "out.jsonl")]
+    assert run(main, [*bulk, "--aligner", str(out)]).exit_code == 0
+    (tmp_path / "out.jsonl").rename(tmp_path / "out.jsonl.part")  # as if it had been stopped
+    assert (
+        "60 pairs" in run(main, ["align", *call[1:-1], str(tmp_path / "other"), "--limit", "60", "--seed", "1"]).stdout
+    )
+    assert run(main, [*bulk, "--aligner", str(tmp_path / "other")]).exit_code == 0  # the seed decides no map
+    run(main, ["align", *call[1:-1], str(tmp_path / "less"), "--limit", "40"])
+    (tmp_path / "out.jsonl").rename(tmp_path / "out.jsonl.part")
+    refused = run(main, [*bulk, "--aligner", str(tmp_path / "less")])
+    assert refused.exit_code == 2
+    assert "was made with inverter aligner" in refused.stderr
 
 
 @pytest.mark.parametrize(

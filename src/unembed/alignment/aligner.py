@@ -7,6 +7,7 @@ The way forth is for the denoiser, which knows its own encoder's vectors alone. 
 which asks the other encoder: it takes the surrogate there.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,14 @@ class Aligner:
     def __call__(self, vectors: NDArray[Any]) -> Floats:
         """Vectors (n, S) as the inverter takes them, (n, D) of length 1."""
         return self.forth(vectors)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that decides what it maps."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     def surrogate(self, fitted: Fitted) -> Fitted:
         """An inverter's bag of tokens in the other encoder's space, without a student."""

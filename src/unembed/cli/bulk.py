@@ -101,7 +101,8 @@ def invert_file(
             "sha256": fingerprint(inverter.denoiser),
             "surrogate": fingerprint(inverter.surrogate) if inverter.surrogate else None,
             "tokenizer": inverter.tokenizer.fingerprint,
-        },
+        }
+        | ({"aligner": inverter.aligner.fingerprint} if inverter.aligner else {}),
         "recipe": config_to_dict(inverter.recipe),
         "options": plan.options,
     }

@@ -45,7 +45,7 @@ class AlignedInverter(Inverter):
     def __init__(
         self, parts: Parts, aligner: Aligner, encoder: Encoder | None = None, own: Encoder | None = None
     ) -> None:
-        self.aligner = aligner
+        self.aligner: Aligner = aligner
         self._own = own
         check_recipe(aligner.target, parts.config.encoder)
         if aligner.projection:

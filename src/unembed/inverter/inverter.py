@@ -57,6 +57,8 @@ SECONDS = 30.0  # of a search that was given no limit
 class Inverter:
     """A trained denoiser with its tokenizer and the recipe of the encoder it was trained for."""
 
+    aligner: Aligner | None = None  # of `AlignedInverter`
+
     def __init__(self, parts: Parts, encoder: Encoder | None = None) -> None:
         self.denoiser: Denoiser = parts.denoiser
         self.tokenizer: Tokenizer = parts.tokenizer

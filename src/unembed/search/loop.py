@@ -134,6 +134,8 @@ class Searcher:
         state, tuning = self.state, self.search.tuning
         if not state.begun:
             self._begin()
+        elif self.learn is not None and state.answers.texts:  # one that goes on: what it knew
+            self.learn(list(state.answers.texts), state.answers.e_ND)
         yield state
         fruitless = 0
         while not state.exact and self.encoder.left > 0 and fruitless < FRUITLESS:
