@@ -21,13 +21,13 @@ from torch import Tensor
 
 from unembed.alignment.linear import Linear
 from unembed.config import Recipe, config_to_dict, recipe_from_dict
-from unembed.errors import CheckpointError, ConfigError
+from unembed.errors import CheckpointError
 from unembed.files.atomic import atomic_folder
+from unembed.files.json_files import read_json
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
-LARGEST = 2**20  # bytes of aligner.json
 PROJECTION = "projection."
 
 Floats = NDArray[np.float32]
@@ -101,17 +101,13 @@ class Aligner:
     def load(cls, folder: str | Path) -> Self:
         """Read an aligner's folder. Raises CheckpointError: it is none, damaged, or its parts do not fit."""
         path = Path(folder) / FILE
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: is no aligner, such as `unembed align` writes: it has no {FILE}")
+        tree = read_json(path, CheckpointError)
         try:
-            with path.open(encoding="utf-8") as file:
-                tree = json.loads(file.read(LARGEST))
             source, target = (recipe_from_dict(tree[name]) for name in ("source", "target"))
             about = dict(tree["about"])
-        except OSError as error:
-            reason = error.strerror or error
-            raise CheckpointError(
-                f"{folder}: is no aligner, such as `unembed align` writes ({FILE}: {reason})"
-            ) from error
-        except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
             raise CheckpointError(f"{path}: is no aligner's ({type(error).__name__}: {error})") from error
         tensors = load_tensors(Path(folder) / TENSORS)
         ends = {"forth": (source.dimension, target.dimension), "back": (target.dimension, source.dimension)}

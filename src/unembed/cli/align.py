@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.command_group import say
-from unembed.cli.options import DEVICES, REMOTE, TEXT_FILES, device_of, option
+from unembed.cli.options import DEVICES, REMOTE, TEXT_FILES, device_of, option, remote_encoder
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,14 +116,7 @@ def _asked(
 
     if url is None:
         return load_encoder(name or "", device)
-    from unembed.encoders.remote import RemoteEncoder
-
-    remote = RemoteEncoder(url, Recipe(name or "unknown", dimension or 1), inverter.tokenizer, name)
-    click.get_current_context().call_on_close(
-        lambda: click.echo(f"{remote.url}: asked for {remote.calls:,} texts, {remote.tokens:,} tokens", err=True)
-    )
-    remote.probe()
-    return remote
+    return remote_encoder(url, Recipe(name or "unknown", dimension or 1), inverter.tokenizer, name)
 
 
 def _named(name: str | None, vectors: Any, device: str) -> "Recipe | str":

@@ -16,9 +16,12 @@ from unembed.errors import InputError
 from unembed.search.options import Search, options_of
 
 if TYPE_CHECKING:
+    from unembed.config import Recipe
     from unembed.decoding.inversion import Inversion
     from unembed.encoders.embedding_files import Vectors
     from unembed.encoders.encoder import Encoder
+    from unembed.encoders.remote import RemoteEncoder
+    from unembed.encoders.tokenizer import Tokenizer
     from unembed.inverter import Inverter
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -130,9 +133,16 @@ def load_inverter(options: dict[str, Any]) -> "Inverter":
     inverter = Inverter.from_pretrained(model, device_of(device), encoder, aligner=aligner)
     if url is None:
         return inverter
+    return inverter.asking(remote_encoder(url, inverter.recipe, inverter.tokenizer, encoder_model, encoder_batch))
+
+
+def remote_encoder(
+    url: str, recipe: "Recipe", tokenizer: "Tokenizer", model: str | None = None, batch: int | None = None
+) -> "RemoteEncoder":
+    """An encoder behind an address, asked for one text at once; what it was asked for is told at the command's end."""
     from unembed.encoders.remote import RemoteEncoder
 
-    remote = RemoteEncoder(url, inverter.recipe, inverter.tokenizer, encoder_model, encoder_batch)
+    remote = RemoteEncoder(url, recipe, tokenizer, model, batch)
 
     def end() -> None:
         remote.close()
@@ -141,7 +151,7 @@ def load_inverter(options: dict[str, Any]) -> "Inverter":
 
     click.get_current_context().call_on_close(end)  # after an error or Ctrl-C too: it may have cost money
     remote.probe()
-    return inverter.asking(remote)
+    return remote
 
 
 def device_of(name: str) -> str:
