@@ -19,12 +19,12 @@ from unembed.alignment.linear import Linear, normalised, procrustes, ridge
 from unembed.alignment.local import LocalMap
 from unembed.cli.main import main
 from unembed.config import Recipe
-from unembed.errors import CheckpointError, DataError, RecipeError
+from unembed.errors import CheckpointError, DataError, RecipeError, UnembedError
 from unembed.evaluation.evaluate import evaluate
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.inverter import Inverter
 from unembed.search.options import Search
-from unembed.training.align import Pairs, align, read_pairs
+from unembed.training.align import Pairs, align, align_unpaired, read_pairs
 
 RNG = np.random.default_rng(0)
 S, D = 24, 16
@@ -279,3 +279,10 @@ def test_calls_that_cannot_be_meant(arguments: list[str], said: str, tmp_path: P
 def test_a_map_of_unit_vectors_is_one_too() -> None:
     linear = Linear.of(np.zeros(2), np.zeros(2), np.eye(2))
     np.testing.assert_allclose(linear(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_no_map_is_made_of_vectors_that_match_nothing(inverter: Inverter) -> None:
+    vectors = RNG.standard_normal((450, S)).astype(np.float32)
+    with pytest.raises(UnembedError, match="no map was found between 450 vectors and 450 texts"):
+        align_unpaired(inverter, vectors, tiny_texts(450), "theirs")
