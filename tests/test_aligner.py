@@ -201,6 +201,14 @@ def test_a_folder_comes_back_and_damage_is_told(aligner: Aligner, inverter: Inve
     refused("is no aligner, such as `unembed align` writes")
 
 
+def test_a_map_and_its_transpose_are_saved(aligner: Aligner, tmp_path: Path) -> None:
+    """As without pairs, where both share their means."""
+    there = aligner.forth
+    back = Linear.of(there.mean_target, there.mean_source, there.weight.T)
+    replace(aligner, back=back).save(tmp_path / "a")
+    np.testing.assert_array_equal(Aligner.load(tmp_path / "a").back.weight, there.weight.T)
+
+
 def test_pairs_that_cannot_be_used() -> None:
     good = [(text, RNG.standard_normal(S)) for text in tiny_texts(9, 2)]
     bad: list[Any] = [("", good[0][1]), ("a", None), ("a", np.zeros(S)), ("a", np.full(S, np.nan))]

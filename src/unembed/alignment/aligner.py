@@ -91,7 +91,7 @@ class Aligner:
     def _tensors(self) -> dict[str, Tensor]:
         maps = {"forth": self.forth, "back": self.back}
         found = {
-            f"{name}.{part}": torch.from_numpy(value)
+            f"{name}.{part}": torch.tensor(value)  # a copy: both maps may share their means
             for name, one in maps.items()
             for part, value in one._asdict().items()
         }
