@@ -1,0 +1,214 @@
+"""What a store is: collections of rows, each an id with a vector and maybe its text. Which reader reads which URI.
+
+A URI is `KIND:LOCATION#COLLECTION`; `#COLLECTION` chooses one of several. A path alone will do where the files tell
+their kind. Readers are functions of the entry-point group `unembed.stores`, whose name is KIND: `open(location)` gives
+a `Store`. A package of one's own may add to them.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unembed.errors import DataError, InputError, printable
+
+GROUP = "unembed.stores"
+BATCH = 1024  # rows that are read at once
+TEXT_BYTES = 1 << 20  # of a row's text, which is cut there
+
+Floats = NDArray[np.float32]
+Opener = Callable[[str], "Store"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Something that a store gives away without any inversion.
+
+    kind: `text` in clear, `encoder` named, `endpoint`, `secret`, `hash` of texts, `deleted` rows still there, `version`
+    (an earlier state), `copy` (a snapshot or backup beside it), `readable` (by every user of the machine).
+    detail: one sentence, without the secret itself. count: rows that it is about, where that is known. where: file,
+    table or column.
+    """
+
+    kind: str
+    detail: str
+    where: str = ""
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Vectors of one dimension, as a store keeps them together.
+
+    Attributes:
+        name: after `#` in a URI.
+        rows: how many, None where only reading them all would tell.
+        dimension: None where only reading tells.
+        number: how numbers are kept: `float32`, `float16`, `int8`, `bit`, or an index' own, such as `PQ16x8`.
+        metric: the distance that the store is set to, "" where it says none.
+        encoder: what the store calls the encoder that made the vectors, "" where it does not say.
+        has_text: whether rows have their text beside them.
+        lossy: whether what is read is an approximation of what was stored, such as of a product quantiser.
+        traces: what is known of it without reading its rows.
+        about: what else `unembed stores` shows, JSON-ready.
+    """
+
+    name: str
+    rows: int | None = None
+    dimension: int | None = None
+    number: str = "float32"
+    metric: str = ""
+    encoder: str = ""
+    has_text: bool = False
+    lossy: bool = False
+    traces: tuple[Trace, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a collection that follow each other.
+
+    Attributes:
+        ids: as the store has them, as strings.
+        vectors: (n, d) float32, as they were stored, not normalised; a row that cannot be read is NaN.
+        texts: None where there is none, or an empty one.
+        metadata: what else a row holds, JSON-ready, without the text.
+        hashes: of the texts, as `md5:...` or `sha256:...` in hex, where the store keeps them.
+    """
+
+    ids: list[str]
+    vectors: Floats
+    texts: list[str | None]
+    metadata: list[dict[str, Any]]
+    hashes: list[str | None] | None = None
+
+    def __post_init__(self) -> None:
+        others = [self.texts, self.metadata, self.ids if self.hashes is None else self.hashes]
+        assert self.vectors.ndim == 2 and self.vectors.dtype == np.float32
+        assert all(len(one) == len(self.vectors) for one in [self.ids, *others])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Store(Protocol):
+    """A store that is read, and never written to.
+
+    Attributes:
+        kind: such as `chroma`.
+        location: what was opened, without passwords.
+        notes: what could not be read and why, one line each; grows while rows are read.
+    """
+
+    kind: str
+    location: str
+    notes: list[str]
+
+    def collections(self) -> list[Collection]:
+        """All that hold vectors, in the order of the store. Raises DataError, UnembedError."""
+        ...
+
+    def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
+        """All rows of a collection, always in the same order, `batch` at most at once, in bounded memory.
+
+        Raises:
+            DataError: there is no such collection, or it cannot be read as it claims.
+            UnembedError: a server does not answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files, connections and temporary copies."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uri:
+    """`KIND:LOCATION#COLLECTION`; kind and collection are empty where they are not said."""
+
+    kind: str
+    location: str
+    collection: str
+
+
+def parse(uri: str) -> Uri:
+    """The parts of a URI. A path wins over a kind: a file called `chroma:x` is one."""
+    location, mark, collection = uri.rpartition("#")
+    if not mark or os.path.exists(uri):
+        location, collection = uri, ""
+    kind = ""
+    if not os.path.exists(location) and (found := re.match(r"([a-z][a-z0-9_-]+):", location)) and (
+        found[1] in readers() or f"{found[1]}s" in readers()
+    ):
+        kind, location = found[1], location[found.end() :]
+    return Uri(kind, location, collection)
+
+
+@cache
+def readers() -> dict[str, Any]:
+    """The entry points of all readers by their kinds, this package's first."""
+    found: dict[str, Any] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda one: not one.value.startswith("unembed.")):
+        found.setdefault(point.name, point)
+    return found
+
+
+def open_store(uri: str) -> tuple[Store, str]:
+    """The store of a URI, and the collection that the URI chooses ("" for all).
+
+    Raises:
+        InputError: nothing reads such a URI.
+        DataError: it is not what it is said to be.
+        MissingPackageError: its reader needs a package that is not installed.
+    """
+    parts = parse(uri)
+    kind = parts.kind or detect(parts.location)
+    if kind not in readers():
+        raise InputError(f"{printable(uri)}: no reader of {kind!r}, expected one of {', '.join(readers())}")
+    opener: Opener = readers()[kind].load()
+    return opener(parts.location), parts.collection
+
+
+# What tells a kind by its files: of a folder, a file or folder in it; of a file, its name.
+FOLDERS = {
+    "chroma.sqlite3": "chroma", "meta.json": "qdrant", "*.lance": "lancedb", "collections/*/manifest.json": "milvus",
+    "index.faiss": "faiss", "dataset_info.json": "datasets", "dataset_dict.json": "datasets",
+    "documents": "txtai",
+}  # fmt: skip
+ENDINGS = {".faiss": "faiss", ".index": "faiss", ".duckdb": "duckdb", ".lance": "lancedb"}
+SQLITE_HEAD, DUCKDB_HEAD = b"SQLite format 3\0", b"DUCK"
+
+
+def detect(location: str) -> str:
+    """The kind of store that lies at a path. Raises InputError: nothing is there."""
+    path = Path(location)
+    if not path.exists():
+        scheme = re.match(r"(postgres(?:ql)?|rediss?)://", location)
+        if scheme:
+            return "pgvector" if scheme[1].startswith("postgres") else "redis"
+        raise InputError(
+            f"{printable(location)}: no such file or folder, and no kind of store before a colon (as in "
+            f"chroma:FOLDER); kinds are {', '.join(readers())}"
+        )
+    if path.is_dir():
+        return next((kind for mark, kind in FOLDERS.items() if any(path.glob(mark))), "files")
+    if path.suffix.lower() in ENDINGS:
+        return ENDINGS[path.suffix.lower()]
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise DataError(f"{printable(location)}: cannot be read ({error.strerror})") from error
+    if head == SQLITE_HEAD:
+        from unembed.stores.sqlite_files import kind_of
+
+        return kind_of(path)  # llm, sqlite-vec or chroma by its tables
+    return "duckdb" if head[8:12] == DUCKDB_HEAD else "files"
