@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from unembed.encoders.encoder import Encoder
     from unembed.inverter import Inverter
 
+MORE_TEXTS = 50_000  # to adapt on, at most
+
 
 @click.command()
 @option("--pairs", None, f"Texts with vectors, in the columns text and embedding: {TEXT_FILES}.", metavar="FILE")
 @option(
-    "--texts", None, "Texts that the other encoder embeds; with --vectors, other texts of the kind.", metavar="FILE"
+    "--texts",
+    None,
+    "Texts that the other encoder embeds; with --vectors or --pairs, others of the kind.",
+    metavar="FILE",
 )
 @option("--vectors", None, "The other encoder's vectors, of texts that nobody has.", metavar="FILE")
 @option("--encoder", None, "The other encoder: a known name, folder or Hub id; any name if not asked.", metavar="NAME")
@@ -29,22 +34,33 @@ if TYPE_CHECKING:
 @option("--dimension", None, "Numbers in a vector of --encoder-url.", type=click.IntRange(min=1))
 @option("--model", None, "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]", metavar="NAME")
 @option("-o --output", None, "Folder of the aligner.", metavar="DIR", required=True)
+@option(
+    "--minutes", 0.0, "Adapt the denoiser to mapped vectors for so long.", type=click.FloatRange(min=0), metavar="N"
+)
 @option("--limit", 8000, "Pairs, or vectors and texts each, at most.", type=click.IntRange(min=8))
 @option("--seed", 0, "Decides which pairs are held out.", type=click.IntRange(min=0))
 @option("--device", "auto", DEVICES, metavar="NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def align(
     pairs: str | None, texts: str | None, vectors: str | None, encoder: str | None, encoder_url: str | None,
-    dimension: int | None, model: str | None, output: str, limit: int, seed: int, device: str, as_json: bool,
+    dimension: int | None, model: str | None, output: str, minutes: float, limit: int, seed: int, device: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Fit a map from another encoder's vectors into an inverter's space; `unembed invert --aligner DIR` uses it.
 
     It takes --pairs of text and vector, such as a store has; or --texts and an encoder to ask; or, without any pair,
-    --vectors and --texts, some thousand of each.
+    --vectors and --texts, some thousand of each. With --minutes the denoiser is trained on vectors as they are mapped,
+    on the pairs' texts and, beside --pairs, on those of --texts.
     """
-    if (pairs is None) == (texts is None) or (vectors is not None and texts is None):
+    if (pairs is None) + (texts is None) + (vectors is None) == 3 or (vectors is not None and texts is None):
         raise InputError("expected --pairs, or --texts with --encoder or --encoder-url, or --vectors with --texts")
-    if texts is not None and vectors is None and encoder is None and encoder_url is None:
+    if pairs is not None and vectors is not None:
+        raise InputError("--vectors are for where there are no --pairs, expected one of the two")
+    if pairs is not None and texts is not None and not minutes:
+        raise InputError("--texts beside --pairs are for --minutes of adapting, expected both")
+    if minutes and vectors is not None:
+        raise InputError("--minutes need pairs, expected --pairs, or --texts with an encoder")
+    if texts is not None and pairs is None and vectors is None and encoder is None and encoder_url is None:
         raise InputError("--texts need vectors: expected --encoder or --encoder-url that gives them, or --vectors")
     if encoder_url is not None and (vectors is not None or pairs is not None):
         raise InputError("--encoder-url is for --texts, expected neither --pairs nor --vectors")
@@ -67,15 +83,19 @@ def align(
         recipe = _named(encoder, found, where)
         aligner = fits.align_unpaired(inverter, found, several, recipe, seed=seed, show_progress_bar=bars)
     else:
-        if texts is not None:
+        more: list[str] = []
+        if texts is not None and pairs is None:
             asked = _asked(inverter, encoder, encoder_url, dimension, where)
             read, recipe = fits.asked_pairs(read_texts(texts), asked, limit, bars), asked.recipe
         else:
             read = fits.read_pairs(chain.from_iterable(one.pairs() for one in sources), limit, str(pairs))
             recipe = _named(encoder, read.vectors, where)
+            more = list(islice(read_texts(texts), MORE_TEXTS)) if texts is not None else []
         if read.skipped:
             say(f"note: {read.skipped:,} rows without a text or a vector are left out")
-        aligner = fits.align(inverter, read, recipe, seed=seed, show_progress_bar=bars)
+        aligner = fits.align(
+            inverter, read, recipe, minutes=minutes, more_texts=more, seed=seed, show_progress_bar=bars
+        )
     aligner.save(output)
     about = dict(aligner.about)
     if as_json:
@@ -87,6 +107,10 @@ def align(
         if name in about:
             low, high = about[name]["interval"]
             click.echo(f"held out: {about[name]['value']:.3f} [{low:.3f}, {high:.3f}] {text}")
+    if "gain" in about:
+        low, high = about["gain"]["interval"]
+        kept = "" if aligner.weights else "; not kept"
+        click.echo(f"adapting gained {about['gain']['value']:+.3f} [{low:+.3f}, {high:+.3f}] of that{kept}")
 
 
 def _vectors(file: str, limit: int) -> Any:

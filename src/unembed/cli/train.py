@@ -14,6 +14,7 @@ from unembed.cli.options import option
 @option("--data", None, "Folder that `unembed prepare` wrote.", metavar="DIR", required=True)
 @option("-o --output", None, "Folder of the run: checkpoints, logs, the inverter.", metavar="DIR", required=True)
 @option("--from", None, "Start from the weights of an inverter or of a stable-* checkpoint.", metavar="DIR")
+@option("--aligner", None, "Aligner by which --from, another encoder's inverter, reads this one.", metavar="DIR")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the run's folder.")
 @option(
     "--set", None, "Change a key of CONFIG, such as training.learning_rate=1e-3.", metavar="KEY=VALUE", multiple=True
@@ -44,7 +45,7 @@ def train(
     ctx.meta[CONTINUE] = f"; the same command{'' if resume else ' with --resume'} goes on from the newest checkpoint"
     bars = sys.stderr.isatty()
     folder = run(
-        settings, data, output, resume=resume, start_from=more["from"], minutes=minutes, fit=not no_fit,
-        show_progress_bar=bars,
+        settings, data, output, resume=resume, start_from=more["from"], aligner=more["aligner"], minutes=minutes,
+        fit=not no_fit, show_progress_bar=bars,
     )  # fmt: skip
     click.echo(f"inverter -> {folder}")

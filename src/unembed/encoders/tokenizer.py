@@ -129,6 +129,11 @@ class Tokenizer:
             return piece if "\ufffd" in shown else shown
         return piece.replace("▁", " ")
 
+    def vocabulary(self) -> dict[str, int]:
+        """The ids of all tokens, by how the vocabulary spells them; a mask that was appended is none of them."""
+        found: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return found
+
     def canvas(self, ids: Sequence[int], length: int) -> list[int]:
         """`ids` cut or filled to `length`: content, then one EOS if there is room, then PAD."""
         row = [*ids[:length], self.eos_id][:length]

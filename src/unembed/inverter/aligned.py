@@ -21,7 +21,7 @@ from unembed.denoiser.model import Denoiser
 from unembed.encoders.checks import check_recipe
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.encoders.fast_batches import FastEncoder
-from unembed.errors import CheckpointError
+from unembed.errors import CheckpointError, printable
 from unembed.inverter.inverter import Inverter
 from unembed.search.encoder_calls import fast_lane
 from unembed.search.options import Search
@@ -39,7 +39,7 @@ class AlignedInverter(Inverter):
 
     Raises:
         RecipeError: the aligner is for another inverter, or `encoder` is not its source.
-        CheckpointError: its projection does not fit the denoiser.
+        CheckpointError: its weights do not fit the denoiser.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class AlignedInverter(Inverter):
         self.aligner: Aligner = aligner
         self._own = own
         check_recipe(aligner.target, parts.config.encoder)
-        if aligner.projection:
-            parts = parts._replace(denoiser=_with_projection(parts.denoiser, aligner.projection))
+        if aligner.weights:
+            parts = parts._replace(denoiser=with_weights(parts.denoiser, aligner.weights))
         # A calibration and figures are of the inverter's own encoder's vectors.
         results = {"aligner": dict(aligner.about)}
         super().__init__(parts._replace(calibration=None, results=results), encoder)
@@ -62,7 +62,7 @@ class AlignedInverter(Inverter):
 
     def asking(self, encoder: Encoder) -> Inverter:
         """As `Inverter.asking`."""
-        return AlignedInverter(self._parts, self.aligner, encoder, self._own)
+        return AlignedInverter(self.parts, self.aligner, encoder, self._own)
 
     def inner(self, e_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (B, S) mapped into the space of the denoiser, (B, D)."""
@@ -98,14 +98,14 @@ class AlignedInverter(Inverter):
         return Surrogate(self.denoiser.table.weight, self.aligner.surrogate(self.surrogate.fitted))
 
 
-def _with_projection(denoiser: Denoiser, projection: Mapping[str, Tensor]) -> Denoiser:
-    """The denoiser, sharing all weights but those of its projection."""
-    found = copy.copy(denoiser)
-    found._modules = {**denoiser._modules, "projection": copy.deepcopy(denoiser.projection)}
+def with_weights(denoiser: Denoiser, weights: Mapping[str, Tensor]) -> Denoiser:
+    """The denoiser with other weights of these names; all others are shared."""
+    shared = {id(weight): weight for name, weight in denoiser.named_parameters() if name not in weights}
+    found = copy.deepcopy(denoiser, shared)
     try:
-        found.projection.load_state_dict(dict(projection))
+        unexpected = found.load_state_dict(dict(weights), strict=False).unexpected_keys
     except RuntimeError as error:
-        raise CheckpointError(
-            f"the aligner's projection does not fit ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        raise CheckpointError(f"the aligner's weights do not fit ({str(error).splitlines()[-1].strip()})") from error
+    if unexpected:
+        raise CheckpointError(f"the aligner's weights do not fit: the denoiser has no {printable(unexpected[0])}")
     return found

@@ -114,22 +114,23 @@ class Inverter:
         from unembed.inverter.aligned import AlignedInverter
 
         found = aligner if isinstance(aligner, Aligner) else Aligner.load(aligner)
-        return AlignedInverter(self._parts, found, encoder, self._encoder)
+        return AlignedInverter(self.parts, found, encoder, self._encoder)
 
     def asking(self, encoder: Encoder) -> "Inverter":
         """The same inverter, sharing its weights, with another encoder to ask. Raises RecipeError."""
-        return Inverter(self._parts, encoder)
+        return Inverter(self.parts, encoder)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the inverter's folder, whole or not at all. Raises OutputError."""
-        parts = self._parts
+        parts = self.parts
         save_inverter(
             folder, parts.denoiser.state_dict(), parts.tokenizer, parts.config, parts.results, dtype,
             parts.calibration, parts.surrogate,
         )  # fmt: skip
 
     @property
-    def _parts(self) -> Parts:
+    def parts(self) -> Parts:
+        """What it is made of; another inverter may share it."""
         surrogate = self.surrogate.fitted if self.surrogate else None
         return Parts(self.denoiser, self.tokenizer, self.config, self.results, self.calibration, surrogate)
 

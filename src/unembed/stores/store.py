@@ -92,7 +92,8 @@ class Rows:
 
     def __post_init__(self) -> None:
         others = [self.texts, self.metadata, self.ids if self.hashes is None else self.hashes]
-        assert self.vectors.ndim == 2 and self.vectors.dtype == np.float32
+        assert self.vectors.ndim == 2
+        assert self.vectors.dtype == np.float32
         assert all(len(one) == len(self.vectors) for one in [self.ids, *others])
 
     def __len__(self) -> int:
@@ -145,8 +146,10 @@ def parse(uri: str) -> Uri:
     if not mark or os.path.exists(uri):
         location, collection = uri, ""
     kind = ""
-    if not os.path.exists(location) and (found := re.match(r"([a-z][a-z0-9_-]+):", location)) and (
-        found[1] in readers() or f"{found[1]}s" in readers()
+    if (
+        not os.path.exists(location)
+        and (found := re.match(r"([a-z][a-z0-9_-]+):", location))
+        and (found[1] in readers() or f"{found[1]}s" in readers())
     ):
         kind, location = found[1], location[found.end() :]
     return Uri(kind, location, collection)

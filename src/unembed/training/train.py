@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unembed.alignment.aligner import Aligner
 from unembed.config import Config, Format, TrainingConfig, config_from_dict, config_to_dict
 from unembed.corpus.windows import Manifest, Shards, Windows
 from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
+from unembed.encoders.checks import check_recipe
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.errors import ConfigError, InputError, TrainingError, extra
 from unembed.files.atomic import remove_leftovers
@@ -41,8 +43,10 @@ from unembed.storage.checkpoint import (
     save_training,
     training_checkpoints,
 )
+from unembed.storage.packaged_inverters import DEFAULT, locate
 from unembed.surrogate.bag import Fitted
 from unembed.training.fit import fit_trained, forget
+from unembed.training.from_aligner import start_from_aligner
 from unembed.training.initialise import deepened, start_from_encoder, start_from_frequencies
 from unembed.training.log import SilentLog, TrainingLog
 from unembed.training.optimizers import freeze, make_optimizers, rate_factor, set_rates
@@ -80,6 +84,7 @@ def train(
     encoder: Encoder | None = None,
     resume: bool = False,
     start_from: str | Path | None = None,
+    aligner: str | Path | None = None,
     minutes: float | None = None,
     fit: bool = False,
     show_progress_bar: bool = True,
@@ -92,6 +97,7 @@ def train(
         encoder: the frozen encoder; loaded from the recipe where none is given.
         resume: continue the run in `out` from its newest checkpoint.
         start_from: an inverter's folder, or a `stable-*` checkpoint of another run, whose weights to start from.
+        aligner: folder of an aligner, where `start_from` is an inverter of another encoder (`from_aligner`).
         minutes: time box for training, over all sessions of the run; the decay ends with it.
         fit: when it is over, fit surrogate and calibration to the inverter (`fit_trained`), beyond the time box.
 
@@ -140,6 +146,9 @@ def train(
             surrogate = Fitted.load(
                 out / "inverter", len(denoiser.table.weight), config.model.width, config.encoder.dimension
             )
+    elif aligner is not None:
+        vectors_BS = embedded(windows.batch(0), encoder, device)[1].float().cpu()
+        before |= _load_aligned(denoiser, start_from, Aligner.load(aligner), encoder, vectors_BS)
     elif start_from is not None:
         cost, found = _load_start(denoiser, Path(start_from))
         before |= cost
@@ -300,6 +309,20 @@ def _load_start(denoiser: Denoiser, source: Path) -> tuple[dict[str, Any], Fitte
     inverter = load_inverter(source, denoiser.config.causal)
     load_strictly(denoiser, _fitting(denoiser, inverter.denoiser.state_dict()), source)
     return {name: inverter.results.get(name, nothing) for name, nothing in NOTHING.items()}, inverter.surrogate
+
+
+def _load_aligned(
+    denoiser: Denoiser, source: str | Path | None, aligner: Aligner, encoder: Encoder, vectors_BS: Tensor
+) -> dict[str, Any]:
+    """Take over the weights of another encoder's inverter behind an aligner; returns what they had cost and seen."""
+    inverter = load_inverter(locate(str(source or DEFAULT)))
+    check_recipe(aligner.target, inverter.config.encoder)
+    check_recipe(aligner.source, encoder.recipe)
+    weights = start_from_aligner(
+        denoiser, inverter.denoiser.state_dict(), inverter.tokenizer, encoder.tokenizer, aligner, vectors_BS
+    )
+    load_strictly(denoiser, _fitting(denoiser, weights), Path(source or DEFAULT))
+    return {name: inverter.results.get(name, nothing) for name, nothing in NOTHING.items()}
 
 
 def _fitting(denoiser: Denoiser, weights: dict[str, Tensor]) -> dict[str, Tensor]:
