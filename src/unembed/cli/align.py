@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,11 @@ def align(
         aligner = fits.align_unpaired(inverter, found, several, recipe, seed=seed, show_progress_bar=bars)
     else:
         more: list[str] = []
+        spent: dict[str, int] = {}
         if texts is not None and pairs is None:
             asked = _asked(inverter, encoder, encoder_url, dimension, where)
             read, recipe = fits.asked_pairs(read_texts(texts), asked, limit, bars), asked.recipe
+            spent = {"asked": len(read.texts), "tokens": sum(map(len, inverter.tokenizer.encode_batch(read.texts)))}
         else:
             read = fits.read_pairs(chain.from_iterable(one.pairs() for one in sources), limit, str(pairs))
             recipe = _named(encoder, read.vectors, where)
@@ -96,6 +99,7 @@ def align(
         aligner = fits.align(
             inverter, read, recipe, minutes=minutes, more_texts=more, seed=seed, show_progress_bar=bars
         )
+        aligner = replace(aligner, about={**aligner.about, **spent})
     aligner.save(output)
     about = dict(aligner.about)
     if as_json:
@@ -103,6 +107,8 @@ def align(
         return
     made = f"{about['pairs']:,} pairs" if about["pairs"] else f"{about['vectors']:,} vectors, no pairs,"
     click.echo(f"{made} of {aligner.source.encoder} -> {output}")
+    if "asked" in about:
+        click.echo(f"asked the encoder for {about['asked']:,} texts, {about['tokens']:,} of the inverter's tokens")
     for name, text in (("cosine", "cosine to the true vectors"), ("token_f1", "token F1 of recovered texts, blind")):
         if name in about:
             low, high = about[name]["interval"]

@@ -203,4 +203,4 @@ def _other_dimension(found: NDArray[Any], recipe: Recipe) -> str:
         return f"{said}; they look like bits packed into bytes, which --normalize reads as +1 and -1, at a loss"
     if 0 < dimension < expected and dimension & (dimension - 1) == 0 and dimension >= 32:
         return f"{said}; they look truncated, expected whole ones"
-    return said
+    return f"{said}; an aligner reads another encoder's (`unembed align`)"

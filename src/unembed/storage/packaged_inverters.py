@@ -10,11 +10,16 @@ DEFAULT = next(iter(PACKAGED))
 
 
 def locate(name: str) -> Path:
-    """The folder or file of an inverter, fetched from the Hub where the name is neither. Raises CheckpointError."""
+    """The folder or file of an inverter, fetched from the Hub where the name is neither. Raises CheckpointError.
+
+    A packaged one is named by its encoder, or by its folder ("minilm").
+    """
     short = name.removeprefix("sentence-transformers/")
     if short in PACKAGED:
         return Path(str(files("unembed") / "weights" / PACKAGED[short]))
     path = Path(name)
+    if name in PACKAGED.values() and not path.exists():
+        return Path(str(files("unembed") / "weights" / name))
     if path.exists() or path.suffix == ".pt" or name.count("/") != 1:
         if not path.exists():
             raise CheckpointError(

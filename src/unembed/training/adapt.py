@@ -10,6 +10,7 @@ inverter's own encoder makes it known, then has mapped vectors that it might hav
 The blocks and the token table stay as they are: what they know of language does not depend on the encoder.
 """
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +23,6 @@ from tqdm import tqdm
 
 from unembed.alignment.linear import ridge
 from unembed.config import DiffusionConfig
-from unembed.denoiser.model import Denoiser
 from unembed.denoiser.precision import granted
 from unembed.errors import TrainingError
 from unembed.inverter import Inverter
@@ -52,7 +52,7 @@ def adapt(
         EncoderError: the inverter's encoder fails.
     """
     torch.manual_seed(seed)
-    denoiser = _copy(inverter.denoiser)
+    denoiser = copy.deepcopy(inverter.denoiser)
     tokenizer, length = inverter.tokenizer, inverter.length
     rows = [ids[:length] for ids in tokenizer.encode_batch(texts) if ids]
     true_ND = inverter.encode([tokenizer.decode(ids) for ids in rows], show_progress_bar=show_progress_bar)
@@ -93,13 +93,7 @@ def adapt(
     return {name: weight.detach().cpu() for name, weight in weights.items()}
 
 
-def _copy(denoiser: Denoiser) -> Denoiser:
-    import copy
-
-    return copy.deepcopy(denoiser)
-
-
 def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Rows in random order, again and again."""
     while True:
-        yield from torch.randperm(n, generator=generator).split(BATCH)
+        yield from torch.randperm(n, generator=generator).split(BATCH)  # type: ignore[no-untyped-call]

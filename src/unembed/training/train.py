@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +317,7 @@ def _load_aligned(
     """Take over the weights of another encoder's inverter behind an aligner; returns what they had cost and seen."""
     inverter = load_inverter(locate(str(source or DEFAULT)))
     check_recipe(aligner.target, inverter.config.encoder)
-    check_recipe(aligner.source, encoder.recipe)
+    check_recipe(aligner.source, replace(encoder.recipe, precision=aligner.source.precision))
     weights = start_from_aligner(
         denoiser, inverter.denoiser.state_dict(), inverter.tokenizer, encoder.tokenizer, aligner, vectors_BS
     )
