@@ -59,7 +59,8 @@ class Finding:
     @property
     def fingerprint(self) -> str:
         """The same for the same finding of a later run, whatever its figures; 32 hex digits."""
-        return hashlib.sha256("\0".join((self.rule, self.store, self.collection)).encode()).hexdigest()[:32]
+        named = "\0".join((self.rule, self.store, self.collection))
+        return hashlib.sha256(named.encode(errors="replace")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
