@@ -35,7 +35,12 @@ NATIONAL = (
 )
 CUE = r"(?:{})\b[^\d\n]{{0,20}}"
 ALONE = r"(?<![\w.-]){}(?![\w-]|\.\d)"
-CARD = re.compile(r"(?<![\d.-])(?:3[4-7]|4\d|5[0-8]|6\d|2[2-7])(?:[ -]?\d){11,17}(?![\w-])")
+CARD = re.compile(r"(?<![\d.-])[2-6](?:[ -]?\d){12,18}(?![\w-])")
+# Of the networks: first digits and how many there are in all.
+CARDS = re.compile(
+    r"4\d{12}(?:\d{3})?(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[068]\d{12}|35\d{14}|"
+    r"(?:60|62|64|65)\d{14,17}|(?:50|5[6-8]|67|63)\d{10,17}"
+)
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", re.IGNORECASE)
 # Numbers without a country code are looked for as these countries write them, an order in which few disagree.
 REGIONS = ("US", "GB", "DE", "FR", "IT", "NL", "IN", "BR", "JP", "AU")
@@ -44,11 +49,11 @@ Span = tuple[int, int]
 
 
 def cards(text: str) -> Iterator[Span]:
-    """Where payment card numbers stand: 13 to 19 digits of a known range, with Luhn's check digit."""
+    """Where payment card numbers stand: as long as a network's are, with Luhn's check digit."""
     luhn: Any = importlib.import_module("stdnum.luhn")
     for match in CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if len(set(digits)) > 1 and luhn.is_valid(digits):
+        if CARDS.fullmatch(digits) and luhn.is_valid(digits):
             yield match.span()
 
 
@@ -90,7 +95,7 @@ def phones(text: str) -> Iterator[Span]:
         exact = phonenumbers.Leniency.VALID if region is None else phonenumbers.Leniency.EXACT_GROUPING
         for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=exact):
             raw = match.raw_string
-            written = region is None or region == "US" or raw.startswith(("0", "(0"))
+            written = region is None or region == "US" or raw.startswith(("0", "("))
             grouped = raw.startswith("+") or re.search(r"\d[^\d]+\d", raw)
             if written and grouped and sum(c.isdigit() for c in raw) >= SHORTEST_PHONE:
                 yield match.start, match.end

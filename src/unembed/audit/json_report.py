@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from unembed.audit.findings import STATUSES, Report
+from unembed.audit.findings import STATUSES, Recovered, Report
 from unembed.audit.redaction import Redactor
 from unembed.audit.rules import RULES
 from unembed.errors import DataError, printable
 from unembed.files.json_files import read_json
 
 FORMAT = {"format": "unembed-audit", "format_version": 1}
-LONGEST_TEXT = 10_000  # characters of a recovered text or a truth
+LONGEST_TEXT, LONGEST_ID = 10_000, 1_000  # characters
 
 
 def to_json(report: Report, show_text: bool = False, redactor: Redactor | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def to_json(report: Report, show_text: bool = False, redactor: Redactor | None =
     for audited in report.collections:
         rest = dataclasses.replace(audited, recovered=(), findings=())
         found = [plain(one) | {"fingerprint": one.fingerprint} for one in audited.findings]
-        recovered = [plain(one) | _texts(one.text, one.truth, show_text, redactor) for one in audited.recovered]
+        recovered = [_row(one, show_text, redactor) for one in audited.recovered]
         collections.append(plain(rest) | {"level": audited.level, "findings": found, "recovered": recovered})
     whole = plain(dataclasses.replace(report, collections=()))
     return {**FORMAT, "level": report.level, **whole, "collections": collections}
@@ -73,10 +73,16 @@ def _adapter() -> TypeAdapter[Report]:
     return TypeAdapter(Report)
 
 
-def _texts(text: str, truth: str | None, show_text: bool, redactor: Redactor) -> dict[str, Any]:
-    if not show_text:
-        return {"text": redactor.redacted(text), "truth": redactor.redacted(truth)}
-    return {"text": plain(text[:LONGEST_TEXT]), "truth": None if truth is None else plain(truth[:LONGEST_TEXT])}
+def _row(row: Recovered, show_text: bool, redactor: Redactor) -> dict[str, Any]:
+    cut = dataclasses.replace(
+        row,
+        id=row.id[:LONGEST_ID],
+        text=row.text[:LONGEST_TEXT],
+        truth=None if row.truth is None else row.truth[:LONGEST_TEXT],
+    )
+    redacted = {"text": redactor.redacted(row.text), "truth": redactor.redacted(row.truth)}
+    found: dict[str, Any] = plain(cut)
+    return found if show_text else found | redacted
 
 
 def _shown(data: dict[str, Any]) -> dict[str, Any]:

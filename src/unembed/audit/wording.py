@@ -30,8 +30,8 @@ def listed(parts: Sequence[str]) -> str:
 
 def named(text: str, longest: int = LONGEST_NAME) -> str:
     """A name, a location or a sentence on one line, cut where it would fill a page."""
-    shown = printable(text)
-    return shown if len(shown) <= longest else f"{shown[:longest]}… ({len(shown):,} characters)"
+    shown = printable(text[:longest])
+    return shown if len(text) <= longest else f"{shown}… ({len(text):,} characters)"
 
 
 def visible(text: str, longest: int) -> str:

@@ -32,6 +32,7 @@ def write_report(
     for path, content in zip(paths, contents.values(), strict=True):
         with atomic_file(path) as temporary:
             mode = 0o600 if show_text and path.suffix != ".sarif" else 0o666
+            temporary.unlink(missing_ok=True)
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
                 file.write(content)
     return paths

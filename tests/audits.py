@@ -35,29 +35,28 @@ def audited(
     """One collection with its findings; 200 rows were sampled unless `counts` says otherwise."""
     counts = {"proved": 0, "exact": 61, "near": 54, "topic": 40, "nothing": 45} if counts is None else counts
     n = sum(counts.values())
-    values: dict[str, Any] = dict(
-        store=store, kind="chroma", collection=collection, rows=12_400, dimension=384, number="float32",
-        encoder="all-MiniLM-L6-v2", encoder_by="named", sampled=n, attack="guided", status_counts=counts,
-        token_f1=Rate(0.62, 0.58, 0.66, n), chance_f1=Rate(0.11, 0.1, 0.12, n), random_f1=Rate(0.08, 0.07, 0.09, 100),
-        vectors={"norm": {"mean": 1.0, "deviation": 2e-8}, "duplicates": 3, "constant direction": 0.31},
-        personal={
+    values: dict[str, Any] = {
+        "store": store, "kind": "chroma", "collection": collection, "rows": 12_400, "dimension": 384,
+        "number": "float32", "encoder": "all-MiniLM-L6-v2", "encoder_by": "named", "sampled": n, "attack": "guided",
+        "status_counts": counts, "chance_counts": {"topic": 6, "nothing": 194},
+        "random_counts": {"topic": 2, "nothing": 98}, "token_f1": Rate(0.62, 0.58, 0.66, n),
+        "chance_f1": Rate(0.11, 0.1, 0.12, n), "random_f1": Rate(0.08, 0.07, 0.09, 100),
+        "vectors": {"norm": {"mean": 1.0, "deviation": 2e-8}, "duplicates": 3, "constant_direction": 0.31},
+        "personal": {
             "email": {"truth": 31, "recovered": 12, "chance": 0},
             "iban": {"truth": 9, "recovered": 0, "chance": 0},
             "date": {"truth": 64, "recovered": 22, "chance": 1},
         },
-        findings=(),
-        recovered=tuple(
-            Recovered(f"ticket-{row}", status, text, truth, cosine, score, kinds)
-            for row, (status, text, truth, cosine, score, kinds) in enumerate(
-                zip(("exact", "near", "near"), RECOVERED, TRUTHS, (1.0, 0.991, 0.962), (1.0, 0.98, 0.81),
-                    ({"email": 1, "date": 1}, {}, {}), strict=True)
-            )
+        "findings": (),
+        "recovered": (
+            Recovered("ticket-0", "exact", RECOVERED[0], TRUTHS[0], 1.0, 1.0, {"email": 1, "date": 1}),
+            Recovered("ticket-1", "near", RECOVERED[1], TRUTHS[1], 0.991, 0.98),
+            Recovered("ticket-2", "near", RECOVERED[2], TRUTHS[2], 0.962, 0.81),
         ),
-        tried=("Guided inversion, 30 seconds a row.",),
-        not_tried=("Names of persons and places were not looked for: that needs presidio-analyzer and a model of spaCy.",),
-        seconds=6_120.4, encoder_calls=2_412_000,
-        chance_counts={"topic": 6, "nothing": 194}, random_counts={"topic": 2, "nothing": 98},
-    )  # fmt: skip
+        "tried": ("Guided inversion, 30 seconds a row.",),
+        "not_tried": ("Names of persons and places were not looked for.",),
+        "seconds": 6_120.4, "encoder_calls": 2_412_000,
+    }  # fmt: skip
     one = Audited(**(values | changes))
     found = from_traces(
         one.store, Collection(one.collection, lossy=one.number.startswith("PQ"), number=one.number), traces
@@ -67,11 +66,11 @@ def audited(
 
 def untested(collection: str = "images", **changes: Any) -> Audited:
     """A collection whose encoder nobody knows."""
-    values: dict[str, Any] = dict(
-        encoder="", encoder_by="unknown", attack="", token_f1=None, chance_f1=None, random_f1=None, personal={},
-        recovered=(), tried=(), not_tried=("No encoder is known, so nothing was inverted.",), seconds=0.4,
-        encoder_calls=0, chance_counts={}, random_counts={}, sampled=0,
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "encoder": "", "encoder_by": "unknown", "attack": "", "token_f1": None, "chance_f1": None, "random_f1": None,
+        "personal": {}, "recovered": (), "tried": (), "not_tried": ("No encoder is known.",), "seconds": 0.4,
+        "encoder_calls": 0, "chance_counts": {}, "random_counts": {}, "sampled": 0,
+    }  # fmt: skip
     return audited(collection, (), counts={}, **(values | changes))
 
 
