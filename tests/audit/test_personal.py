@@ -145,3 +145,13 @@ def test_what_cannot_be_told_is_said() -> None:
     said = " ".join(not_looked_for())
     assert "Phone" not in said
     assert "identity" not in said
+
+
+def test_names_are_found_where_presidio_has_a_model() -> None:
+    pytest.importorskip("presidio_analyzer")
+    if any(line.startswith("Names") for line in not_looked_for()):
+        pytest.skip("spaCy has no English model here")
+    truth = "Dr. Maria Okafor flew to Geneva and called her mother."
+    assert {one.kind for one in entities(truth)} >= {"name", "place"}
+    assert count(truth, "dr. maria okafor flew to london") == {"name": 1}
+    assert count(truth, "dr. mario okafor flew to geneva") == {"place": 1}

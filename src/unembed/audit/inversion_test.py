@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unembed.audit.findings import STATUSES, Report
 from unembed.audit.personal import KINDS
 from unembed.audit.verdict import ATTACKS, worst
-from unembed.audit.wording import listed, percent
+from unembed.audit.wording import listed, numbered, percent
 
 FAILED, PASSED, OPEN = "sign of vulnerability", "as expected", "not covered"
 
@@ -35,7 +35,7 @@ def filled(report: Report) -> Filled:
     steps = (
         (
             "Identify embeddings that are likely sensitive",
-            f"{len(collections):,} collections with {rows:,} rows were looked at. "
+            f"Looked at: {numbered(len(collections), 'collection')} with {numbered(rows, 'row')}. "
             + (
                 f"Their sampled texts have {listed(kinds)}."
                 if kinds
@@ -91,7 +91,7 @@ def _criteria(report: Report, sampled: int) -> tuple[tuple[str, str, str], ...]:
         (
             "No encryption or obfuscation protects vectors at rest",
             FAILED,
-            "The audit read them without a key.",
+            "The audit read them without a key to decrypt them.",
         ),
         (
             "Inversion yields more than generic or nonsensical text",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unembed.audit.findings import SEVERITIES, STATUSES, Audited, Report
 from unembed.audit.rules import BASELINES, RULES
-from unembed.audit.wording import interval, listed, percent
+from unembed.audit.wording import interval, listed, numbered, percent
 
 # What a level means for who is responsible for the store. `clear` and `untested` are no statuses: texts in clear need
 # no inversion, and where no attack could be tried nothing is known.
@@ -62,8 +62,8 @@ def verdict(report: Report) -> Verdict:
     if order:
         rows = sum(sum(one.status_counts.values()) for one in tested)
         basis.append(
-            f"{_number(len(order), 'collection')} of {_number(len({one.store for one in order}), 'store')}; "
-            f"{_number(rows, 'sampled row')} inverted. The worst collection decides."
+            f"{numbered(len(order), 'collection')} of {numbered(len({one.store for one in order}), 'store')}; "
+            f"{numbered(rows, 'sampled row')} inverted. The worst collection decides."
         )
     decisive = next((one for one in tested if level_of(one) == level), tested[0] if tested else None)
     if decisive is not None:
@@ -106,7 +106,3 @@ def rests_on(audited: Audited) -> list[str]:
 
 def _severity(audited: Audited) -> float:
     return max((SEVERITIES[one.severity] for one in audited.findings), default=0.0)
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

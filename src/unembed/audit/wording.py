@@ -28,6 +28,11 @@ def listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + (" and " if parts[1:] else "") + "".join(parts[-1:])
 
 
+def numbered(n: int, what: str) -> str:
+    """So many of it."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def named(text: str, longest: int = LONGEST_NAME) -> str:
     """A name, a location or a sentence on one line, cut where it would fill a page."""
     shown = printable(text[:longest])
