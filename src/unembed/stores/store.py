@@ -201,11 +201,11 @@ def open_store(uri: str) -> tuple[Store, str]:
     return opener(parts.location), parts.collection
 
 
-# What tells a kind by its files: of a folder, a file or folder in it; of a file, its name.
+# What tells a kind by its files: of a folder, files or folders in it, all that "+" joins; of a file, its name.
 FOLDERS = {
-    "chroma.sqlite3": "chroma", "meta.json": "qdrant", "*.lance": "lancedb", "collections/*/manifest.json": "milvus",
+    "chroma.sqlite3": "chroma", "*/data_level0.bin": "chroma", "meta.json+collection": "qdrant",
+    "config*+embeddings": "txtai", "*.lance": "lancedb", "collections/*/manifest.json": "milvus",
     "index.faiss": "faiss", "dataset_info.json": "datasets", "dataset_dict.json": "datasets",
-    "documents": "txtai",
 }  # fmt: skip
 ENDINGS = {".faiss": "faiss", ".index": "faiss", ".duckdb": "duckdb", ".lance": "lancedb"}
 SQLITE_HEAD, DUCKDB_HEAD = b"SQLite format 3\0", b"DUCK"
@@ -223,7 +223,8 @@ def detect(location: str) -> str:
             f"chroma:FOLDER); kinds are {', '.join(readers())}"
         )
     if path.is_dir():
-        return next((kind for mark, kind in FOLDERS.items() if any(path.glob(mark))), "files")
+        marks = ((kind, mark.split("+")) for mark, kind in FOLDERS.items())
+        return next((kind for kind, names in marks if all(any(path.glob(name)) for name in names)), "files")
     if path.suffix.lower() in ENDINGS:
         return ENDINGS[path.suffix.lower()]
     try:
