@@ -76,7 +76,7 @@ class Chroma:
         if self._database is None:
             return []
         lost = self._database.one("SELECT count(*) FROM embeddings WHERE segment_id NOT IN (SELECT id FROM segments)")
-        detail = f"{lost} rows of deleted collections still have their ids, texts and metadata."
+        detail = "Rows of deleted collections still have their ids, texts and metadata."
         return [*_counted("deleted", detail, "embedding_metadata", lost), *self._database.traces()]
 
     def _live(self, part: Part, vectors: Vectors, rest: Rest, common: list[Trace]) -> Collection:
@@ -88,15 +88,15 @@ class Chroma:
             "SELECT count(*) FROM embeddings_queue WHERE topic = ? AND encoding IS NOT NULL", (TOPIC + part.id,)
         )
         own = [
-            *_counted("text", f"{texts} rows have their text in clear.", "embedding_metadata", texts),
-            *_counted("copy", f"{queued} vectors and their texts are in the queue too.", "embeddings_queue", queued),
+            *_counted("text", "Rows have their text in clear.", "embedding_metadata", texts),
+            *_counted("copy", "Vectors and their texts are in the queue too.", "embeddings_queue", queued),
             *_encoder(part),
             *traces.endpoints(traces.assignments(part.settings, "collections")),
             *traces.secrets(traces.assignments(part.settings, "collections")),
             *_memory(part, vectors),
         ]
         if rest.count and vectors.known:
-            own.append(Trace("deleted", f"{rest.count} deleted rows still have their vectors.", part.index, rest.count))
+            own.append(Trace("deleted", "Deleted rows still have their vectors.", part.index, rest.count))
         return Collection(
             name=part.name,
             rows=rows + len(rest.pending),

@@ -54,13 +54,11 @@ class Llm:
         texts, binaries, hashes = count("content"), count("content_blob"), count("content_hash")
         own: list[Trace] = []
         if texts:
-            own.append(Trace("text", f"{texts} rows have their text in clear.", "embeddings.content", texts))
+            own.append(Trace("text", "Rows have their text in clear.", "embeddings.content", texts))
         if binaries:
-            own.append(
-                Trace("text", f"{binaries} rows have their content in clear.", "embeddings.content_blob", binaries)
-            )
+            own.append(Trace("text", "Rows have their content in clear.", "embeddings.content_blob", binaries))
         if hashes:
-            detail = f"{hashes} rows have the MD5 of their text, which proves a guess right."
+            detail = "Rows have the MD5 of their text, which proves a guess right."
             own.append(Trace("hash", detail, "embeddings.content_hash", hashes))
         if model:
             own.append(Trace("encoder", f"The store names its encoder: {printable(model)[:200]}.", "collections.model"))

@@ -1,7 +1,7 @@
 """The folder of the Qdrant client's local mode: `meta.json`, and one SQLite file of pickled points a collection.
 
-The pickles are read as data (`pickles.py`). They hold the vectors as they were given, where the client itself returns
-those of a cosine collection normalised.
+The pickles are read as data (`pickles.py`). They hold vectors as they were given; those of a cosine collection that
+were changed later, the client writes normalised.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
 from unembed.stores.text_fields import SAMPLE, text_field
 
 POINT = "qdrant_client.http.models.models.PointStruct"
-CLASSES = {POINT, "qdrant_client.http.models.models.SparseVector", "uuid.UUID", "datetime.datetime"}
+CLASSES = {POINT, "qdrant_client.http.models.models.SparseVector"}
 DIMENSION = 1 << 16
 
 
@@ -73,7 +73,7 @@ class QdrantFolder:
 
     def _open(self, collection: str) -> Database:
         file = self._folder / "collection" / collection / "storage.sqlite"
-        if Path(collection).name != collection:
+        if Path(collection).name != collection or collection == "..":
             raise DataError(
                 f"{self._folder / 'meta.json'}: names a collection {collection!r}, expected a folder's name"
             )

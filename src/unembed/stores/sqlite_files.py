@@ -22,9 +22,8 @@ from unembed.errors import DataError, printable
 from unembed.stores.store import Trace
 
 LENGTH = 1 << 26  # bytes; a larger value or row is not read
-SECONDS = 60.0  # for a query, and for each page of its rows
+SECONDS = 60.0  # for each row of a query
 STEPS = 100_000  # instructions of SQLite's machine between two looks at the clock
-PAGE = 1024  # rows fetched at once
 SPARE = 1 << 26  # bytes of disk that a copy leaves free
 HEAD = b"SQLite format 3\0"
 SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # ends a journal that names another file
@@ -128,16 +127,10 @@ class Database:
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of a query. Raises DataError; TooLargeError where a value is larger than `LENGTH`."""
         self._deadline = time.monotonic() + SECONDS
-        with self._errors():
-            cursor = self._connection.execute(sql, parameters)
-        with closing(cursor):
-            while True:
+        with self._errors(), closing(self._connection.execute(sql, parameters)) as cursor:
+            for row in cursor:
+                yield row
                 self._deadline = time.monotonic() + SECONDS
-                with self._errors():
-                    page = cursor.fetchmany(PAGE)
-                if not page:
-                    return
-                yield from page
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first value of a query, None where it has no row."""
@@ -148,21 +141,24 @@ class Database:
     ) -> Iterator[tuple[Any, ...]]:
         """Rows of a table in the order of their rowid: the rowid, then the columns; None for all in a row too large."""
         names = "".join(f", {quoted(one)}" for one in columns)
+        rest = f"FROM {quoted(table)} WHERE _rowid_ > ? AND {where}"
+        ordered = f"SELECT _rowid_{names} {rest} ORDER BY _rowid_"
         after = -(1 << 63)
         while True:
-            rest = f"FROM {quoted(table)} WHERE _rowid_ > ? AND {where}"
             try:
-                for row in self.read(f"SELECT _rowid_{names} {rest} ORDER BY _rowid_", (after, *parameters)):
+                for row in self.read(ordered, (after, *parameters)):
                     if not isinstance(row[0], int):
                         raise DataError(f"{self.path}: the table {printable(table)} has no row numbers")
                     after = row[0]
                     yield row
                 return
+            except TooLargeError:  # sqlite3 loses the row before, too
+                pass
+            try:
+                yield from (found := list(self.read(f"{ordered} LIMIT 1", (after, *parameters))))
+                after = found[0][0]
             except TooLargeError:
-                found = self.one(f"SELECT min(_rowid_) {rest}", (after, *parameters))
-                if not isinstance(found, int):
-                    raise
-                after = found
+                after = self.one(f"SELECT min(_rowid_) {rest}", (after, *parameters))
                 yield (after, *[None] * len(columns))
 
     @contextmanager

@@ -111,7 +111,7 @@ class SqliteVec:
             secrets = traces.secrets(one for each in sample for one in traces.assignments(each, column.table))
             own = [*self._texts(column, field, rows), *secrets]
             if left:
-                own.append(Trace("deleted", f"{left} deleted rows still have their vectors.", column.chunks, left))
+                own.append(Trace("deleted", "Deleted rows still have their vectors.", column.chunks, left))
             found.append(self._described(column, column.name, rows, bool(field), (*own, *common)))
             if left:
                 found.append(self._described(column, f"{column.name} (deleted)", left, False, ()))
@@ -143,7 +143,7 @@ class SqliteVec:
             numbers = f"SELECT rowid FROM {quoted(f'{column.table}_rowids')}"
             count = other and self._database.one(f"SELECT count(*) FROM {quoted(table)} WHERE _rowid_ IN ({numbers})")
             if other and isinstance(count, int) and 2 * count > rows:
-                detail = f"{count} rows of another table have the same numbers, and what looks like text."
+                detail = "Rows of another table have the same numbers, and what looks like text."
                 yield Trace("text", detail, f"{printable(table)}.{printable(other)}", count)
 
     def _slots(self, column: Column, used: bool) -> Iterator[Slots]:

@@ -17,7 +17,7 @@ TEXT = 1 << 16  # characters of a text that are searched for secrets
 
 COPY = re.compile(
     r"(\.(bak|old|orig|backup|copy|save|prev)|~)[._-]?\d*$"
-    r"|[ ._-](copy|backup|bak|old|snapshot)([ ._-]?\(?\d+\)?)?(\.\w+)?$"
+    r"|[ ._-]\(?(copy|backup|bak|old|snapshot)\)?([ ._-]?\(?\d+\)?)?(\.\w+)?$"
     r"|^(backups?|snapshots?)$|\.snapshot$|-journal$",
     re.IGNORECASE,
 )

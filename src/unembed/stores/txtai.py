@@ -84,7 +84,7 @@ class Txtai:
             texts = int(self._database.one("SELECT count(text) FROM sections") or 0)
             own += self._database.traces()
         if texts:
-            own.append(Trace("text", f"{texts} rows have their text in clear.", "documents: sections.text", texts))
+            own.append(Trace("text", "Rows have their text in clear.", "documents: sections.text", texts))
         if encoder:
             own.append(Trace("encoder", f"The store names its encoder: {printable(encoder)[:200]}.", "config.json"))
         settings = list(traces.assignments(self._config, "config.json"))
