@@ -18,6 +18,7 @@ from reading import Read, made, tree
 from unembed.errors import DataError
 from unembed.stores import open_store, sqlite_files
 from unembed.stores.chroma import Chroma
+from unembed.stores.store import detect
 
 OLD = Path(__file__).with_name("chroma_0.6.3.zip")
 
@@ -208,6 +209,18 @@ def test_a_row_that_is_too_large_loses_its_text_alone(
     assert ["larger than 1 MiB" in note for note in store.notes] == [True]
 
 
+def test_many_large_texts_are_read_in_small_pieces(copy: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(copy, "UPDATE embedding_metadata SET string_value = hex(zeroblob(3000)) WHERE key = 'chroma:document'")
+    monkeypatch.setattr("unembed.stores.rows.BATCH_BYTES", 20_000)
+    monkeypatch.setattr("unembed.stores.chroma_rows.BATCH_BYTES", 20_000)
+    store = opened(copy)
+    sizes = [len(rows) for rows in store.rows("queued")]
+    assert sum(sizes) == 11
+    assert max(sizes) <= 4
+    assert Read(store, "queued").texts == ["0" * 6000] * 11
+    assert store.notes == []
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -305,6 +318,16 @@ def test_memory_that_was_written_with_the_index(copy: Path, opened: Open) -> Non
     assert "Miller" not in str(found.traces)
 
 
+def test_a_change_while_it_is_read_is_noted_once(copy: Path, opened: Open) -> None:
+    store = opened(copy)
+    rows = store.rows("cosine", 10)
+    next(rows)
+    os.utime(index_of(store, "cosine") / "data_level0.bin")
+    rows.close()
+    assert len(Read(store, "cosine").ids) == 44
+    assert [note for note in store.notes if "changed while it was read" in note] == store.notes[-1:]
+
+
 def test_no_such_collection(old: tuple[Path, Any], opened: Open) -> None:
     with pytest.raises(DataError, match=r"no collection 'nothing', it has: .*cosine"):
         list(opened(old[0]).rows("nothing"))
@@ -313,3 +336,29 @@ def test_no_such_collection(old: tuple[Path, Any], opened: Open) -> None:
 def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no chroma.sqlite3 and no folder of an index"):
         Chroma(str(tmp_path))
+    with pytest.raises(DataError, match="no such file or folder"):
+        Chroma(str(tmp_path / "missing"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("part", ["", "chroma.sqlite3", "index", "data_level0.bin"])
+def test_no_permission(copy: Path, opened: Open, part: str) -> None:
+    index = index_of(opened(copy), "synced")
+    closed = {"index": index, "data_level0.bin": index / part}.get(part, copy / part)
+    closed.chmod(0)
+    try:
+        if part in ("", "chroma.sqlite3"):
+            with pytest.raises(DataError, match="Permission denied"):
+                Chroma(str(copy))
+        else:
+            store = opened(copy)
+            assert np.isnan(Read(store, "synced").vectors).any()
+            assert "Permission denied" in store.notes[0]
+    finally:
+        closed.chmod(0o700)
+
+
+def test_folders_that_only_look_like_stores(tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "meta.json").write_text("{}")
+    assert detect(str(tmp_path)) == "files"

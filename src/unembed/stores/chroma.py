@@ -6,7 +6,6 @@ deleted, whose name is lost: `FOLDER (deleted)`. Chroma's own client migrates a 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from unembed.errors import DataError, printable
 from unembed.stores import traces
@@ -14,7 +13,7 @@ from unembed.stores.chroma_catalog import FOLDER, NEEDED, Part, lost_parts, part
 from unembed.stores.chroma_rows import DOCUMENT, Rest, deleted_rows, live_rows, rest_of
 from unembed.stores.chroma_vectors import TOPIC, Vectors
 from unembed.stores.rows import Faults, batched, chosen
-from unembed.stores.sqlite_files import Database
+from unembed.stores.sqlite_files import Database, accessible
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 FILE = "chroma.sqlite3"
@@ -27,7 +26,7 @@ class Chroma:
     kind = "chroma"
 
     def __init__(self, location: str) -> None:
-        path = Path(location)
+        path = accessible(location)
         self.folder = path if path.is_dir() else path.parent
         self.location, self.notes = location, list[str]()
         self._database: Database | None = None
@@ -147,20 +146,24 @@ class Chroma:
     def _rows(self, part: Part, batch: int, live: bool) -> Iterator[Rows]:
         vectors, rest = self._load(part)
         faults = Faults(part.name)
+        dimension = part.dimension or vectors.dimension or 1
         if live:
             assert self._database is not None
             found = live_rows(self._database, part.texts, vectors, faults, rest)
         else:
             found = deleted_rows(self._database, vectors, rest)
-        yield from batched(found, part.dimension or vectors.dimension or 1, batch)
-        faults.tell(self.notes)
-        self._check()
+        try:
+            yield from batched(found, dimension, batch)
+        finally:
+            faults.tell(self.notes)
+            self._check()
 
     def _check(self) -> None:
         if self._database is not None:
             self._database.check_unchanged()
         if self._loaded is not None and (index := self._loaded[1].index) and index.changed():
-            self.notes.append(f"{index.folder.name}: changed while it was read, what was read may mix two states")
+            note = f"{index.folder.name}: changed while it was read, what was read may mix two states"
+            self.notes += [] if note in self.notes else [note]
 
     def close(self) -> None:
         """See `Store`."""

@@ -1,11 +1,11 @@
 """Which collections a Chroma store has, and what its database says of their metric, encoder and settings."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unembed.stores.rows import json_object
 from unembed.stores.sqlite_files import Database
 
 FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # names of indexes
@@ -57,7 +57,7 @@ def parts(database: Database) -> Iterator[Part]:
     for one, name, dimension, base, *texts in _table(database, "collections", *columns):
         where = zip(bases.get(base, DEFAULTS), DEFAULTS, strict=True)
         index = str(segments.get((one, "VECTOR"), ""))
-        schema, configuration = map(_tree, texts)
+        schema, configuration = map(json_object, texts)
         metadata = of_segments.get(index, {}) | of_collections.get(str(one), {})
         yield Part(
             name="/".join([*(str(space) for space, default in where if space != default), str(name)]),
@@ -120,13 +120,6 @@ def _encoder(schema: Any, configuration: Any) -> dict[str, str]:
 
 def _index(schema: Any) -> Any:
     return _at(schema, "keys", "#embedding", "float_list", "vector_index", "config")
-
-
-def _tree(text: Any) -> Any:
-    try:
-        return json.loads(text) if isinstance(text, str) and text else {}
-    except (ValueError, RecursionError):
-        return {}
 
 
 def _at(tree: Any, *keys: str) -> Any:

@@ -1,6 +1,5 @@
 """Rows of a Chroma collection: those it has, and those that were deleted and are still in its files."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,23 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.stores.chroma_vectors import DELETE, PARAMETERS, Vectors, synced
-from unembed.stores.rows import Faults, Row, pages, plain
+from unembed.stores.rows import BATCH_BYTES, Faults, Row, json_object, pages, plain
 from unembed.stores.sqlite_files import Database, TooLargeError
 
 DOCUMENT = "chroma:document"
 Metadata = dict[str, Any]
+Listed = list[tuple[int, str]]
 
 
 def live_rows(database: Database, segment: str, vectors: Vectors, faults: Faults, rest: "Rest") -> Iterator[Row]:
     """Rows of the table `embeddings` with their newest vectors, in the order in which they were added."""
     for page in pages(_listed(database, segment), PARAMETERS):
-        found = vectors.of([name for _, name in page])
-        held = metadata_of(database, [number for number, _ in page], faults)
-        for (number, name), vector in zip(page, found, strict=True):
-            if vector is None:
+        found = dict(zip((number for number, _ in page), vectors.of([name for _, name in page]), strict=True))
+        for number, name, text, metadata in _with_metadata(database, page, faults):
+            if found[number] is None:
                 faults.add("its vector is neither in the index nor in the queue", name)
-            text, metadata = held.get(number, (None, {}))
-            yield Row(name, vector, text, metadata)
+            yield Row(name, found[number], text, metadata)
     yield from queue_rows(database, vectors, rest.pending)
 
 
@@ -35,30 +33,43 @@ def _listed(database: Database, segment: str) -> Iterator[tuple[int, str]]:
         yield number, name if isinstance(name, str) else str(name)
 
 
-def metadata_of(database: Database, numbers: Sequence[int], faults: Faults) -> dict[int, tuple[str | None, Metadata]]:
-    """Text and metadata of rows by their number. A row that is too large has neither."""
-    rows: dict[int, dict[str, Any]] = {}
-    marks = ", ".join("?" * len(numbers))
+def _with_metadata(database: Database, page: Listed, faults: Faults) -> Iterator[tuple[int, str, str | None, Metadata]]:
+    """Number, id, text and metadata of rows. A row that is too large has neither of the last two."""
     try:
-        for table in ("embedding_metadata", "embedding_metadata_array"):
-            columns = [one for one in VALUES if one in database.columns(table)]
-            if not columns:
-                continue
-            sql = f"SELECT id, key, {', '.join(columns)} FROM {table} WHERE id IN ({marks})"
-            for number, key, *values in database.read(sql, numbers):
-                value = _value(dict(zip(columns, values, strict=True)))
-                row = rows.setdefault(number, {})
-                if table == "embedding_metadata":
-                    row[key] = value
-                elif isinstance(kept := row.setdefault(key, []), list):
-                    kept.append(value)
+        held = _metadata_of(database, [number for number, _ in page])
     except TooLargeError as error:
-        if len(numbers) == 1:
-            faults.add(str(error), numbers[0])
-            return {}
-        half = len(numbers) // 2
-        return metadata_of(database, numbers[:half], faults) | metadata_of(database, numbers[half:], faults)
-    return {number: _parted(row) for number, row in rows.items()}
+        if len(page) == 1:
+            faults.add(str(error), page[0][1])
+            yield (*page[0], None, {})
+            return
+        half = len(page) // 2
+        yield from _with_metadata(database, page[:half], faults)
+        yield from _with_metadata(database, page[half:], faults)
+        return
+    for number, name in page:
+        yield (number, name, *_parted(held.get(number, {})))
+
+
+def _metadata_of(database: Database, numbers: Sequence[int]) -> dict[int, Metadata]:
+    """All values of rows by their number. Raises TooLargeError where they are too much to be held at once."""
+    rows: dict[int, dict[str, Any]] = {}
+    marks, left = ", ".join("?" * len(numbers)), BATCH_BYTES
+    for table in ("embedding_metadata", "embedding_metadata_array"):
+        columns = [one for one in VALUES if one in database.columns(table)]
+        if not columns:
+            continue
+        sql = f"SELECT id, key, {', '.join(columns)} FROM {table} WHERE id IN ({marks})"
+        for number, key, *values in database.read(sql, numbers):
+            value = _value(dict(zip(columns, values, strict=True)))
+            left -= 100 + (len(value) if isinstance(value, str | bytes) else 0)
+            if left < 0:
+                raise TooLargeError(f"its text and metadata are larger than {BATCH_BYTES >> 20} MiB")
+            row = rows.setdefault(number, {})
+            if table == "embedding_metadata":
+                row[key] = value
+            elif isinstance(kept := row.setdefault(key, []), list):
+                kept.append(value)
+    return rows
 
 
 VALUES = ("string_value", "int_value", "float_value", "bool_value")
@@ -141,10 +152,9 @@ def queue_rows(database: Database, vectors: Vectors, places: dict[str, int]) -> 
 def queued_text(database: Database, place: int) -> tuple[str | None, Metadata]:
     """Text and metadata that an entry of the queue holds as JSON."""
     try:
-        tree = json.loads(database.one("SELECT metadata FROM embeddings_queue WHERE seq_id = ?", (place,)) or "{}")
-    except (ValueError, TypeError, RecursionError, TooLargeError):
+        return _parted(json_object(database.one("SELECT metadata FROM embeddings_queue WHERE seq_id = ?", (place,))))
+    except TooLargeError:
         return None, {}
-    return _parted(tree) if isinstance(tree, dict) else (None, {})
 
 
 def deleted_rows(database: Database | None, vectors: Vectors, rest: Rest) -> Iterator[Row]:

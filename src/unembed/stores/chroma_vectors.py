@@ -5,6 +5,7 @@ Chroma writes every change to the table `embeddings_queue` and to the metadata t
 `index_metadata.pickle` maps ids to them.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from unembed.stores.store import Floats
 TOPIC = "persistent://default/default/"
 ADD, UPDATE, UPSERT, DELETE = range(4)
 CLASS = "chromadb.segment.impl.vector.local_persistent_hnsw.PersistentData"  # before version 1.0
-PICKLE_BYTES = 1 << 29  # about 4 million rows
+PICKLE_BYTES = 1 << 28  # about 2 million rows
 PARAMETERS = 500  # of one query
 UNIT = 1e-3  # how far a norm of a cosine index may be from 1
 
@@ -45,7 +46,8 @@ class Vectors:
         self.queued: dict[str, int | None] = {}
         self._database, self._topic = database, TOPIC + collection
         try:
-            if (folder / "header.bin").exists():
+            closed = folder.is_dir() and not os.access(folder, os.X_OK)
+            if closed or (folder / "header.bin").exists():
                 self.index = Index(folder)
                 self.notes += self.index.notes
         except DataError as error:

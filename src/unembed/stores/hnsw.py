@@ -72,7 +72,10 @@ class Index:
 
     def changed(self) -> bool:
         """Whether its file is no longer as it was opened."""
-        return self._seen() != self._state
+        try:
+            return self._seen() != self._state
+        except DataError:
+            return True
 
     def slots(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows of these labels are, -1 for those that are not there; labels below 0 are none."""

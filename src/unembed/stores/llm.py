@@ -3,7 +3,6 @@
 It keeps the MD5 of each text even where the text itself is not stored: with it a recovered text is proved.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from unembed.errors import printable
 from unembed.stores import traces
-from unembed.stores.rows import Faults, Row, batched, chosen, plain
+from unembed.stores.rows import Faults, Row, batched, chosen, json_object, plain
 from unembed.stores.sqlite_files import Database
 from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
 
@@ -81,9 +80,11 @@ class Llm:
         if key is None:
             chosen((Collection(one) for _, one, _ in self._found), name, self.location)
         faults = Faults(name)
-        yield from batched(self._rows(key, faults), self._dimension(key) or 1, batch)
-        faults.tell(self.notes)
-        self._database.check_unchanged()
+        try:
+            yield from batched(self._rows(key, faults), self._dimension(key) or 1, batch)
+        finally:
+            faults.tell(self.notes)
+            self._database.check_unchanged()
 
     def _rows(self, key: Any, faults: Faults) -> Iterator[Row]:
         dimension = self._dimension(key)
@@ -99,7 +100,7 @@ class Llm:
                 name,
                 vector,
                 text if isinstance(text, str) else None,
-                _metadata(row.get("metadata")),
+                plain(json_object(row.get("metadata"))),
                 f"md5:{digest.hex()}" if isinstance(digest, bytes) and len(digest) == 16 else None,
             )
 
@@ -110,14 +111,6 @@ class Llm:
 
 def _vector(data: Any) -> Floats | None:
     return np.frombuffer(data, "<f4") if isinstance(data, bytes) and len(data) % 4 == 0 else None
-
-
-def _metadata(text: Any) -> dict[str, Any]:
-    try:
-        tree = json.loads(text) if isinstance(text, str) else {}
-    except (ValueError, RecursionError):
-        return {}
-    return plain(tree) if isinstance(tree, dict) else {}
 
 
 def open(location: str) -> Llm:  # noqa: A001  (the name of a reader's function)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+CONTAINERS = 1 << 20  # lists, dictionaries and sets of a pickle
+DEPTH = 1000  # of lists in lists
 Buffer = bytes | memoryview
 
 
@@ -45,7 +47,8 @@ class _Machine:
     def __post_init__(self) -> None:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # stacks under open marks
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
+        self.left = CONTAINERS
 
     def take(self, count: int) -> Buffer:
         """The next bytes."""
@@ -77,7 +80,17 @@ class _Machine:
         self.stack.append(self.memo[key])
 
     def remember(self, key: int) -> None:
-        self.memo[key] = self.stack[-1]
+        """Keep the last value for later. Python numbers these in their order."""
+        if key > len(self.memo):
+            raise PickleError("a reference that is not expected")
+        self.memo[key:] = [self.stack[-1]]
+
+    def container(self, made: Any) -> None:
+        """An empty list, dictionary or set: the smallest instruction that takes the most memory."""
+        self.left -= 1
+        if self.left < 0:
+            raise PickleError(f"it has more than {CONTAINERS} lists")
+        self.stack.append(made)
 
     def decimals(self) -> None:
         """A run of float64, as vectors are written: one instruction byte before each."""
@@ -134,6 +147,8 @@ class _Machine:
         self.stack.append(tuple(items))
 
     def start(self) -> None:
+        if len(self.below) >= DEPTH:
+            raise PickleError("it nests too deeply")
         self.below.append(self.stack)
         self.stack = []
 
@@ -175,10 +190,10 @@ INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("B"): lambda m: m.stack.append(bytes(m.take(m.number(4)))),
     ord("C"): lambda m: m.stack.append(bytes(m.take(m.number(1)))),
     0x8E: lambda m: m.stack.append(bytes(m.take(m.number(8)))),
-    ord("]"): lambda m: m.stack.append([]),
-    ord("}"): lambda m: m.stack.append({}),
+    ord("]"): lambda m: m.container([]),
+    ord("}"): lambda m: m.container({}),
     ord(")"): lambda m: m.stack.append(()),
-    0x8F: lambda m: m.stack.append(set()),
+    0x8F: lambda m: m.container(set()),
     ord("a"): lambda m: m.extend([m.stack.pop()]),
     ord("e"): lambda m: m.extend(m.marked()),
     ord("s"): _Machine.pair,

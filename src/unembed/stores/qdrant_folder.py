@@ -17,13 +17,14 @@ from unembed.files.json_files import read_json
 from unembed.stores import traces
 from unembed.stores.pickles import Instance, PickleError, read_pickle
 from unembed.stores.rows import Faults, Row, batched, chosen, plain
-from unembed.stores.sqlite_files import Database
+from unembed.stores.sqlite_files import Database, accessible
 from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
 from unembed.stores.text_fields import SAMPLE, text_field
 
 POINT = "qdrant_client.http.models.models.PointStruct"
 CLASSES = {POINT, "qdrant_client.http.models.models.SparseVector"}
 DIMENSION = 1 << 16
+POINT_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class QdrantFolder:
     kind = "qdrant"
 
     def __init__(self, location: str) -> None:
-        self.location, self.notes, self._folder = location, list[str](), Path(location)
+        self.location, self.notes, self._folder = location, list[str](), accessible(location)
         meta = read_json(self._folder / "meta.json", DataError)
         self._meta = meta.get("collections") if isinstance(meta, dict) else None
         if not isinstance(self._meta, dict):
@@ -125,9 +126,11 @@ class QdrantFolder:
         with closing(self._open(space.collection)) as database:
             field = text_field(_payloads(database))
             faults = Faults(name)
-            yield from batched(_rows(database, space, field, faults), space.dimension, batch)
-            faults.tell(self.notes)
-            database.check_unchanged()
+            try:
+                yield from batched(_rows(database, space, field, faults), space.dimension, batch)
+            finally:
+                faults.tell(self.notes)
+                database.check_unchanged()
 
     def close(self) -> None:
         """See `Store`; files are open only while they are read."""
@@ -162,7 +165,7 @@ def _rows(database: Database, space: Space, field: str, faults: Faults) -> Itera
 
 def _point(data: Any) -> tuple[str, Any, dict[str, Any]]:
     """Id, vectors and payload of a point. Raises PickleError."""
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes) or len(data) > POINT_BYTES:
         raise PickleError("no pickle, or a larger one than is read")
     point = read_pickle(data, CLASSES)
     fields = point.state.get("__dict__") if isinstance(point, Instance) and isinstance(point.state, dict) else None

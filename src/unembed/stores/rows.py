@@ -1,5 +1,6 @@
 """Rows of a reader in batches: what is bounded, and how what cannot be read is told."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from unembed.stores.store import TEXT_BYTES, Collection, Floats, Rows
 BATCH_BYTES = 1 << 25  # of texts and metadata, at which a batch ends before it is full
 VALUES = 10_000  # in the metadata of a row; the rest is left out
 DEPTH = 16  # of lists in lists
+JSON_TEXT = 1 << 22  # characters; as Python objects they take up to thirty times that
 
 T = TypeVar("T")
 
@@ -100,6 +102,15 @@ def plain(metadata: dict[Any, Any]) -> dict[str, Any]:
 
 def _key(key: Any) -> str:
     return str(key)[:1000]
+
+
+def json_object(text: Any) -> dict[str, Any]:
+    """A text of JSON that should be an object; empty where it is something else, or of more than 4 MiB."""
+    try:
+        found = json.loads(text) if isinstance(text, str) and len(text) <= JSON_TEXT else None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class Faults:

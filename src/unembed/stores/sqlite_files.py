@@ -219,6 +219,16 @@ class Database:
         self._remove()
 
 
+def accessible(location: str) -> Path:
+    """A file or folder that is there and can be read. Raises DataError."""
+    path = Path(location)
+    if not os.path.exists(path):
+        raise DataError(f"{printable(location)}: no such file or folder")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise DataError(f"{printable(location)}: cannot be read (Permission denied)")
+    return path
+
+
 def quoted(name: str) -> str:
     """A name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'

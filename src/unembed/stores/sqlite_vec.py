@@ -216,9 +216,11 @@ class SqliteVec:
             if name in (column.name, f"{column.name} (deleted)"):
                 faults = Faults(name)
                 found = self._rows(column, faults) if name == column.name else self._deleted(column)
-                yield from batched(found, column.vector.dimension, batch)
-                faults.tell(self.notes)
-                self._database.check_unchanged()
+                try:
+                    yield from batched(found, column.vector.dimension, batch)
+                finally:
+                    faults.tell(self.notes)
+                    self._database.check_unchanged()
                 return
         chosen(self.collections(), name, self.location)
 

@@ -3,19 +3,17 @@
 Older folders have their configuration or ids as a pickle: it is not read, and a note says so.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError, printable
 from unembed.files.json_files import read_json
 from unembed.stores import traces
 from unembed.stores.messagepack import read_list
-from unembed.stores.rows import chosen, cut, pages, plain
-from unembed.stores.sqlite_files import Database
+from unembed.stores.rows import chosen, cut, json_object, pages, plain
+from unembed.stores.sqlite_files import Database, accessible
 from unembed.stores.store import BATCH, Collection, Opener, Rows, Store, Trace
 
 NAME = "embeddings"
@@ -31,7 +29,7 @@ class Txtai:
     kind = "txtai"
 
     def __init__(self, location: str) -> None:
-        self.location, self.notes, self._folder = location, list[str](), Path(location)
+        self.location, self.notes, self._folder = location, list[str](), accessible(location)
         self._database: Database | None = None
         self._config = self._read_config()
         self._ids = self._read_ids()
@@ -127,13 +125,14 @@ class Txtai:
             there = range(len(self._ids))
             return {number: (self._ids[number], None, {}) for number in numbers if number in there}
         found: Found = {}
-        more = "data" in self._database.columns("documents")
-        joined = "LEFT JOIN documents d ON d.id = s.id" if more else ""
+        whole = "data" in self._database.columns("documents")
+        joined = "LEFT JOIN documents d ON d.id = s.id" if whole else ""
         for page in pages(numbers, PARAMETERS):
-            sql = f"SELECT s.indexid, s.id, s.text, {'d.data' if more else 'NULL'} FROM sections s {joined}"
+            sql = f"SELECT s.indexid, s.id, s.text, {'d.data' if whole else 'NULL'} FROM sections s {joined}"
             marks = ", ".join("?" * len(page))
             for number, key, text, data in self._database.read(f"{sql} WHERE s.indexid IN ({marks})", page):
-                found[number] = (str(key), text if isinstance(text, str) else None, _metadata(data))
+                more = {name: value for name, value in json_object(data).items() if name != "text"}
+                found[number] = (str(key), text if isinstance(text, str) else None, plain(more))
         return found
 
     def close(self) -> None:
@@ -141,14 +140,6 @@ class Txtai:
         self._vectors.close()
         if self._database is not None:
             self._database.close()
-
-
-def _metadata(data: Any) -> dict[str, Any]:
-    try:
-        tree = json.loads(data) if isinstance(data, str) else {}
-    except (ValueError, RecursionError):
-        return {}
-    return plain({key: value for key, value in tree.items() if key != "text"}) if isinstance(tree, dict) else {}
 
 
 def open(location: str) -> Txtai:  # noqa: A001  (the name of a reader's function)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from unembed.stores.sqlite_files import VEC0
 
 DIMENSION = 1 << 16
+COLUMNS = 16  # of a kind, as many as sqlite-vec itself allows
 NAME = r"\s*([A-Za-z_]\w*)\s+"
 VECTOR = re.compile(NAME + r"(float|f32|int8|i8|bit)\w*\s*\[\s*(\d{1,9})\s*\](.*)", re.IGNORECASE | re.DOTALL)
 METRIC = re.compile(r"\bdistance_metric\s*=\s*(\w+)", re.IGNORECASE)
@@ -68,7 +69,9 @@ def parse(sql: str) -> Schema:
             auxiliary.append(found[1])
         elif (found := METADATA.fullmatch(argument)) and found[2].lower() in SORTS:
             metadata.append((found[1], SORTS[found[2].lower()]))
-    return Schema(tuple(vectors), tuple(metadata), tuple(auxiliary), tuple(partitions))
+    return Schema(
+        tuple(vectors[:COLUMNS]), tuple(metadata[:COLUMNS]), tuple(auxiliary[:COLUMNS]), tuple(partitions[:COLUMNS])
+    )
 
 
 def _arguments(sql: str) -> Iterator[str]:
