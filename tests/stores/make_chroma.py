@@ -55,6 +55,9 @@ def make(folder: str) -> dict:
     cosine.delete(ids=["id 5", "id 6"])  # after the last sync
     cosine.update(ids=["id 7"], embeddings=vectors(1, 7), documents=["changed"])
     cosine.upsert(ids=["id 8", "new"], embeddings=vectors(2, 8))
+    cosine.delete(ids=["id 9"])
+    cosine.add(ids=["id 9"], embeddings=vectors(1, 9), documents=["again"])
+    cosine.delete(ids=["id 39"])  # the last one that the index took, which the queue keeps
 
     synced = create(client, "synced", "ip", 10, {})
     fill(synced, vectors(30, 2))
@@ -65,7 +68,7 @@ def make(folder: str) -> dict:
     client.delete_collection("gone")
     deleted = {
         "queued (deleted)": {"id 3": vectors(12, 0)[3].tolist()},
-        "cosine (deleted)": {f"id {n}": vectors(45, 1)[n].tolist() for n in (5, 6)},
+        "cosine (deleted)": {f"id {n}": vectors(45, 1)[n].tolist() for n in (5, 6, 39)},
         "synced (deleted)": {f"label {n + 1}": vectors(30, 2)[n].tolist() for n in range(10)},
         "gone": {f"id {n}": vectors(20, 3)[n].tolist() for n in range(20)},
     }
