@@ -1,8 +1,8 @@
 """What a store is: collections of rows, each an id with a vector and maybe its text. Which reader reads which URI.
 
 A URI is `KIND:LOCATION#COLLECTION`; `#COLLECTION` chooses one of several. A path alone will do where the files tell
-their kind. Readers are functions of the entry-point group `unembed.stores`, whose name is KIND: `open(location)` gives
-a `Store`. A package of one's own may add to them.
+their kind. Readers are functions `open(location)` that give a `Store`: this package's are listed in `OWN`, and other
+packages add theirs as entry points of the group `unembed.stores`, whose name is KIND.
 """
 
 import os
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,27 @@ from unembed.errors import DataError, InputError, printable
 GROUP = "unembed.stores"
 BATCH = 1024  # rows that are read at once
 TEXT_BYTES = 1 << 20  # of a row's text, which is cut there
+
+# This package's readers by their kinds, each imported when a store of its kind is opened.
+OWN = {
+    "chroma": "unembed.stores.chroma:open",
+    "qdrant": "unembed.stores.qdrant:open",
+    "sqlite-vec": "unembed.stores.sqlite_vec:open",
+    "llm": "unembed.stores.llm:open",
+    "txtai": "unembed.stores.txtai:open",
+    "files": "unembed.stores.files:open",
+    "lancedb": "unembed.stores.lancedb:open",
+    "faiss": "unembed.stores.faiss:open",
+    "milvus": "unembed.stores.milvus:open",
+    "duckdb": "unembed.stores.duckdb:open",
+    "datasets": "unembed.stores.datasets:open",
+    "pgvector": "unembed.stores.pgvector:open",
+    "elasticsearch": "unembed.stores.elasticsearch:open",
+    "opensearch": "unembed.stores.elasticsearch:open",
+    "weaviate": "unembed.stores.weaviate:open",
+    "redis": "unembed.stores.redis:open",
+    "pinecone": "unembed.stores.pinecone:open",
+}
 
 Floats = NDArray[np.float32]
 Opener = Callable[[str], "Store"]
@@ -91,7 +112,7 @@ class Rows:
     hashes: list[str | None] | None = None
 
     def __post_init__(self) -> None:
-        others = [self.texts, self.metadata, self.ids if self.hashes is None else self.hashes]
+        others: list[list[Any]] = [self.texts, self.metadata, self.ids if self.hashes is None else self.hashes]
         assert self.vectors.ndim == 2
         assert self.vectors.dtype == np.float32
         assert all(len(one) == len(self.vectors) for one in [self.ids, *others])
@@ -156,10 +177,10 @@ def parse(uri: str) -> Uri:
 
 
 @cache
-def readers() -> dict[str, Any]:
-    """The entry points of all readers by their kinds, this package's first."""
-    found: dict[str, Any] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda one: not one.value.startswith("unembed.")):
+def readers() -> dict[str, EntryPoint]:
+    """All readers by their kinds, this package's first: no other package takes the place of one of them."""
+    found = {kind: EntryPoint(kind, value, GROUP) for kind, value in OWN.items()}
+    for point in entry_points(group=GROUP):
         found.setdefault(point.name, point)
     return found
 
@@ -180,11 +201,11 @@ def open_store(uri: str) -> tuple[Store, str]:
     return opener(parts.location), parts.collection
 
 
-# What tells a kind by its files: of a folder, a file or folder in it; of a file, its name.
+# What tells a kind by its files: of a folder, files or folders in it, all that "+" joins; of a file, its name.
 FOLDERS = {
-    "chroma.sqlite3": "chroma", "meta.json": "qdrant", "*.lance": "lancedb", "collections/*/manifest.json": "milvus",
+    "chroma.sqlite3": "chroma", "*/data_level0.bin": "chroma", "meta.json+collection": "qdrant",
+    "config*+embeddings": "txtai", "*.lance": "lancedb", "collections/*/manifest.json": "milvus",
     "index.faiss": "faiss", "dataset_info.json": "datasets", "dataset_dict.json": "datasets",
-    "documents": "txtai",
 }  # fmt: skip
 ENDINGS = {".faiss": "faiss", ".index": "faiss", ".duckdb": "duckdb", ".lance": "lancedb"}
 SQLITE_HEAD, DUCKDB_HEAD = b"SQLite format 3\0", b"DUCK"
@@ -202,7 +223,8 @@ def detect(location: str) -> str:
             f"chroma:FOLDER); kinds are {', '.join(readers())}"
         )
     if path.is_dir():
-        return next((kind for mark, kind in FOLDERS.items() if any(path.glob(mark))), "files")
+        marks = ((kind, mark.split("+")) for mark, kind in FOLDERS.items())
+        return next((kind for kind, names in marks if all(any(path.glob(name)) for name in names)), "files")
     if path.suffix.lower() in ENDINGS:
         return ENDINGS[path.suffix.lower()]
     try:
