@@ -14,6 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
+from unembed.stores.records import WIDEST, encoder_of
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 with extra("stores-pgvector", "reading PostgreSQL"):
@@ -23,7 +24,7 @@ with extra("stores-pgvector", "reading PostgreSQL"):
 
     from unembed.stores import pgvector_catalog as catalog
     from unembed.stores.pgvector_catalog import Column
-    from unembed.stores.pgvector_rows import SUM, TEXT, VECTOR, Fields, encoder_of, metadata_of, rows_of, select, source
+    from unembed.stores.pgvector_rows import SUM, TEXT, VECTOR, Fields, metadata_of, rows_of, select, source
     from unembed.stores.pgvector_wire import NUMBERS, common_dimension
 
 CONNECT = 10  # seconds
@@ -31,7 +32,6 @@ METADATA, COUNT, LOCK = 10_000, 2_000, 5_000  # milliseconds: catalog queries, a
 SAMPLE = 100  # rows that tell a dimension and whether there are texts
 BATCH_BYTES = 1 << 25  # of rows that are held at once
 BATCH_NUMBERS = 1 << 22  # of their vectors
-WIDEST = 1 << 16  # dimensions
 SAID = 300  # characters of an error that are quoted
 POOLER = "unsupported startup parameter"  # what pgbouncer says of `options`
 LANGCHAIN = ("langchain_pg_embedding", "langchain_pg_collection")

@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TEXT_COLUMNS = (
-    "text", "document", "documents", "content", "contents", "chunk", "chunk_text", "page_content", "body", "passage",
-    "sentence", "description", "summary", "title", "question", "answer", "message", "raw_text", "input",
-    "original_text",
-)  # fmt: skip
-ENCODER_COLUMNS = ("embedding_model", "embedding_model_name", "encoder", "model_name", "model_id", "model")
+from unembed.stores.records import TEXT_COLUMNS
+
 HASH_COLUMN = re.compile(r"(?i)(^|_)(md5|sha1|sha256|hash|digest|checksum|fingerprint)(_|$)")
 TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
 HASH_TYPES = (*TEXT_TYPES, "bytea")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 
-from unembed.stores.pgvector_catalog import ENCODER_COLUMNS, TABLE, Column
+from unembed.stores.pgvector_catalog import TABLE, Column
 from unembed.stores.pgvector_wire import vectors
 from unembed.stores.store import TEXT_BYTES, Rows
 from unembed.tables.values import plain
@@ -57,15 +57,6 @@ def metadata_of(column: Column, fields: Sequence[Fields]) -> list[dict[str, Any]
         {name: _value(value) for name, value in zip(column.metadata, row[REST:], strict=True) if value is not None}
         for row in fields
     ]
-
-
-def encoder_of(metadata: Sequence[dict[str, Any]]) -> str:
-    """What a column that is called so names as the encoder, where it names only one."""
-    for name in ENCODER_COLUMNS:
-        values = [one for row in metadata for key, one in row.items() if key.lower() == name]
-        if values and isinstance(values[0], str) and values[0] and all(one == values[0] for one in values):
-            return values[0]
-    return ""
 
 
 def _cut(value: sql.Composable, length: int) -> sql.Composed:
