@@ -4,7 +4,7 @@ The location is https://api.pinecone.io for all indexes of a project, or the hos
 called by their namespaces alone. Ids are listed, which only serverless indexes can do, and fetched by the hundred. The
 key is read from PINECONE_API_KEY. It is sent to the location, and to the hosts of indexes below pinecone.io.
 
-Source: github.com/pinecone-io/pinecone-api, `2025-10/db_data_2025-10.oas.yaml` and `db_control_2025-10.oas.yaml`.
+Source: github.com/pinecone-io/pinecone-api, `2026-04/db_data_2026-04.oas.yaml` and `db_control_2026-04.oas.yaml`.
 """
 
 import re
@@ -32,7 +32,7 @@ from unembed.stores.server import (
 from unembed.stores.store import Collection, Trace
 
 KEY = "PINECONE_API_KEY"
-VERSION = "2025-10"
+VERSION = "2026-04"
 ABSENT = (400, 404, 405, 501)  # statuses with which the host of an index may say that it lists no indexes
 PAGE = 100  # ids that are listed, and fetched, at once
 ADDRESS = 6000  # characters of the ids in one address
@@ -99,7 +99,7 @@ class Pinecone(HttpStore):
             raise self.unknown(name, [*self._known])
         server, namespace, dimension = self._known[name]
         page = lambda size, place: self._page(server, namespace, size, place)  # noqa: E731
-        return dimension, paged(page, page_size(min(size, PAGE), dimension))
+        return dimension, paged(page, page_size(min(size, PAGE), dimension), self.named(name))
 
     def _server_of(self, host: str) -> Server:
         """The server of an index. Raises InputError: the key is not for that host."""
@@ -139,7 +139,12 @@ class Pinecone(HttpStore):
         if not isinstance(entries(listed, "vectors"), list):
             raise self.wrong("vectors")
         ids = [word(one, "id") for one in objects(listed, "vectors")]
-        following = word(listed, "pagination", "next") or None
+        if any(" " in one for one in ids):
+            self.note(f"{printable(namespace or DEFAULT)}: ids with spaces cannot be fetched, and are not read")
+            ids = [one for one in ids if " " not in one]
+        following = entries(listed, "pagination", "next") or None
+        if not isinstance(following, str | None):
+            raise self.wrong("pagination.next")
         return [one for part in _parts(ids) for one in self._fetch(server, namespace, part)], following
 
     def _fetch(self, server: Server, namespace: str, ids: list[str]) -> list[Record]:
@@ -152,7 +157,7 @@ def _parts(ids: list[str]) -> Iterator[list[str]]:
     """Ids that fit in one address each."""
     part: list[str] = []
     for one in ids:
-        if part and sum(len(quote(other)) + 5 for other in [*part, one]) > ADDRESS:
+        if part and sum(len(quote(other, errors="replace")) + 5 for other in [*part, one]) > ADDRESS:
             yield part
             part = []
         part.append(one)

@@ -71,7 +71,7 @@ class QdrantServer(HttpStore):
         if name not in self._known:
             raise self.unknown(name, [*self._known])
         collection, vector, dimension = self._known[name]
-        return dimension, paged(partial(self._page, collection, vector), page_size(size, dimension))
+        return dimension, paged(partial(self._page, collection, vector), page_size(size, dimension), self.named(name))
 
     def _collection(self, name: str, deleted: dict[tuple[str, str], int]) -> list[Collection]:
         info = self._server.get("collections", name)

@@ -20,7 +20,7 @@ import numpy as np
 from unembed.encoders.http_client import safe_url
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
 from unembed.stores.records import numbers_of, rows_of_pages, traces_of
-from unembed.stores.redis_values import NUMBERS, count, pairs, text, vector
+from unembed.stores.redis_values import NUMBERS, count, items, pairs, text, vector
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 with extra("stores-redis", "reading Redis"):
@@ -99,7 +99,7 @@ class Redis:
             return self._sources[name]
         with self._failing():
             if self._client.type(name) == b"vectorset":
-                return Source("set", (name.encode(),))
+                return Source("set", (name.encode("utf-8", "replace"),))
         prefix, _, field = name.rpartition(":")
         if not field or ":" not in name:
             known = printable(", ".join([*self._sources][:LISTED])) or "none"
@@ -107,12 +107,12 @@ class Redis:
                 f"{self.location}: no collection {printable(name)!r}, expected PREFIX:FIELD, a vector set, or one of "
                 f"{known}"
             )
-        return Source("hash", (prefix.encode(),), field)
+        return Source("hash", (prefix.encode("utf-8", "replace"),), field)
 
     def _indices(self) -> list[bytes]:
         """The search module's, none where there is no such module."""
         try:
-            return sorted(one for one in self._client.execute_command("FT._LIST") if isinstance(one, bytes))
+            return sorted(one for one in items(self._client.execute_command("FT._LIST")) if isinstance(one, bytes))
         except redis.ResponseError:
             return []
 
@@ -120,8 +120,8 @@ class Redis:
         info = pairs(self._client.execute_command("FT.INFO", name))
         definition = pairs(info.get("index_definition"))
         kind = text(definition.get("key_type")).lower()
-        prefixes = tuple(one for one in definition.get("prefixes") or [] if isinstance(one, bytes))
-        for field in map(pairs, info.get("attributes") or []):
+        prefixes = tuple(one for one in items(definition.get("prefixes")) if isinstance(one, bytes))
+        for field in map(pairs, items(info.get("attributes"))):
             if text(field.get("type")) != "VECTOR":
                 continue
             shown, number = f"{text(name)}:{text(field.get('attribute'))}", text(field.get("data_type"))
@@ -163,7 +163,11 @@ class Redis:
         for fields in hashes:
             for name, value in fields.items():
                 found = numbers_of(vector(value, "<f4"))
-                usual = found is not None and len(found) >= SHORTEST and 1e-3 < float(np.linalg.norm(found)) < 1e4
+                usual = (
+                    found is not None
+                    and len(found) >= SHORTEST
+                    and 1e-3 < float(np.linalg.norm(found.astype(np.float64))) < 1e4
+                )
                 lengths[name].append(len(found) if found is not None and usual else 0)
         return {
             text(name): found[0]
@@ -202,6 +206,10 @@ class Redis:
             said = str(error).replace(self._secret, "***") if self._secret else str(error)
             message = f"{self.location}: {type(error).__name__} ({printable(said)[:SAID]})"
             raise UnembedError(message) from error
+        except UnembedError:
+            raise
+        except (AttributeError, IndexError, TypeError, ValueError) as error:  # of the client, which trusts the server
+            raise UnembedError(f"{self.location}: does not answer as Redis does ({type(error).__name__})") from error
 
     def _note(self, line: str) -> None:
         if line not in self.notes:

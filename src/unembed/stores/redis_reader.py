@@ -11,7 +11,7 @@ import redis
 
 from unembed.errors import DataError, printable
 from unembed.stores.records import Record
-from unembed.stores.redis_values import numbers, of_document, pattern, readable, text, tree, vector
+from unembed.stores.redis_values import count, items, numbers, of_document, pattern, readable, text, tree, vector
 
 LARGEST_VALUE, PAGE_BYTES = 1 << 23, 1 << 25  # of one key, and of those that are read at once
 UNMEASURED = 1 << 19  # bytes that a key is taken to have where the server does not tell
@@ -81,7 +81,7 @@ class Reader:
     def _of_hashes(self, source: Source, keys: Sequence[bytes]) -> list[Record]:
         found = []
         for key, held in zip(keys, self.each([("HGETALL", key) for key in keys]), strict=True):
-            value = held.pop(source.field.encode(), None) if isinstance(held, dict) else None
+            value = held.pop(source.field.encode("utf-8", "replace"), None) if isinstance(held, dict) else None
             if value is not None:
                 found.append(Record(text(key), vector(value, source.number), readable(held)))
         return found
@@ -110,7 +110,7 @@ class Reader:
         start = b"-"
         while True:
             try:
-                names = self._client.execute_command("VRANGE", key, start, "+", size)
+                names = items(self._client.execute_command("VRANGE", key, start, "+", size))
             except redis.ResponseError:  # before Redis 8.4
                 break
             if names:
@@ -118,13 +118,13 @@ class Reader:
             if len(names) < size:
                 return
             start = b"(" + names[-1]
-        count = self._client.execute_command("VCARD", key)
-        if count > MOST_ELEMENTS:
+        held = count(self._client.execute_command("VCARD", key)) or 0
+        if held > MOST_ELEMENTS:
             raise DataError(
-                f"{printable(text(key))}: has {count:,} elements, expected at most {MOST_ELEMENTS:,} before Redis 8.4, "
+                f"{printable(text(key))}: has {held:,} elements, expected at most {MOST_ELEMENTS:,} before Redis 8.4, "
                 "which gives them by parts"
             )
-        names = sorted(self._client.execute_command("VRANDMEMBER", key, count)) if count else []
+        names = sorted(items(self._client.execute_command("VRANDMEMBER", key, held))) if held else []
         for first in range(0, len(names), size):
             yield names[first : first + size]
 

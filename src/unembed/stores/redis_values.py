@@ -36,9 +36,14 @@ def count(value: Any) -> int | None:
     return found if 0 <= found < 1 << 63 else None
 
 
+def items(value: Any) -> list[Any]:
+    """A list, an empty one where there is none."""
+    return value if isinstance(value, list) else []
+
+
 def pairs(value: Any) -> dict[str, Any]:
     """An answer of names and values by turns, as an object."""
-    flat = value if isinstance(value, list) else []
+    flat = items(value)
     return {text(name): one for name, one in zip(flat[::2], flat[1::2], strict=False)}
 
 

@@ -77,12 +77,11 @@ class Server:
             UnembedError: it fails, or answers with something else than JSON.
         """
         below = self._client.url.raw_path.decode().rstrip("/")
-        target = "/".join([below, *(quote(part, safe="") for part in path)])
-        target += f"?{urlencode(query)}" if query else ""
+        target = "/".join([below, *(quote(part, safe="", errors="replace") for part in path)])
+        target += f"?{urlencode(query, errors='replace')}" if query else ""
+        url = self._client.url.copy_with(raw_path=target.encode())
         try:
-            _, content = self._client.ask(
-                method, self._client.url.copy_with(raw_path=target.encode()), body, ANSWER_BYTES
-            )
+            _, content = self._client.ask(method, url, body, ANSWER_BYTES, WHOLE)
         except RefusedError as error:
             if error.status not in (401, 403):
                 raise
@@ -157,11 +156,12 @@ def page_size(size: int, dimension: int | None) -> int:
     return max(1, min(size, PAGE_NUMBERS // dimension)) if dimension else size
 
 
-def paged(ask: Callable[[int, Any], tuple[list[Record], Any]], size: int) -> Iterator[list[Record]]:
+def paged(ask: Callable[[int, Any], tuple[list[Record], Any]], size: int, name: str) -> Iterator[list[Record]]:
     """Pages until there is no next one.
 
     Args:
         ask: takes how many rows and where to begin, None at first; gives records and where the next page begins.
+        name: of the collection, in messages.
 
     Raises:
         DataError: a page ends where it began.
@@ -180,7 +180,7 @@ def paged(ask: Callable[[int, Any], tuple[list[Record], Any]], size: int) -> Ite
         if following is None:
             return
         if following == place:
-            raise DataError("the server's pages do not go on")
+            raise DataError(f"{name}: a page of the answer is followed by itself")
         place = following
 
 

@@ -80,7 +80,9 @@ class Weaviate(HttpStore):
         if name not in self._known:
             raise self.unknown(name, [*self._known])
         class_, vector, tenant, dimension = self._known[name]
-        return dimension, paged(partial(self._page, class_, vector, tenant), page_size(size, dimension))
+        return dimension, paged(
+            partial(self._page, class_, vector, tenant), page_size(size, dimension), self.named(name)
+        )
 
     def _tenants(self, name: str) -> list[str]:
         found = objects({"": self._server.get("v1", "schema", name, "tenants")}, "")
@@ -148,7 +150,9 @@ class Weaviate(HttpStore):
     def _page(self, name: str, vector: str, tenant: str, size: int, place: Any) -> tuple[list[Record], Any]:
         found = self._objects(name, tenant, size, place)
         page = [Record(word(one, "id"), vector_of(one, vector), entries(one, "properties")) for one in found]
-        return page, word(found[-1], "id") or None if found else None
+        if found and not word(found[-1], "id"):
+            raise self.wrong(f"id of an object of {name}")
+        return page, word(found[-1], "id") if found else None
 
 
 def vector_of(held: dict[str, Any], name: str) -> Any:
@@ -156,9 +160,9 @@ def vector_of(held: dict[str, Any], name: str) -> Any:
     return entries(held, "vectors", name) if name else held.get("vector") or entries(held, "vectors", "default")
 
 
-def _vectorizer(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _vectorizer(config: Any) -> tuple[str, dict[str, Any]]:
     """The module that makes the vectors, and its settings: of a collection, or of a named vector."""
-    named = config.get("vectorizer")
+    named = entries(config, "vectorizer")
     if isinstance(named, dict):
         name = next(iter(named), "")
         return name, mapping(named, name)
