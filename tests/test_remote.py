@@ -19,7 +19,8 @@ import torch
 
 from fakes import fake_encoder, tiny_parts, tiny_surrogate, tiny_texts
 from unembed.encoders import endpoint
-from unembed.encoders.endpoint import KEY, safe_url
+from unembed.encoders.endpoint import KEY
+from unembed.encoders.http_client import safe_url
 from unembed.encoders.remote import RemoteEncoder
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter

@@ -1,34 +1,18 @@
-"""One address that is asked over HTTP: bounded in size and time, repeated where that can help, and no secret shown.
+"""An address that is asked for embeddings: its key, and what its refusals mean. `http_client` has the requests."""
 
-The other side is not trusted. An answer has a size, after decompression, and a time in which it must be whole. What it
-says in an error is quoted on one line, without control characters, and without the key, the password or the query
-values that it may repeat. Redirects are never followed: the key is for the host that was named.
-"""
-
-import base64
 import json
-import os
-import re
-import ssl
 import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any
-from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 import httpx2
 
-from unembed.errors import EncoderError, InputError, printable
+from unembed.encoders import http_client
+from unembed.encoders.http_client import HttpClient, HttpError, TooLargeError, key_of
+from unembed.errors import EncoderError
 
 KEY = "UNEMBED_API_KEY"  # environment variable, sent as a bearer token
-RETRIES = 5
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds
-CONNECT, SILENCE, WHOLE = 10.0, 60.0, 120.0  # seconds to connect, without a byte, for one whole answer
-QUOTED = 200  # characters of an error that are quoted
-ERROR_BYTES = 2**16  # of an error's body that are read
-SECRET_LENGTH = 6  # characters from which a query's value may be a secret
-HIDDEN = "***"
+WHOLE = http_client.WHOLE  # seconds for one whole answer
 ADVICE = {401: f"its key is read from {KEY}", 403: f"its key is read from {KEY}"}
 MODEL_ADVICE = "check the address, and the model's name there: --encoder-model (in Python: model)"
 
@@ -43,21 +27,6 @@ class RefusedError(EncoderError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-def safe_url(url: str) -> str:
-    """`url` as it may be shown: without user and password, and without its query."""
-    scheme, mark, rest = url.partition("://")
-    if not mark or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
-        scheme, mark, rest = "", "", url
-    rest, query = re.fullmatch("([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
-    host = rest.partition("/")[0]
-    # A password with one of /?# in it ends early for every reader but the one who wrote it. A path may begin with @.
-    if re.search("[^/]@", rest):
-        rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
-    elif (":" in host and "@" in query) or not re.fullmatch(r"[^:]*(:\d*)?|\[[\w:.%]*\](:\d*)?", host):
-        rest = HIDDEN
-    return printable(f"{scheme}{mark}{rest}" + (f"?{HIDDEN}" if query else ""))
 
 
 class Endpoint:
@@ -79,38 +48,18 @@ class Endpoint:
     def __init__(
         self, url: str, transport: httpx2.BaseTransport | None = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.shown = safe_url(url)
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"encoder URL is {self.shown!r}, expected http:// or https://")
-        try:
-            parsed = httpx2.URL(url)
-        except (httpx2.InvalidURL, UnicodeError):  # which show parts of it
-            parsed = httpx2.URL()
-        if not parsed.host:
-            raise InputError(f"encoder URL is {self.shown!r}, expected {url.partition(':')[0]}://HOST[:PORT]/PATH")
-        key = os.environ.get(KEY, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise InputError(f"{KEY} holds characters that no header takes, expected ASCII")
-        self.path = parsed.path
-        self._url = parsed
-        self._secrets = _secrets(parsed, key)
-        self._sleep = sleep
-        self._reached = False  # whether anything was ever answered
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(SILENCE, connect=CONNECT),
-            transport=transport,
-        )
+        key = key_of(KEY)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = HttpClient(url, "encoder URL", "HOST[:PORT]/PATH", key, headers, transport, sleep)
+        self.shown = self._client.shown
+        self.path = self._client.url.path
 
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
 
     def post(self, body: dict[str, Any], most: int) -> Any:
-        """The JSON that `body` is answered with in the end.
-
-        Timeouts, broken connections, 429 and 5xx are tried again, with growing pauses or as long as `Retry-After`
-        says. Not so a host that was never reached, whose address may be wrong, and certificates.
+        """The JSON that `body` is answered with in the end; `HttpClient.ask` says what is tried again.
 
         Args:
             most: bytes of the answer.
@@ -119,141 +68,25 @@ class Endpoint:
             RefusedError: the endpoint refuses, or is not there.
             EncoderError: it fails, takes too long, or answers with something else than JSON of that size.
         """
-        problem, pause = "", FIRST_PAUSE
-        for attempt in range(RETRIES + 1):
-            wait = pause
-            try:
-                status, headers, content = self._in_time(body, most)
-                self._reached = True
-                if 200 <= status < 300:
-                    return self._tree(content, status, most)
-                problem = f"status {status} ({self._quoted(content)})".removesuffix(" ()")
-                if status != 429 and status < 500:
-                    raise self._refusal(status, problem, headers.get("Location") if status < 400 else None)
-                wait = _seconds(headers.get("Retry-After"), pause)
-            except httpx2.TransportError as error:
-                problem = self.clean(f"{type(error).__name__}: {error}").rstrip(": ")
-                if (tls := _tls(error)) is not None:
-                    raise RefusedError(f"{self.shown}: no safe connection ({self.clean(tls)})", 0) from error
-                if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and not self._reached:
-                    raise RefusedError(f"{self.shown}: cannot be reached ({problem}); check the address", 0) from error
-            except httpx2.DecodingError as error:
-                raise EncoderError(f"{self.shown}: the answer cannot be decompressed") from error
-            if attempt < RETRIES:
-                self._sleep(min(wait, LONGEST_PAUSE))
-                pause *= 2
-        raise EncoderError(f"{self.shown}: no answer after {RETRIES + 1} attempts, the last with {problem}")
-
-    def clean(self, text: str) -> str:
-        """The beginning of foreign text, as it may be shown."""
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return printable(text)[:QUOTED]
-
-    def _in_time(self, body: dict[str, Any], most: int) -> tuple[int, httpx2.Headers, bytes]:
-        """Status, headers and body of one answer, whole after `WHOLE` seconds.
-
-        The client's timeouts hold for each read. Only another thread can be left behind in whatever it waits for: a
-        name's address, a handshake, headers that come a byte a minute.
-        """
-        answer: SimpleQueue[tuple[int, httpx2.Headers, bytes] | BaseException] = SimpleQueue()
-        deadline = time.monotonic() + WHOLE
-
-        def ask() -> None:
-            try:
-                answer.put(self._exchange(body, most, deadline))
-            except BaseException as error:  # raised below, in the thread that asked
-                answer.put(error)
-
-        Thread(target=ask, name="encoder request", daemon=True).start()
         try:
-            found = answer.get(timeout=WHOLE)
-        except Empty:
-            raise self._late() from None
-        if isinstance(found, BaseException):
-            raise found
-        return found
-
-    def _exchange(self, body: dict[str, Any], most: int, deadline: float) -> tuple[int, httpx2.Headers, bytes]:
-        content = bytearray()
-        sent = json.dumps(body).encode()  # ASCII: lone surrogates too
-        headers = {"Content-Type": "application/json"}
-        with self._client.stream("POST", self._url, content=sent, headers=headers) as response:
-            wanted = most if response.is_success else ERROR_BYTES
-            for chunk in response.iter_bytes():  # decompressed, at most 1 MiB at once
-                content += chunk
-                if time.monotonic() > deadline:
-                    raise self._late()
-                if len(content) > wanted:
-                    break
-        return response.status_code, response.headers, bytes(content)
-
-    def _late(self) -> EncoderError:
-        return EncoderError(f"{self.shown}: the answer was not whole after {WHOLE:g} s")
-
-    def _tree(self, content: bytes, status: int, most: int) -> Any:
-        if len(content) > most:
-            raise EncoderError(f"{self.shown}: the answer has more than {most:,} bytes, which embeddings do not take")
+            status, content = self._client.ask("POST", self._client.url, body, most, WHOLE)
+        except http_client.RefusedError as error:
+            raise self._refusal(str(error), error.status, error.problem) from error
+        except TooLargeError as error:
+            raise EncoderError(f"{error}, which embeddings do not take") from error
+        except HttpError as error:
+            raise EncoderError(str(error)) from error
         try:
             tree = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise EncoderError(f"{self.shown}: the answer is not JSON; check the address") from error
         if isinstance(tree, dict) and tree.get("error"):  # LM Studio has status 200 for an unknown path
-            raise self._refusal(status, f"status {status} ({self._quoted(content)})")
+            problem = self._client.said(status, content)
+            raise self._refusal(f"{self.shown}: refused with {problem}", status, problem)
         return tree
 
-    def _refusal(self, status: int, problem: str, location: str | None = None) -> RefusedError:
-        if location is not None:
-            problem += f", a redirect to {self.clean(safe_url(location))}; give that address where it is trusted"
-        elif advice := ADVICE.get(status) or (MODEL_ADVICE if status == 404 or "model" in problem.lower() else None):
-            problem += f"; {advice}"
-        return RefusedError(f"{self.shown}: refused with {problem}", status)
-
-    def _quoted(self, content: bytes) -> str:
-        """What an error says: the message within JSON, else the beginning of the body."""
-        text = content.decode("utf-8", "replace")
-        try:
-            tree = json.loads(text)
-        except (ValueError, RecursionError):
-            return self.clean(text)
-        while isinstance(tree, dict):
-            tree = next((tree[name] for name in ("error", "message", "detail") if tree.get(name)), None)
-        return self.clean(tree if isinstance(tree, str) else text)
-
-
-def _secrets(url: httpx2.URL, key: str) -> list[str]:
-    """What must not be shown, longest first, as it is and as headers, URLs and JSON spell it."""
-    login, query = url.userinfo.decode(), url.query.decode()
-    likely = [url.username, *(value for _, value in parse_qsl(query)), *(p.partition("=")[2] for p in query.split("&"))]
-    plain = {key, login, unquote(login), url.password, *(one for one in likely if len(one) >= SECRET_LENGTH)} - {""}
-    ways: list[Callable[[str], str]] = [str, quote, lambda one: quote(one, safe=""), quote_plus, _json, _in_base64]
-    return sorted({way(one) for one in plain for way in ways}, key=len, reverse=True)
-
-
-def _json(text: str) -> str:
-    return json.dumps(text)[1:-1]
-
-
-def _in_base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def _tls(error: BaseException) -> str | None:
-    """What TLS has against the other side, where that is why it failed."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {cause.verify_message}; SSL_CERT_FILE can name another authority"
-        if isinstance(cause, ssl.SSLError) and isinstance(error, httpx2.ConnectError):
-            return f"TLS: {cause.reason or cause}; check https:// and the port"
-        cause = cause.__cause__ or cause.__context__  # httpcore cuts the chain
-    return None
-
-
-def _seconds(header: str | None, otherwise: float) -> float:
-    """What `Retry-After` asks for, where it gives seconds: not a date, not less than 0, not NaN."""
-    try:
-        found = float(header or "nan")
-    except ValueError:
-        return otherwise
-    return found if found >= 0 else otherwise
+    def _refusal(self, message: str, status: int, problem: str) -> RefusedError:
+        named = status == 404 or "model" in problem.lower()
+        if not 300 <= status < 400 and (advice := ADVICE.get(status) or (MODEL_ADVICE if named else None)):
+            message += f"; {advice}"
+        return RefusedError(message, status)
