@@ -15,13 +15,14 @@ from typing import Any
 
 from unembed import __version__
 from unembed.audit import journal
+from unembed.audit.collections import collections
 from unembed.audit.defences import FORMS, price
 from unembed.audit.findings import Audited, Report
 from unembed.audit.journal import Journal
 from unembed.audit.one_collection import Attacked, Clock, CollectionAudit
 from unembed.audit.options import AuditOptions
 from unembed.audit.sample import allocate
-from unembed.errors import DataError, InputError, UnembedError, printable
+from unembed.errors import InputError, UnembedError
 from unembed.evaluation.evaluate import describe_machine, describe_model
 from unembed.inverter import Inverter
 from unembed.stores.store import Collection, Store, open_store
@@ -210,20 +211,6 @@ def _stores(uris: Sequence[str], opener: Callable[[str], tuple[Store, str]]) -> 
         for store in opened:
             with suppress(UnembedError, OSError):
                 store.close()
-
-
-def collections(store: Store, chosen: str) -> list[Collection]:
-    """A store's collections, or the one that a URI chooses. Raises DataError: it has none, or none of that name."""
-    found = store.collections()
-    kept = [one for one in found if chosen in ("", one.name)]
-    if not found:
-        raise DataError(f"{printable(store.location)}: holds no collection of vectors")
-    if not kept:
-        names = ", ".join(printable(one.name)[:60] for one in found[:8])
-        raise DataError(
-            f"{printable(store.location)}: has no collection {printable(chosen)!r}, expected one of {names}"
-        )
-    return kept
 
 
 def _name(place: Place) -> str:

@@ -30,7 +30,6 @@ LEAKING = 60  # rows that are inverted for each form
 NEIGHBOURS = 10
 OVERSAMPLED = 4  # times as many are found by bits as are then rescored
 HELD_OUT = 0.2  # of the pairs, to choose the map
-KEPT = 0.95  # of the neighbours that a defence must keep to be recommended
 
 Floats = NDArray[np.float32]
 
@@ -172,26 +171,11 @@ def _figure(values: Sequence[float], seed: int) -> dict[str, float]:
 
 
 def recommend(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence: the form that leaks least of those that keep 95 % of the neighbours, with its price.
+    """Which row is worth its price (`defence_choice`), and the price; or that none is."""
+    from unembed.audit.defence_choice import choose
 
-    It is recommended only if its leak lies below that of no defence, intervals apart.
-    """
-    plain = next((row for row in rows if row["name"] == NONE), None)
-    if plain is None:
-        return "Nothing is recommended: what no defence leaks was not measured."
-    fit = [
-        row
-        for row in rows
-        if row["recall"]["value"] >= KEPT and row["leak"]["high"] < plain["leak"]["low"] and row is not plain
-    ]
-    if not fit:
-        return (
-            f"No form keeps 95 % of the nearest neighbours and surely leaks less than none ({plain['measure']} "
-            f"{plain['leak']['value']:.2f}): protect the vectors as the texts themselves."
-        )
-    best = min(fit, key=lambda row: row["leak"]["value"])
-    return (
-        f"{best['name']}: {best['measure']} of what comes back falls from {plain['leak']['value']:.2f} to "
-        f"{best['leak']['value']:.2f}, {best['recall']['value']:.0%} of the nearest neighbours stay, and a vector "
-        f"takes {best['bytes']:,} bytes instead of {plain['bytes']:,}; that lowers the leak and does not end it."
-    )
+    number, why = choose(rows)
+    if number is None:
+        return why
+    best, plain = rows[number], next(row for row in rows if row["name"] == NONE)
+    return f"{best['name']}: {why} A vector takes {best['bytes']:,} bytes, without a defence {plain['bytes']:,}."

@@ -60,14 +60,14 @@ def which_encoder(
     dimension = vectors.shape[1]
     fits = dimension == inverter.recipe.dimension
     if declared is not None:
-        return Which(_whole_name(declared), "declared", fits and _is_own(declared, inverter), "you name it")
+        return Which(_whole_name(declared), "declared", fits and is_own(declared, inverter), "you name it")
     name, by, why, denied = _by_word_and_vectors(vectors, said, inverter)
     cosine = _of_texts(vectors, texts, inverter) if fits else None
     if cosine is not None and cosine >= SAME:
         why = f"it gives the texts beside the vectors the same ones (median cosine {cosine:.3f})"
-        by = by if _is_own(name, inverter) and by == "named" else "identified"
+        by = by if is_own(name, inverter) and by == "named" else "identified"
         return Which(_whole_name(inverter.recipe.encoder), by, True, why)
-    own: bool | None = fits and _is_own(name, inverter)
+    own: bool | None = fits and is_own(name, inverter)
     if fits and cosine is not None and cosine < OTHER:
         contradicted = f", but {inverter.recipe.encoder} gives the texts beside them others (cosine {cosine:.2f})"
         return Which(name, by, False, why + contradicted * bool(own))
@@ -79,7 +79,7 @@ def which_encoder(
 def _by_word_and_vectors(vectors: NDArray[np.float32], said: str, inverter: Inverter) -> tuple[str, str, str, bool]:
     """Name, how it is known, why, and whether the vectors speak against the inverter's own encoder."""
     guesses = identify(vectors)
-    own = next((one for one in guesses if _is_own(one.name, inverter)), None)
+    own = next((one for one in guesses if is_own(one.name, inverter)), None)
     denied = own is not None and own.likelihood == "unlikely"
     if said:
         named = next((one for one in identify(vectors, said) if NAMED in one.reasons), None)
@@ -110,7 +110,7 @@ def _of_texts(vectors: NDArray[np.float32], texts: Sequence[str | None], inverte
     return float(np.median((found * normalised(vectors[rows])).sum(1)))
 
 
-def _is_own(name: str, inverter: Inverter) -> bool:
+def is_own(name: str, inverter: Inverter) -> bool:
     """Whether a name is one of the inverter's own encoder's."""
     own = inverter.recipe.encoder
     known = {one.casefold().rpartition("/")[2] for one in aliases(own) if not Path(one).is_dir()}
