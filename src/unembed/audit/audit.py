@@ -45,7 +45,7 @@ def audit(
     inverter: Inverter | None = None,
     output: Path | None = None,
     progress: Progress = lambda *_: None,
-    opener: Callable[[str], tuple[Store, str]] = open_store,
+    opener: Callable[[str], tuple[Store, str]] | None = None,
 ) -> Report:
     """Audit stores.
 
@@ -67,7 +67,7 @@ def audit(
     """
     options = options or AuditOptions()
     started = time.monotonic()
-    with _stores(uris, opener) as places:
+    with _stores(uris, opener or open_store) as places:
         if inverter is None:
             inverter = Inverter.from_pretrained(options.model, options.device)
         if options.encoder == inverter.recipe.encoder:

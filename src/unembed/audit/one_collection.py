@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.alignment.linear import normalised
-from unembed.audit.attack import RANDOM, RANDOM_GUIDED, Attack, choose, random_vectors
+from unembed.audit.attack import FEWEST_PAIRS, RANDOM, RANDOM_GUIDED, Attack, choose, random_vectors
 from unembed.audit.findings import Audited, Finding, Recovered
 from unembed.audit.journal import Journal, Record
 from unembed.audit.options import AuditOptions
@@ -83,7 +83,7 @@ class CollectionAudit:
         """
         started = time.monotonic()
         sample, about = self._sample()
-        which, attack = self._attack(sample)
+        sample, which, attack = self._attack(sample)
         tried, not_tried = list(self._read(sample, about)), list[str]()
         judged, calls = None, 0
         if isinstance(attack, Attack):
@@ -121,16 +121,19 @@ class CollectionAudit:
         self.journal.keep_sample(sample, about)
         return sample, about
 
-    def _attack(self, sample: Sample) -> tuple[Which, Attack | str]:
+    def _attack(self, sample: Sample) -> tuple[Sample, Which, Attack | str]:
+        """The encoder and the attack, and the sample, of which rows may have become pairs."""
         declared = self.options.encoder
         if not len(sample.rows):
             said = self.collection.encoder
             which = Which(
                 declared or said or "unknown", "declared" if declared else "named" if said else "unknown", False, ""
             )
-            return which, "no row of it holds a vector that can be inverted"
+            return sample, which, "no row of it holds a vector that can be inverted"
         which = which_encoder(sample.vectors, sample.rows.texts, self.collection.encoder, declared, self.inverter)
-        return which, choose(sample, which, self.inverter, self.options)
+        if which.own is False and self.options.aligner is None:
+            sample = sample.with_pairs(FEWEST_PAIRS)
+        return sample, which, choose(sample, which, self.inverter, self.options)
 
     def _judged(self, sample: Sample, attack: Attack) -> tuple[Judged, int]:
         """Statuses of the rows that were attacked, and how often the encoder was asked."""

@@ -114,7 +114,7 @@ def number_of(x_ND: Floats) -> str:
     by_dimension = len(x_ND) > 512 and max(len(np.unique(column)) for column in x_ND.T) <= 256
     if whole or by_row or by_dimension:
         return "int8"
+    if not (np.ascontiguousarray(x_ND).view(np.uint32) & 0xFFFF).any():
+        return "bfloat16"
     with np.errstate(over="ignore"):
-        if (x_ND.astype(np.float16).astype(np.float32) == x_ND).all():
-            return "float16"
-    return "bfloat16" if not (x_ND.view(np.uint32) & 0xFFFF).any() else "float32"
+        return "float16" if (x_ND.astype(np.float16).astype(np.float32) == x_ND).all() else "float32"
