@@ -1,10 +1,7 @@
 """A store in memory, and an inverter that knows some texts: what audits are tested with."""
 
 import copy
-import importlib.util
-import sys
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -128,19 +125,3 @@ def opening(*stores: MemoryStore) -> Any:
         raise DataError(f"{uri}: no such store")
 
     return open_one
-
-
-def _stand_ins() -> None:
-    """For modules of reports where they are not there."""
-    said = {
-        "rules": {"from_traces": lambda *_: [], "from_statuses": lambda _: []},
-        "personal": {"tally": lambda *_: {}, "count": lambda *_: {}, "not_looked_for": lambda: ()},
-    }
-    for name, values in said.items():
-        if importlib.util.find_spec(f"unembed.audit.{name}") is None:
-            module = ModuleType(f"unembed.audit.{name}")
-            vars(module).update(values)
-            sys.modules[module.__name__] = module
-
-
-_stand_ins()

@@ -131,7 +131,7 @@ def test_an_aligner_that_is_given_is_used(inverter: KnowingInverter, tmp_path: P
     from unembed.training.align import Pairs, align
 
     made = ENCODER.encode(OTHERS)
-    align(inverter, Pairs(OTHERS, normalised(turned(made)), True), "other", judged=0).save(tmp_path / "aligner")
+    align(inverter, Pairs(OTHERS, normalised(turned(made)), True), "other").save(tmp_path / "aligner")
     found = one(inverter, rows(turned(VECTORS), STORED), sample=60, encoder="other", aligner=str(tmp_path / "aligner"))
     assert found.attack == "aligned"
     assert found.level in ("near", "proved")

@@ -109,7 +109,7 @@ def choose(sample: Sample, which: Which, inverter: Inverter, options: AuditOptio
     other, why_not = _other_encoder(recipe, inverter, options, named=which.by == "declared")
     if given is None:
         pairs = Pairs([str(text) for text in sample.pairs.texts], normalised(sample.pairs.vectors), True)
-        fitted = align(inverter, pairs, recipe if other is None else other.recipe, seed=options.seed, judged=0)
+        fitted = align(inverter, pairs, recipe if other is None else other.recipe, seed=options.seed)
         cosine = fitted.about["cosine"]["value"]
         told = f"an aligner fitted on {len(pairs.texts):,} texts of this collection with their vectors, none of them "
         told += f"sampled; its vectors have a cosine of {cosine:.2f} to the true ones"
