@@ -1,5 +1,6 @@
 """Whole audits of stores in memory, by an inverter that knows some texts."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -31,9 +32,15 @@ def turned(x: np.ndarray, seed: int = 2) -> np.ndarray:
     return (x @ np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]).astype(np.float32)
 
 
-@pytest.fixture
-def inverter() -> KnowingInverter:
+@pytest.fixture(scope="module")
+def knowing() -> KnowingInverter:
     return KnowingInverter([*STORED, *OTHERS])
+
+
+@pytest.fixture
+def inverter(knowing: KnowingInverter) -> KnowingInverter:
+    knowing.stop, knowing.seen = [], []
+    return copy.copy(knowing)
 
 
 def run(inverter: KnowingInverter, *stores: MemoryStore, uris: Sequence[str] = (), **options: Any) -> Report:
@@ -93,7 +100,7 @@ def test_a_hash_is_enough(inverter: KnowingInverter) -> None:
     assert all(row.text[0].isupper() for row in found.recovered)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("told", [True, False])
 def test_random_vectors_give_nothing(inverter: KnowingInverter, told: bool, seed: int) -> None:
     noise = np.random.default_rng(seed).standard_normal(VECTORS.shape)
@@ -192,12 +199,13 @@ def test_an_interrupted_audit_goes_on_where_it_was(
 ) -> None:
     store = MemoryStore(a=rows(VECTORS[:120], STORED[:120]), b=rows(VECTORS[120:], STORED[120:]))
     options: dict[str, Any] = {"sample": 100, "seconds": 2.0, "output": tmp_path}
-    whole = run(KnowingInverter(inverter.known), store, sample=100, seconds=2.0)
+    whole = run(copy.copy(inverter), store, sample=100, seconds=2.0)
     asked: list[int] = []
     # The first collection is done and ten rows of the second, of which the last batch is lost.
     inverter.stop = [(10, stop)]
     inverter.seen = asked
-    first = KnowingInverter(inverter.known)
+    first = copy.copy(inverter)
+    first.stop, first.seen = [], []
     run_one = MemoryStore(a=store.kept["a"][1], b=store.kept["b"][1])
     original = inverter.invert
 

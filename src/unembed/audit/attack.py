@@ -146,7 +146,7 @@ def _of_own_encoder(which: Which, inverter: Inverter, options: AuditOptions, sea
 def _guided(search: Search | None) -> str:
     if search is None:
         return "blind inversion: no text is embedded while one is recovered"
-    return f"guided inversion, {search.seconds:g} s a row: the encoder is asked about each guess"
+    return f"guided inversion, {search.seconds or 0:g} s a row: the encoder is asked about each guess"
 
 
 def _further(search: Search | None) -> tuple[str, ...]:
