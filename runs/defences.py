@@ -6,6 +6,8 @@ The store changes each embedding before it keeps it, as the page's "Protect it b
 each number, rounding to a few bits, dropping numbers from the end. The attacker inverts what is kept. `cosine` is that
 of the recovered text to the embedding as it was. `neighbours kept` says what is left of the store's use: of the ten
 texts nearest to each one, the share still found when all others are kept so and the question is not.
+
+The attacker here is not adapted to the defence; that of `unembed audit --defences` is.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scripts import run
 
+from unembed.audit.stored_forms import noise, rounding
 from unembed.corpus.held_out import parse_tokens, truths
 from unembed.corpus.sources import read_texts
 from unembed.evaluation.evaluate import compare, read_back
@@ -28,23 +31,14 @@ FIGURES = ("token_accuracy", "token_f1", "bleu", "cosine")
 NEIGHBOURS = 10
 
 
-def noise(deviation: float) -> Defence:
+def noisy(deviation: float) -> Defence:
     """Gaussian noise of a standard deviation on each number of a unit vector."""
-    return lambda e_BD, generator: e_BD + deviation * generator.standard_normal(e_BD.shape, dtype=np.float32)
+    return lambda e_BD, generator: noise(deviation, generator)(e_BD)
 
 
-def rounding(bits: int) -> Defence:
+def rounded(bits: int) -> Defence:
     """Symmetric levels on one scale for each vector; a single bit keeps the sign."""
-
-    def apply(e_BD: Floats, _: np.random.Generator) -> Floats:
-        if bits == 1:
-            return np.where(e_BD < 0, -1, 1).astype(np.float32)
-        levels = 2 ** (bits - 1) - 1
-        scale_B1 = np.abs(e_BD).max(axis=1, keepdims=True)
-        rounded: Floats = np.round(e_BD / scale_B1 * levels) / levels * scale_B1
-        return rounded
-
-    return apply
+    return lambda e_BD, _: rounding(bits)(e_BD)
 
 
 def dropping(share: float) -> Defence:
@@ -58,15 +52,15 @@ def dropping(share: float) -> Defence:
 
 DEFENCES: dict[str, Defence] = {
     "none": lambda e_BD, _: e_BD,
-    "noise of .005": noise(0.005),
-    "noise of .01": noise(0.01),
-    "noise of .02": noise(0.02),
-    "noise of .05": noise(0.05),
-    "noise of .1": noise(0.1),
-    "8 bits": rounding(8),
-    "4 bits": rounding(4),
-    "2 bits": rounding(2),
-    "1 bit": rounding(1),
+    "noise of .005": noisy(0.005),
+    "noise of .01": noisy(0.01),
+    "noise of .02": noisy(0.02),
+    "noise of .05": noisy(0.05),
+    "noise of .1": noisy(0.1),
+    "8 bits": rounded(8),
+    "4 bits": rounded(4),
+    "2 bits": rounded(2),
+    "1 bit": rounded(1),
     "half dropped": dropping(1 / 2),
     "three quarters dropped": dropping(3 / 4),
 }

@@ -8,13 +8,16 @@ import click
 
 from unembed import __version__
 from unembed.cli.align import align
+from unembed.cli.audit import audit
 from unembed.cli.command_group import Commands
 from unembed.cli.encode import encode
 from unembed.cli.evaluate import evaluate
 from unembed.cli.fit import fit
 from unembed.cli.invert import invert
 from unembed.cli.prepare import prepare
+from unembed.cli.recover import recover
 from unembed.cli.serve import serve
+from unembed.cli.stores import stores
 from unembed.cli.train import train
 
 
@@ -23,10 +26,10 @@ from unembed.cli.train import train
 def main() -> None:
     """Recover text from embedding vectors with a conditional masked diffusion language model.
 
-    Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted. An error is one line on standard
-    error.
+    Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 3 an audit's gate was reached, 130 interrupted. An
+    error is one line on standard error.
     """
 
 
-for command in (encode, invert, prepare, train, fit, align, evaluate, serve):
+for command in (encode, invert, audit, stores, recover, prepare, train, fit, align, evaluate, serve):
     main.add_command(command)
