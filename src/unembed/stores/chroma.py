@@ -67,7 +67,7 @@ class Chroma:
                 found.append(self._live(part, vectors, rest, common))
             if rest.count:
                 found.append(self._left(part, vectors, rest, [] if part.id else common))
-        self._check()
+            self._check(vectors)
         return found
 
     def _forgotten(self) -> list[Trace]:
@@ -156,13 +156,13 @@ class Chroma:
             yield from batched(found, dimension, batch)
         finally:
             faults.tell(self.notes)
-            self._check()
+            self._check(vectors)
 
-    def _check(self) -> None:
+    def _check(self, vectors: Vectors) -> None:
         if self._database is not None:
             self._database.check_unchanged()
-        if self._loaded is not None and (index := self._loaded[1].index) and index.changed():
-            note = f"{index.folder.name}: changed while it was read, what was read may mix two states"
+        if vectors.index and vectors.index.changed():
+            note = f"{vectors.index.folder.name}: changed while it was read, what was read may mix two states"
             self.notes += [] if note in self.notes else [note]
 
     def close(self) -> None:
