@@ -138,6 +138,9 @@ def test_versions_before_1_keep_the_texts_of_deleted_collections(old: tuple[Path
 def test_encoder_endpoint_and_secret(current: tuple[Path, Any], opened: Open) -> None:
     found = next(one for one in opened(current[0]).collections() if one.name == "default-encoder")
     assert found.encoder == "all-MiniLM-L6-v2"
+    queued = next(one for one in opened(current[0]).collections() if one.name == "queued")
+    assert [one.where for one in queued.traces if one.kind == "secret"] == ["embedding_metadata"]
+    assert "correct-horse" not in str(queued)
     traces = {trace.kind: trace for trace in found.traces}
     assert traces["endpoint"].detail == "The configuration names the endpoint https://llm.internal:8443."
     assert traces["secret"].count == 1
