@@ -49,6 +49,7 @@ def make(folder: str) -> dict:
     queued = create(client, "queued", "l2", 1000, {})
     fill(queued, vectors(12, 0))
     queued.delete(ids=["id 3"])
+    queued.update(ids=["id 4"], metadatas=[{"number": 4, "db_password": "correct-horse"}])
 
     cosine = create(client, "cosine", "cosine", 20, {})
     fill(cosine, vectors(45, 1))

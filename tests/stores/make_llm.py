@@ -22,6 +22,8 @@ database = sqlite_utils.Database(sys.argv[1])
 texts = {f"key {n}": f"the text of row {n}" for n in range(20)}
 llm.Collection("stored", database, model=model).embed_multi(texts.items(), store=True)
 hidden = llm.Collection("hidden", database, model=model)
-hidden.embed_multi_with_metadata([(key, text, {"n": key}) for key, text in texts.items()], store=False)
+hidden.embed_multi_with_metadata(
+    [(key, text, {"n": key, "token": "hf_" + "aB" * 20}) for key, text in texts.items()], store=False
+)
 llm.Collection("binary", database, model=model).embed("image", b"\x89PNG", store=True)
 print(json.dumps({"texts": texts, "vectors": {key: list(model.embed(text)) for key, text in texts.items()}}))

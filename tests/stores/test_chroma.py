@@ -138,6 +138,9 @@ def test_versions_before_1_keep_the_texts_of_deleted_collections(old: tuple[Path
 def test_encoder_endpoint_and_secret(current: tuple[Path, Any], opened: Open) -> None:
     found = next(one for one in opened(current[0]).collections() if one.name == "default-encoder")
     assert found.encoder == "all-MiniLM-L6-v2"
+    queued = next(one for one in opened(current[0]).collections() if one.name == "queued")
+    assert [one.where for one in queued.traces if one.kind == "secret"] == ["embedding_metadata"]
+    assert "correct-horse" not in str(queued)
     traces = {trace.kind: trace for trace in found.traces}
     assert traces["endpoint"].detail == "The configuration names the endpoint https://llm.internal:8443."
     assert traces["secret"].count == 1
@@ -172,14 +175,19 @@ def test_rows_that_the_metadata_has_yet_to_take(copy: Path, opened: Open) -> Non
     change(
         copy,
         "DELETE FROM embeddings WHERE embedding_id = 'new'",
-        "UPDATE max_seq_id SET seq_id = four_before(seq_id) WHERE segment_id IN (SELECT s.id FROM segments s JOIN collections c "
-        "ON c.id = s.collection WHERE scope = 'METADATA' AND name = 'cosine')",
+        "UPDATE max_seq_id SET seq_id = four_before(seq_id) WHERE segment_id IN (SELECT s.id FROM segments s "
+        "JOIN collections c ON c.id = s.collection WHERE scope = 'METADATA' AND name = 'cosine')",
     )
     store = opened(copy)
     read = Read(store, "cosine")
     assert read.ids[-1] == "new"
     assert len(read.ids) == 43
     assert next(one.rows for one in store.collections() if one.name == "cosine") == 43
+    again = "SELECT 3, topic, id FROM embeddings_queue WHERE id = 'new'"
+    change(copy, f"INSERT INTO embeddings_queue (operation, topic, id) {again}")
+    store = opened(copy)
+    assert len(Read(store, "cosine").ids) == 42
+    assert Read(store, "cosine (deleted)").ids[-1] == "new"
 
 
 def test_markup_and_control_characters_are_kept_as_they_are(copy: Path, opened: Open) -> None:
@@ -322,12 +330,13 @@ def test_memory_that_was_written_with_the_index(copy: Path, opened: Open) -> Non
 
 def test_a_change_while_it_is_read_is_noted_once(copy: Path, opened: Open) -> None:
     store = opened(copy)
-    rows = store.rows("cosine", 10)
-    next(rows)
-    os.utime(index_of(store, "cosine") / "data_level0.bin")
-    rows.close()
-    assert len(Read(store, "cosine").ids) == 43
-    assert [note for note in store.notes if "changed while it was read" in note] == store.notes[-1:]
+    index = index_of(store, "cosine")
+    for _ in range(2):
+        rows = store.rows("cosine", 10)
+        next(rows)
+        os.utime(index / "data_level0.bin")
+        rows.close()
+    assert store.notes == [f"{index.name}: changed while it was read, what was read may mix two states"]
 
 
 def test_no_such_collection(old: tuple[Path, Any], opened: Open) -> None:

@@ -49,7 +49,7 @@ def test_rows_are_what_was_given(store: tuple[Path, Any]) -> None:
         assert read.texts == (list(answer["texts"].values()) if name == "stored" else [None] * 20)
         np.testing.assert_array_equal(read.vectors, np.float32(list(answer["vectors"].values())))
         assert read.hashes == [f"md5:{hashlib.md5(one.encode()).hexdigest()}" for one in answer["texts"].values()]
-    assert Read(opened, "hidden").metadata[3] == {"n": "key 3"}
+    assert Read(opened, "hidden").metadata[3]["n"] == "key 3"
     opened.close()
     assert tree(path.parent) == before
 
@@ -62,6 +62,8 @@ def test_traces(store: tuple[Path, Any]) -> None:
     assert found["hidden"]["hash"].count == 20
     assert found["binary"]["text"].where == "embeddings.content_blob"
     assert "letters-16" in found["hidden"]["encoder"].detail
+    assert (found["hidden"]["secret"].where, found["hidden"]["secret"].count) == ("embeddings.metadata", 20)
+    assert "hf_" not in str(found)
 
 
 @pytest.mark.parametrize("value", [None, b"", b"123", b"\0" * 60, "text", 7, 1.5])

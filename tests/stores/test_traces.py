@@ -1,6 +1,7 @@
 """What any store gives away: files that all may read, copies, secrets, endpoints."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -70,9 +71,12 @@ def test_settings_that_nest_without_end() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are Unix'")
-def test_files_that_every_user_may_read(tmp_path: Path) -> None:
-    folder = tmp_path / "store"
-    folder.mkdir()
+def test_files_that_every_user_may_read() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        look_at_files(Path(folder))
+
+
+def look_at_files(folder: Path) -> None:
     for name in ("a", "b", "c"):
         (folder / name).write_text(name)
         (folder / name).chmod(0o600)

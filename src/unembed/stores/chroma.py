@@ -13,10 +13,14 @@ from unembed.stores.chroma_catalog import FOLDER, NEEDED, Part, lost_parts, part
 from unembed.stores.chroma_rows import DOCUMENT, Rest, deleted_rows, live_rows, rest_of
 from unembed.stores.chroma_vectors import TOPIC, Vectors
 from unembed.stores.rows import Faults, batched, chosen
-from unembed.stores.sqlite_files import Database, accessible
+from unembed.stores.sqlite_files import Database, TooLargeError, accessible
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 FILE = "chroma.sqlite3"
+SAMPLE = (
+    "SELECT m.key, m.string_value FROM embeddings e JOIN embedding_metadata m ON m.id = e.id "
+    "WHERE e.segment_id = ? AND m.key <> ? AND m.string_value IS NOT NULL LIMIT 1000"
+)
 TEXTS = "SELECT count(*) FROM embeddings e JOIN embedding_metadata m ON m.id = e.id AND m.key = ?"
 
 
@@ -67,7 +71,7 @@ class Chroma:
                 found.append(self._live(part, vectors, rest, common))
             if rest.count:
                 found.append(self._left(part, vectors, rest, [] if part.id else common))
-        self._check()
+            self._check(vectors)
         return found
 
     def _forgotten(self) -> list[Trace]:
@@ -91,7 +95,7 @@ class Chroma:
             *_counted("copy", "Vectors and their texts are in the queue too.", "embeddings_queue", queued),
             *_encoder(part),
             *traces.endpoints(traces.assignments(part.settings, "collections")),
-            *traces.secrets(traces.assignments(part.settings, "collections")),
+            *traces.secrets([*traces.assignments(part.settings, "collections"), *self._sample(part)]),
             *_memory(part, vectors),
         ]
         if rest.count and vectors.known:
@@ -106,6 +110,17 @@ class Chroma:
             traces=(*own, *common),
             about={"index": part.index} | ({"embedding function": part.function} if part.function else {}),
         )
+
+    def _sample(self, part: Part) -> list[tuple[str, str]]:
+        """Texts of the metadata of some rows, which are looked at for secrets."""
+        assert self._database is not None
+        try:
+            return [
+                ("embedding_metadata", f"{key}={str(value)[: traces.TEXT]}")
+                for key, value in self._database.read(SAMPLE, (part.texts, DOCUMENT))
+            ]
+        except TooLargeError:
+            return []
 
     def _left(self, part: Part, vectors: Vectors, rest: Rest, common: list[Trace]) -> Collection:
         """What is in the files beside the rows of a collection, or of none."""
@@ -156,13 +171,13 @@ class Chroma:
             yield from batched(found, dimension, batch)
         finally:
             faults.tell(self.notes)
-            self._check()
+            self._check(vectors)
 
-    def _check(self) -> None:
+    def _check(self, vectors: Vectors) -> None:
         if self._database is not None:
             self._database.check_unchanged()
-        if self._loaded is not None and (index := self._loaded[1].index) and index.changed():
-            note = f"{index.folder.name}: changed while it was read, what was read may mix two states"
+        if vectors.index and vectors.index.changed():
+            note = f"{vectors.index.folder.name}: changed while it was read, what was read may mix two states"
             self.notes += [] if note in self.notes else [note]
 
     def close(self) -> None:

@@ -61,6 +61,10 @@ class Llm:
             own.append(Trace("hash", detail, "embeddings.content_hash", hashes))
         if model:
             own.append(Trace("encoder", f"The store names its encoder: {printable(model)[:200]}.", "collections.model"))
+        if "metadata" in self._columns:
+            sample = [one for (one,) in self._database.read(f"SELECT metadata {OF} LIMIT 1000", (key,))]
+            settings = (json_object(one) for one in sample)
+            own += traces.secrets(one for each in settings for one in traces.assignments(each, "embeddings.metadata"))
         return Collection(
             name=name,
             rows=int(self._database.one(f"SELECT count(*) {OF}", (key,)) or 0),
