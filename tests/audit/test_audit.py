@@ -316,6 +316,10 @@ def test_a_deadline_ends_the_work_and_says_so(inverter: KnowingInverter, tmp_pat
     assert found.sampled == 16  # of the first batch that was read
     assert any("first 16 rows of 240: the time for reading was over" in line for line in found.tried)
     assert (tmp_path / FOLDER).exists()  # the same command goes on
+    two = MemoryStore(a=rows(VECTORS[:120]), b=rows(VECTORS[120:]))
+    late = run(inverter, two, sample=100, deadline=1e-6, encoder="fake")
+    assert [found.collection for found in late.collections] == ["a"]
+    assert late.unread == ("here#b: the time was over first",)
 
 
 def test_progress_is_told(inverter: KnowingInverter) -> None:

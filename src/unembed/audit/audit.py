@@ -116,6 +116,10 @@ class _Run:
                 if self.interrupted:
                     self._leave_out(place, "the audit was interrupted first")
                     continue
+                if number and self.until is not None and time.monotonic() >= self.until:
+                    self.over = True
+                    self._leave_out(place, "the time was over first")
+                    continue
                 try:
                     self._audit(place, size, len(places) - number)
                 except UnembedError as error:
