@@ -111,7 +111,7 @@ def test_a_required_option_that_is_left_out_is_named(run, name, left_out):
 
 
 def test_required_options_are_known():
-    assert {name for name, _ in REQUIRED} == {"prepare", "train", "align", "evaluate"}
+    assert {name for name, _ in REQUIRED} == {"prepare", "train", "align", "evaluate", "recover"}
 
 
 def test_commands_are_those_of_the_design(run):

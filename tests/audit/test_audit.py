@@ -4,19 +4,23 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from fakes import fake_encoder
+from fakes import FakeEncoder, fake_encoder
 from memory_store import KnowingInverter, MemoryStore, opening, rows, texts
 from unembed.alignment.linear import normalised
 from unembed.audit.audit import audit
 from unembed.audit.findings import Audited, Report
 from unembed.audit.journal import FOLDER
 from unembed.audit.options import AuditOptions
+from unembed.encoders.remote import RemoteEncoder
 from unembed.errors import DataError, EncoderError, InputError
 from unembed.stores.store import Rows
 
@@ -147,6 +151,54 @@ def test_an_aligner_that_is_given_is_used(inverter: KnowingInverter, tmp_path: P
     assert "the aligner takes 16 dimensions, these vectors have 8" in wrong.not_tried
 
 
+class Turned(FakeEncoder):
+    """Another encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recipe = replace(self.recipe, encoder="turned")
+
+    def encode_tokens(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings (B, 16), as `turned` makes them."""
+        return torch.from_numpy(turned(super().encode_tokens(ids, lengths).numpy()))
+
+
+def test_another_encoder_that_can_be_asked_is_asked(inverter: KnowingInverter, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    monkeypatch.setattr("unembed.audit.attack.load_encoder", lambda name, _: named.append(name) or Turned())
+    found = one(inverter, rows(turned(VECTORS), STORED), sample=40, encoder="folder/turned", seconds=1.0)
+    assert named == ["folder/turned"]
+    assert (found.attack, found.encoder, found.encoder_by) == ("aligned", "folder/turned", "declared")
+    assert found.status_counts["proved"] > 35
+    assert max(row.cosine or 0 for row in found.recovered) > 1 - 1e-6
+    assert any("guided inversion, 1 s a row" in line for line in found.tried)
+
+
+def test_an_address_is_asked_and_told_and_let_go(inverter: KnowingInverter, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Remote(RemoteEncoder):
+        def __init__(self, *arguments: Any) -> None:
+            asked.append(arguments[0])
+            super().__init__(*arguments)
+
+        def encode(self, texts: Sequence[str], *_: Any, **__: Any) -> np.ndarray:
+            self.calls += len(texts)
+            return ENCODER.encode(texts)
+
+        def close(self) -> None:
+            asked.append("closed")
+            super().close()
+
+    for module in ("attack", "audit"):
+        monkeypatch.setattr(f"unembed.audit.{module}.RemoteEncoder", Remote)
+    store = MemoryStore(docs=rows(VECTORS)).describe("docs", rows=240, encoder="fake")
+    report = run(inverter, store, sample=20, encoder_url="http://127.0.0.1:9/v1/embeddings")
+    assert asked == ["http://127.0.0.1:9/v1/embeddings", "closed"]
+    assert report.about["asked"] == {"calls": 1 + 20 + 40, "tokens": 0}
+    assert "127.0.0.1" not in json.dumps(report.about)  # an address may have a password
+
+
 def test_rows_that_hold_no_vector_are_left_out_and_counted(inverter: KnowingInverter) -> None:
     broken = VECTORS.copy()
     broken[::2] = np.nan
@@ -264,6 +316,10 @@ def test_a_deadline_ends_the_work_and_says_so(inverter: KnowingInverter, tmp_pat
     assert found.sampled == 16  # of the first batch that was read
     assert any("first 16 rows of 240: the time for reading was over" in line for line in found.tried)
     assert (tmp_path / FOLDER).exists()  # the same command goes on
+    two = MemoryStore(a=rows(VECTORS[:120]), b=rows(VECTORS[120:]))
+    late = run(inverter, two, sample=100, deadline=1e-6, encoder="fake")
+    assert [found.collection for found in late.collections] == ["a"]
+    assert late.unread == ("here#b: the time was over first",)
 
 
 def test_progress_is_told(inverter: KnowingInverter) -> None:

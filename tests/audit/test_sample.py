@@ -10,6 +10,7 @@ import pytest
 
 from memory_store import rows
 from unembed.audit.sample import LONGEST, Sample, allocate, draw
+from unembed.errors import DataError
 from unembed.stores.store import Rows
 
 
@@ -103,6 +104,17 @@ def test_memory_does_not_grow_with_the_collection() -> None:
         return found
 
     assert peak(20_000) < 1.5 * peak(4_000)
+
+
+def test_rows_of_other_dimensions_are_refused() -> None:
+    with pytest.raises(DataError, match="docs: rows have 3 and 4 dimensions"):
+        draw([rows(np.ones((2, 3))), rows(np.ones((2, 4)))], 3, name="docs")
+
+
+def test_half_characters_are_shown_as_such() -> None:
+    hostile = Rows(["a\ud800"], np.ones((1, 2), np.float32), ["x\udfffy"], [{}])
+    sample = draw([hostile], 1, name="name\ud800")
+    assert (sample.rows.ids, sample.rows.texts) == (["a?"], ["x?y"])
 
 
 def test_long_texts_are_cut_and_metadata_left_out() -> None:

@@ -22,6 +22,7 @@ from unembed.audit.journal import Journal
 from unembed.audit.one_collection import Attacked, Clock, CollectionAudit
 from unembed.audit.options import AuditOptions
 from unembed.audit.sample import allocate
+from unembed.encoders.remote import RemoteEncoder
 from unembed.errors import InputError, UnembedError
 from unembed.evaluation.evaluate import describe_machine, describe_model
 from unembed.inverter import Inverter
@@ -58,8 +59,8 @@ def audit(
         opener: instead of `open_store`, for tests.
 
     Returns:
-        The report. Its `about` says whether it was `interrupted`, whether the `deadline` came first, and how many
-        collections could not be audited (`failed`); `unread` says why.
+        The report. Its `about` says whether it was `interrupted`, whether the `deadline` came first, how many
+        collections could not be audited (`failed`; `unread` says why), and what an address was asked for (`asked`).
 
     Raises:
         InputError: a URI, a collection or an option is wrong.
@@ -73,8 +74,12 @@ def audit(
         if options.encoder == inverter.recipe.encoder:
             inverter.encoder_named = True
         run = _Run(inverter, options, output, progress, started)
-        run.audit(places)
-        report = run.report(places)
+        try:
+            run.audit(places)
+            report = run.report(places)
+        finally:
+            for remote in run.remotes:
+                remote.close()
     if run.complete and output is not None:
         journal.remove(output)
     return report
@@ -94,6 +99,7 @@ class _Run:
         self.failed = 0
         self.largest: tuple[int, str, Attacked] | None = None
         self.defences: list[dict[str, Any]] = []
+        self.remotes: list[RemoteEncoder] = []
         self.interrupted = self.over = False
 
     @property
@@ -109,6 +115,10 @@ class _Run:
             for number, (place, size) in enumerate(zip(places, sizes, strict=True)):
                 if self.interrupted:
                     self._leave_out(place, "the audit was interrupted first")
+                    continue
+                if number and self.until is not None and time.monotonic() >= self.until:
+                    self.over = True
+                    self._leave_out(place, "the time was over first")
                     continue
                 try:
                     self._audit(place, size, len(places) - number)
@@ -149,6 +159,8 @@ class _Run:
                 kept.finish(audited)
         self.done.append(audited)
         rows = audited.rows or 0
+        if work.attacked is not None and isinstance(work.attacked.attack.encoder, RemoteEncoder):
+            self.remotes.append(work.attacked.attack.encoder)
         if work.attacked is not None and (self.largest is None or rows > self.largest[0]):
             self.largest = rows, name, work.attacked
 
@@ -188,6 +200,7 @@ class _Run:
             "interrupted": self.interrupted,
             "deadline": self.over,
             "failed": self.failed,
+            "asked": {name: sum(getattr(one, name) for one in self.remotes) for name in ("calls", "tokens")},
             "not_looked_for": list(personal.not_looked_for()),
         }
         return Report(tuple(self.done), about, (*self.unread, *notes), tuple(self.defences))

@@ -80,7 +80,7 @@ class Journal:
         if (path := self._path(".json")) is None:
             return
         with atomic_file(path) as temporary:
-            temporary.write_bytes(TypeAdapter(Audited).dump_json(audited))
+            temporary.write_text(json.dumps(TypeAdapter(Audited).dump_python(audited)), encoding="ascii")
         for ending in (".npz", ".rows.jsonl", ".random.jsonl"):
             if (part := self._path(ending)) is not None:
                 part.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ class CollectionAudit:
         started = time.monotonic()
         sample, about = self._sample()
         sample, which, attack = self._attack(sample)
-        tried, not_tried = list(self._read(sample, about)), list[str]()
+        tried, not_tried = [*self._read(sample, about), f"encoder {which.name}, {which.by}: {which.why}"], list[str]()
         judged, calls = None, 0
         if isinstance(attack, Attack):
             self.attacked = Attacked(sample, which, attack)

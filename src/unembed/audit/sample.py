@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unembed.errors import DataError, printable
 from unembed.stores.store import Rows
 
 LEAST = 20  # rows of a collection, however small its share: fewer say nothing with an interval
 OTHERS = 2000  # rows that are kept beside the sample
 LONGEST = 8192  # characters of a text that are kept: an encoder reads fewer
+LONGEST_ID = 1000  # characters of an id
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,17 @@ def draw(
         look: is shown every batch.
 
     Raises:
-        DataError, UnembedError: as the store raises them.
+        DataError: rows differ in dimension; also as the store raises it.
+        UnembedError: as the store raises it.
     """
     generator = np.random.default_rng((seed, zlib.crc32(name.encode("utf-8", "replace"))))
     sample, besides = _Smallest(size), _Smallest(others)
     read, complete = 0, True
+    dimension = None
     for rows in batches:
+        if dimension not in (None, rows.vectors.shape[1]):
+            raise DataError(f"{printable(name)}: rows have {dimension} and {rows.vectors.shape[1]} dimensions")
+        dimension = rows.vectors.shape[1]
         look(rows)
         keys = generator.random(len(rows))
         usable = np.isfinite(rows.vectors).all(1) & rows.vectors.any(1)
@@ -153,10 +160,15 @@ class _Smallest:
 
 
 def chosen(rows: Rows, places: Sequence[int]) -> Rows:
-    """Some rows, without their metadata; texts are cut to `LONGEST` characters."""
-    texts = [None if rows.texts[i] is None else str(rows.texts[i])[:LONGEST] for i in places]
+    """Some rows, without their metadata; texts and ids are cut, and what UTF-8 cannot write in them is "?"."""
+    texts = [_sound(rows.texts[i], LONGEST) for i in places]
     hashes = None if rows.hashes is None else [rows.hashes[i] for i in places]
-    return Rows([rows.ids[i] for i in places], rows.vectors[places], texts, [{} for _ in places], hashes)
+    ids = [_sound(rows.ids[i], LONGEST_ID) or "" for i in places]
+    return Rows(ids, rows.vectors[places], texts, [{} for _ in places], hashes)
+
+
+def _sound(text: str | None, longest: int) -> str | None:
+    return None if text is None else text[:longest].encode("utf-8", "replace").decode()
 
 
 def joined(several: Sequence[Rows]) -> Rows:
