@@ -202,7 +202,7 @@ class PgVector:
             with cursor.copy(select(column, limit)) as copy:
                 for fields in copy.rows():
                     held.append(fields)
-                    taken += sum(len(field) for field in fields if field is not None)
+                    taken += sum(map(len, filter(None, fields)))
                     if len(held) == size or taken > BATCH_BYTES:
                         yield held
                         held, taken = [], 0

@@ -128,7 +128,7 @@ class Column:
     @property
     def metadata(self) -> list[str]:
         """All other columns that a person would want to see."""
-        apart = {self.name, self.text, self.hash}
+        apart = {self.name, self.text, self.hash, *self.table.key}
         return [name for name, kind in self.table.types.items() if name not in apart and kind not in UNSHOWN_TYPES]
 
 

@@ -46,15 +46,16 @@ def rows_of(column: Column, fields: Sequence[Fields], dimension: int, start: int
     """Rows out of what COPY gave. Where a table has no primary key, ids are numbers from `start` on."""
     found = vectors(column.type, [row[VECTOR] or b"" for row in fields], dimension)
     ids = [f"{start + index}" if row[KEY] is None else _decoded(row[KEY]) for index, row in enumerate(fields)]
-    hashes = None if column.hash is None else [_hash_of(row[SUM]) for row in fields]
     texts = [None if row[TEXT] is None else _decoded(row[TEXT]) for row in fields]
+    hashes = None if column.hash is None else [_hash_of(row[SUM]) for row in fields]
     return Rows(ids, found.astype(np.float32, copy=False), texts, metadata_of(column, fields), hashes)
 
 
 def metadata_of(column: Column, fields: Sequence[Fields]) -> list[dict[str, Any]]:
     """What else each row holds, without the columns that are empty in it."""
+    names = column.metadata
     return [
-        {name: _value(value) for name, value in zip(column.metadata, row[REST:], strict=True) if value is not None}
+        {name: _value(value) for name, value in zip(names, row[REST:], strict=True) if value is not None}
         for row in fields
     ]
 
@@ -91,9 +92,10 @@ def _value(value: bytes) -> Any:
     """A value of the metadata; one that was cut within its JSON is text."""
     text = _decoded(value)
     try:
-        return plain(json.loads(text))
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return plain(text)
+    return found if isinstance(found, int) else plain(found)
 
 
 def _hash_of(value: bytes | None) -> str | None:
