@@ -145,8 +145,10 @@ def parse(uri: str) -> Uri:
     if not mark or os.path.exists(uri):
         location, collection = uri, ""
     kind = ""
-    if not os.path.exists(location) and (found := re.match(r"([a-z][a-z0-9_-]+):", location)) and (
-        found[1] in readers() or f"{found[1]}s" in readers()
+    if (
+        not os.path.exists(location)
+        and (found := re.match(r"([a-z][a-z0-9_-]+):", location))
+        and (found[1] in readers() or f"{found[1]}s" in readers())
     ):
         kind, location = found[1], location[found.end() :]
     return Uri(kind, location, collection)
