@@ -111,12 +111,15 @@ def _batch(body: bytes) -> Any:
     return batch
 
 
-def whole(table: Any) -> Any:
-    """An Arrow table as one record batch, for `tables` and `scan`."""
+def sample(table: Any) -> Any:
+    """An Arrow table as one record batch that fits into a frame: fewer rows where they are large."""
     import pyarrow as pa
 
     batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
+    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
+    while batch.nbytes > LARGE and len(batch) > 1:
+        batch = batch.slice(0, len(batch) // 2)
+    return batch
 
 
 def _write(stream: IO[bytes], known: dict[str, Any], batch: Any = None) -> None:

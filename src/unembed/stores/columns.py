@@ -4,6 +4,7 @@ A column is told by its name, else by its values: vectors are lists of at least 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from unembed.tables.values import listed_values, plain
 SAMPLE = 32  # rows that columns are told by
 # Numbers of a vector whose column's name does not tell what it is, and of any vector.
 SHORTEST, WIDEST = 64, 1 << 16
+WRITTEN = 24  # characters that a number of a vector takes at most, where it is written out
 COLUMNS = 256  # of a table that are looked at, and those whose names tell
 KEPT = 32  # columns whose values are a row's metadata
 
@@ -103,11 +105,12 @@ def find(sample: Mapping[str, Any]) -> Columns:
     text = _first(TEXTS, strings) or _prose(strings)
     identity = _first(IDS, [name for name in scalars if name != text])
     constant = [name for name, found in strings.items() if found and len({*scalars[name]}) == 1]
-    model = _first(ENCODERS, constant) or _first(MODELS, [one for one in constant if ENCODER.search(strings[one][0])])
+    model = _first(ENCODERS, constant) or _first(MODELS, constant)
+    encoder = strings[model][0][:200] if model else ""
+    if model and _last(model) in MODELS and not ENCODER.search(encoder):
+        encoder = ""
     rest = tuple(name for name in scalars if name not in (text, identity))
-    return Columns(
-        tuple(vectors.values()), bool(told), identity, text, rest[:KEPT], strings[model][0][:200] if model else ""
-    )
+    return Columns(tuple(vectors.values()), bool(told), identity, text, rest[:KEPT], encoder)
 
 
 def collection(
@@ -163,7 +166,7 @@ def rows(
         ids = _values(batch, columns.id, where)
         texts = [_text(value) for value in _values(batch, columns.text, where)]
         kept = {column: _values(batch, column, where) for column in columns.metadata if column in batch.columns}
-        names = [str(batch.first + n) if value is None else str(plain(value)) for n, value in enumerate(ids)]
+        names = [_name(value, batch.first + n) for n, value in enumerate(ids)]
         metadata = [
             {column: plain(values[n]) for column, values in kept.items() if values[n] is not None}
             for n in range(len(batch))
@@ -173,7 +176,8 @@ def rows(
             yield Rows(names[part], vectors[part], texts[part], metadata[part])
     if unread:
         note(
-            notes, f"{printable(where)}: {unread:,} rows hold no vector of {vector.dimension} numbers, such as {first}"
+            notes,
+            f"{printable(where)}: rows without a vector of {vector.dimension} numbers: {unread:,}, the first: {first}",
         )
 
 
@@ -198,6 +202,11 @@ def _values(batch: Batch, column: str | None, where: str) -> Sequence[Any]:
     if column is None or column not in batch.columns:
         return [None] * len(batch)
     return listed_values(batch.columns[column], f"{printable(where)}: column {printable(column)!r}")
+
+
+def _name(value: Any, number: int) -> str:
+    """A row's id; its number where it has none."""
+    return str(number if value is None else value if type(value) is int else plain(value))
 
 
 def _text(value: Any) -> str | None:
@@ -247,25 +256,38 @@ def _shape(values: Any, named: bool) -> tuple[int, str]:
     kind = _list_type(values)
     if kind is not None and (width := getattr(kind, "list_size", -1)) >= 0:
         return width, _number(kind.value_type)
-    found = _arrays(values[:SAMPLE])
-    if not found or len({len(one) for one in found}) != 1:
+    found, strange = _arrays(values[:SAMPLE])
+    if not found:
         return 0, ""
-    if not named and not all(one.dtype.kind == "f" and _sane(one) for one in found):
+    lengths = Counter(map(len, found))
+    width, often = lengths.most_common(1)[0]
+    if named and 2 * often <= len(found) + strange:  # a few rows that are damaged may be among the first
+        return 0, ""
+    if not named and (strange or len(lengths) > 1 or not all(one.dtype.kind == "f" and _sane(one) for one in found)):
         return 0, ""
     written = found[0].dtype.itemsize == 8  # as Python reads numbers; bytes have a format of their own
     number = _number(kind.value_type) if kind is not None else "text" if written else found[0].dtype.name
-    return len(found[0]), number
+    return width, number
 
 
-def _arrays(values: Any) -> list[Any]:
-    """Values as arrays, without those that are missing; empty where one is no row of numbers."""
+def _arrays(values: Any) -> tuple[list[Any], int]:
+    """Values as arrays, without those that are missing, and how many are no rows of numbers."""
     from unembed.encoders.embedding_files import number_row
 
+    found, strange = [], 0
     try:
-        listed = [value for value in listed_values(values, "") if value is not None]
-        return [number_row(value, "") for value in listed]
-    except (DataError, RecursionError):
-        return []
+        listed = listed_values(values, "")
+    except DataError:
+        return [], 0
+    for value in listed:
+        if isinstance(value, str | bytes) and len(value) > WRITTEN * WIDEST:
+            strange += 1
+            continue
+        try:
+            found += [] if value is None else [number_row(value, "")]
+        except (DataError, RecursionError):
+            strange += 1
+    return found, strange
 
 
 def _sane(array: Any) -> bool:

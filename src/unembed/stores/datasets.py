@@ -16,6 +16,7 @@ from unembed.stores.local import existing, traces
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 KIND = "datasets"
+CACHES = "cache-*.arrow"
 ALONE = "data"  # the collection of a folder without splits
 
 
@@ -98,6 +99,5 @@ def _files(folder: Path) -> list[Path]:
 
 def _caches(folder: Path) -> list[Trace]:
     """What `map` and `filter` left in the folder: tables of what they made."""
-    count = sum(1 for _ in folder.glob("cache-*.arrow"))
-    words = f"{count:,} files that map and filter left hold rows as they were then"
-    return [Trace("copy", words, where="cache-*.arrow", count=None)] if count else []
+    words = "cache files of map and filter hold rows as they were then"
+    return [Trace("copy", words, where=CACHES)] if any(folder.glob(CACHES)) else []

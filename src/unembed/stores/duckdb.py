@@ -34,7 +34,10 @@ def open(location: str) -> "DuckStore":  # noqa: A001  (the name of a reader's f
 
 
 class DuckStore:
-    """See `store.Store`. A collection is called as its table; `SCHEMA.` stands before it, `.COLUMN` after it if needed."""
+    """See `store.Store`. A collection is called as its table.
+
+    `SCHEMA.` stands before it where it is not in `main`, `.COLUMN` after it where it has several columns of vectors.
+    """
 
     kind = KIND
 
@@ -91,14 +94,14 @@ def tables(location: str) -> Iterator[child.Frame]:
         try:
             relation = database.sql(f"FROM {place}")
             names = ", ".join(_quoted(name) for name in columns.looked_at(relation.columns))
-            sample = database.sql(f"SELECT {names} FROM {place} LIMIT {columns.SAMPLE}").to_arrow_table()
+            first = database.sql(f"SELECT {names} FROM {place} LIMIT {columns.SAMPLE}").to_arrow_table()
             ((count,),) = database.sql(f"SELECT count(*) FROM {place}").fetchall()
         except Exception as error:  # DuckDB's errors have no base of their own in all versions
             yield {"note": f"table {printable(table)}: cannot be read ({printable(str(error))[:200]})"}, None
             continue
         told = (METRIC.search(sql or "") for where, name, sql in indexes if (where, name) == (schema, table))
         metrics = {one[1]: one[2] or "l2sq" for one in told if one}
-        yield {"schema": schema, "table": table, "rows": count, "metrics": metrics}, child.whole(sample)
+        yield {"schema": schema, "table": table, "rows": count, "metrics": metrics}, child.sample(first)
 
 
 def scan(location: str, schema: str, table: str, needed: Sequence[str], batch: int) -> Iterator[child.Frame]:

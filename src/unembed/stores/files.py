@@ -1,6 +1,7 @@
 """Files of tables: Parquet, Arrow, JSON lines, CSV, NumPy and others that `tables` reads.
 
-All files of one kind in a folder are one table. A collection is called as its column of vectors, with the kind of the files before it where a folder has several.
+All files of one kind in a folder are one table. A collection is called as its column of vectors, with the kind of the
+files before it where a folder has several.
 """
 
 from collections.abc import Iterator

@@ -132,7 +132,7 @@ def tables(location: str) -> Iterator[child.Frame]:
         "notes": notes,
     }
     names = columns.looked_at(table.schema.names)
-    yield known, child.whole(table.scanner(columns=names, limit=columns.SAMPLE).to_table())
+    yield known, child.sample(table.scanner(columns=names, limit=columns.SAMPLE).to_table())
 
 
 def scan(location: str, needed: Sequence[str], batch: int, deleted: bool) -> Iterator[child.Frame]:

@@ -142,17 +142,17 @@ class MilvusStore:
                 first += count
 
     def _scan(self, files: Sequence[Path], needed: Sequence[str]) -> Iterator[Batch]:
-        """Batches of files; a log that is cut off ends where it can no longer be read."""
+        """Batches of files; a log that cannot be read, such as one that is cut off, is left out."""
         for file in files:
             table = open_table(str(file))
-            there = table.names()
-            if kept := [one for one in needed if one in there]:
-                try:
+            try:
+                there = table.names()
+                if kept := [one for one in needed if one in there]:
                     yield from table.batches(kept)
-                except DataError as error:
-                    if file.suffix != ".arrow":
-                        raise
-                    note(self.notes, f"{error}; rows of the log that are not in Parquet yet may be missing")
+            except DataError as error:
+                if file.suffix != ".arrow":
+                    raise
+                note(self.notes, f"{error}; rows of the log that are not in Parquet yet may be missing")
 
     def _kept(self, folder: Path) -> Kept:
         schema = _json(folder / "schema.json")
@@ -186,10 +186,13 @@ class MilvusStore:
         return kept
 
     def _manifest(self, folder: Path) -> Mapping[str, Any]:
+        file, before = folder / "manifest.json", folder / "manifest.json.prev"
+        if not file.exists() and not before.exists():  # nothing was written to Parquet yet
+            return {}
         try:
-            return _json(folder / "manifest.json")
+            return _json(file)
         except DataError as error:
-            found = _json(folder / "manifest.json.prev")
+            found = _json(before)
             note(self.notes, f"{error}; the manifest before it was read")
             return found
 
