@@ -10,6 +10,9 @@ from unembed.errors import MissingPackageError
 from unembed.stores import child
 
 
+pytestmark = pytest.mark.slow
+
+
 def confined(code: str) -> subprocess.CompletedProcess[str]:
     before = "from unembed.stores import child; child._confine(1 << 30)\n"
     command = [sys.executable, "-c", before + code]

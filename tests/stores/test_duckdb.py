@@ -13,6 +13,7 @@ from unembed.stores import child
 from unembed.stores.duckdb import open as open_duckdb
 
 duckdb = pytest.importorskip("duckdb")
+pytestmark = pytest.mark.slow
 ROWS, DIMENSION = 50, 16
 
 

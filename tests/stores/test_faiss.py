@@ -19,6 +19,7 @@ from unembed.stores import child
 from unembed.stores.faiss import open as open_faiss
 
 faiss = pytest.importorskip("faiss")
+pytestmark = pytest.mark.slow
 ROWS, DIMENSION = 300, 32
 # Of each index its description, whether it is an approximation, and the cosine that its vectors have to what was added.
 KINDS = {

@@ -17,7 +17,7 @@ from unembed.stores.lancedb import open as open_lance
 
 lancedb = pytest.importorskip("lancedb")
 lance = pytest.importorskip("lance")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")]
 ROWS, DIMENSION = 200, 16
 
 
@@ -122,7 +122,7 @@ def test_the_encoder_of_the_schema_and_its_key_are_told_without_the_key(tmp_path
     assert one.encoder == "text-embedding-3-small"
     told = {trace.kind: trace.detail for trace in one.traces}
     assert "api_key" in told["secret"]
-    assert told["endpoint"].endswith("emb.example:8443")
+    assert told["endpoint"].endswith("emb.example:8443.")
     assert not any(word in str(one) for word in ("sk-abcdef", "pw@", "k=1"))
 
 
@@ -164,7 +164,7 @@ def test_hostile_values_are_bounded(tmp_path, quick):
 
 
 def test_a_row_larger_than_what_is_sent_at_once(tmp_path):
-    table = pa.table({"id": [1, 2], "vector": vectors_of(unit(2, 4)), "text": ["y" * (40 << 20), "z" * (40 << 20)]})
+    table = pa.table({"id": [1, 2], "vector": vectors_of(unit(2, 4)), "text": ["y" * (34 << 20), "z" * (34 << 20)]})
     lance.write_dataset(table, tmp_path / "t.lance")
     found = list(open_lance(str(tmp_path)).rows("t"))
     assert [one.ids for one in found] == [["1"], ["2"]]
@@ -173,18 +173,17 @@ def test_a_row_larger_than_what_is_sent_at_once(tmp_path):
 
 def test_damaged_tables_are_one_line(tmp_path):
     lancedb.connect(tmp_path).create_table("notes", rows(2000))
-    for pattern, part in (("data/*.lance", 0.5), ("_versions/*.manifest", 0.5)):
-        (file,) = (tmp_path / "notes.lance").glob(pattern)
-        content = file.read_bytes()
-        file.write_bytes(content[: int(part * len(content))])
-        with unchanged(tmp_path), pytest.raises(DataError) as caught:
-            list(open_lance(str(tmp_path)).rows("notes"))
-        assert "notes.lance" in str(caught.value)
-        assert "\n" not in str(caught.value)
-        file.write_bytes(content)
     store = open_lance(str(tmp_path))
     store.collections()
-    next((tmp_path / "notes.lance").glob("data/*.lance")).unlink()
+    (data,) = (tmp_path / "notes.lance").glob("data/*.lance")
+    (manifest,) = (tmp_path / "notes.lance").glob("_versions/*.manifest")
+    for file, size in ((data, data.stat().st_size // 2), (data, 0), (manifest, manifest.stat().st_size // 2)):
+        file.write_bytes(file.read_bytes()[:size])
+        with unchanged(tmp_path), pytest.raises(DataError) as caught:
+            list(store.rows("notes"))
+        assert "notes.lance" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    data.unlink()
     with pytest.raises(DataError, match=r"notes\.lance"):
         list(store.rows("notes"))
 

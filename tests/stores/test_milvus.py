@@ -18,7 +18,10 @@ from unembed.stores.milvus import open as open_milvus
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning"),
+]
 ROWS, DIMENSION = 60, 16
 
 

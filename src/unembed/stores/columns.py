@@ -96,8 +96,8 @@ def find(sample: Mapping[str, Any]) -> Columns:
         sample: of each column some values, as `tables.Batch` has them.
     """
     several = {name: vector for name, values in sample.items() if (vector := _vector(name, values)) is not None}
-    told = {name: vector for name, vector in several.items() if is_named(name)}
-    vectors = told or several
+    named = {name: vector for name, vector in several.items() if is_named(name)}
+    vectors = named or several
     single = {name: _singles(name, values) for name, values in sample.items() if name not in several}
     scalars = {name: values for name, values in single.items() if values is not None}
     strings = {name: [v for v in values if isinstance(v, str)] for name, values in scalars.items()}
@@ -110,7 +110,7 @@ def find(sample: Mapping[str, Any]) -> Columns:
     if model and _last(model) in MODELS and not ENCODER.search(encoder):
         encoder = ""
     rest = tuple(name for name in scalars if name not in (text, identity))
-    return Columns(tuple(vectors.values()), bool(told), identity, text, rest[:KEPT], encoder)
+    return Columns(tuple(vectors.values()), bool(named), identity, text, rest[:KEPT], encoder)
 
 
 def collection(
@@ -122,9 +122,9 @@ def collection(
     found = []
     if columns.text is not None:
         where = printable(columns.text)
-        found.append(Trace("text", "texts lie beside the vectors in clear", where=where, count=rows))
+        found.append(Trace("text", "Texts lie beside the vectors in clear.", where=where, count=rows))
     if encoder:
-        found.append(Trace("encoder", f"names its encoder {printable(encoder)}", where=printable(name)))
+        found.append(Trace("encoder", f"The store names its encoder: {printable(encoder)}.", where=printable(name)))
     return Collection(
         name, rows, vector.dimension, vector.number, encoder=encoder, has_text=columns.text is not None,
         traces=(*found, *more), about={key: value for key, value in about.items() if value}, **known,
@@ -135,6 +135,14 @@ def note(notes: list[str], words: str) -> None:
     """Add one line, once."""
     if words not in notes:
         notes.append(words)
+
+
+def note_unread(notes: list[str], found: Sequence[Any], errors: Sequence[DataError]) -> None:
+    """Note what could not be read of a store. Raises the first of the errors where nothing else was found."""
+    if errors and not found:
+        raise errors[0]
+    for error in errors:
+        note(notes, str(error))
 
 
 def chosen(found: Mapping[str, Found], name: str, location: str) -> Found:
@@ -194,7 +202,7 @@ def _floats(batch: Batch, vector: Vector, where: str) -> tuple[Any, dict[int, st
         return np.full((len(batch), vector.dimension), np.nan, np.float32), unread
     if found.dtype.kind not in "fiub":
         raise DataError(f"{printable(where)}: values are of type {found.dtype}, expected real numbers")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(found, dtype=np.float32), {n: printable(why) for n, why in unread.items()}
 
 

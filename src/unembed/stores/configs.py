@@ -26,9 +26,9 @@ def traces(config: Mapping[str, Any], where: str) -> tuple[Trace, ...]:
     found = []
     for key, value in _strings(config, 0):
         if ENDPOINT.search(key):
-            found.append(Trace("endpoint", f"names where texts are embedded: {_host(value)}", where))
+            found.append(Trace("endpoint", f"The configuration names where texts are embedded: {_host(value)}.", where))
         elif SECRET.search(key) and not value.startswith(REFERENCES):
-            found.append(Trace("secret", f"holds a value of {printable(key)[:60]} in clear", where))
+            found.append(Trace("secret", f"The configuration has a value of {printable(key)[:60]} in clear.", where))
     return tuple(dict.fromkeys(found))
 
 

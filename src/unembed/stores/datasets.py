@@ -10,7 +10,7 @@ from typing import Any
 from unembed.errors import DataError, extra, printable
 from unembed.files.json_files import read_json
 from unembed.stores import columns
-from unembed.stores.columns import Vector, chosen, note
+from unembed.stores.columns import Vector, chosen
 from unembed.stores.groups import Group, group
 from unembed.stores.local import existing, traces
 from unembed.stores.store import BATCH, Collection, Rows, Trace
@@ -47,23 +47,23 @@ class DatasetsStore:
 
     def collections(self) -> list[Collection]:
         self._found = {}
-        listed = []
+        listed: list[Collection] = []
+        errors: list[DataError] = []
         for split, folder in self._folders.items():
             try:
                 files = _files(folder)
                 found = group(files, self.notes)
             except DataError as error:
-                if len(self._folders) == 1:
-                    raise
-                note(self.notes, str(error))
+                errors.append(error)
                 continue
-            told = [*traces(folder), *_caches(folder)]
+            more = [*traces(folder), *_caches(folder)]
             for vector in found.columns.vectors if found is not None else ():
                 assert found is not None
                 name = split if len(found.columns.vectors) == 1 else f"{split}.{vector.column}"
                 self._found[name] = found, vector
                 about = {"files": len(files)}
-                listed.append(columns.collection(name, vector, found.columns, None, told, about=about))
+                listed.append(columns.collection(name, vector, found.columns, None, more, about=about))
+        columns.note_unread(self.notes, listed, errors)
         return listed
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
@@ -99,5 +99,5 @@ def _files(folder: Path) -> list[Path]:
 
 def _caches(folder: Path) -> list[Trace]:
     """What `map` and `filter` left in the folder: tables of what they made."""
-    words = "cache files of map and filter hold rows as they were then"
+    words = "Cache files of map and filter hold rows as they were then."
     return [Trace("copy", words, where=CACHES)] if any(folder.glob(CACHES)) else []

@@ -4,14 +4,13 @@ Only tables are read. The file is attached beside an empty database, so that mac
 DuckDB's own functions. Views are never run: what they read may be elsewhere.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError, printable
 from unembed.stores import child, columns
-from unembed.stores.columns import Columns, Vector, chosen, note
+from unembed.stores.columns import Columns, Vector, chosen
 from unembed.stores.local import existing, traces
 from unembed.stores.store import BATCH, Collection, Rows
 from unembed.tables import Batch
@@ -21,7 +20,6 @@ SETTINGS = {
     "allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
     "memory_limit": "1GB", "temp_directory": "", "threads": "1", "preserve_insertion_order": "true",
 }  # fmt: skip
-METRIC = re.compile(r"USING\s+HNSW\s*\(\s*\"?([^\")]+?)\"?\s*\)(?:.*metric\s*=\s*'(\w+)')?", re.IGNORECASE | re.DOTALL)
 
 
 def open(location: str) -> "DuckStore":  # noqa: A001  (the name of a reader's function)
@@ -46,18 +44,20 @@ class DuckStore:
         self._found: dict[str, tuple[str, str, Columns, Vector]] = {}
 
     def collections(self) -> list[Collection]:
-        found = []
+        found: list[Collection] = []
+        errors: list[DataError] = []
         for known, sample in child.frames(KIND, "tables", self.location):
             if sample is None:
-                note(self.notes, known["note"])
+                errors.append(DataError(f"{printable(self.location)}: {known['failed']}"))
                 continue
             told = columns.find(dict(zip(sample.schema.names, sample.columns, strict=True)))
             base = known["table"] if known["schema"] == "main" else f"{known['schema']}.{known['table']}"
             for vector in told.vectors:
                 name = base if len(told.vectors) == 1 else f"{base}.{vector.column}"
                 self._found[name] = known["schema"], known["table"], told, vector
-                more, metric = traces(existing(self.location)), known["metrics"].get(vector.column, "")
-                found.append(columns.collection(name, vector, told, known["rows"], more, metric=metric))
+                more = traces(Path(self.location))
+                found.append(columns.collection(name, vector, told, known["rows"], more))
+        columns.note_unread(self.notes, found, errors)
         return found
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
@@ -84,9 +84,6 @@ class DuckStore:
 def tables(location: str) -> Iterator[child.Frame]:
     """What is known of each table, and its first rows."""
     database = _open(location)
-    indexes = database.sql(
-        "SELECT schema_name, table_name, sql FROM system.main.duckdb_indexes() WHERE database_name = 'store'"
-    ).fetchall()
     for schema, table in database.sql(
         "SELECT schema_name, table_name FROM system.main.duckdb_tables() WHERE database_name = 'store' AND NOT internal"
     ).fetchall():
@@ -96,12 +93,10 @@ def tables(location: str) -> Iterator[child.Frame]:
             names = ", ".join(_quoted(name) for name in columns.looked_at(relation.columns))
             first = database.sql(f"SELECT {names} FROM {place} LIMIT {columns.SAMPLE}").to_arrow_table()
             ((count,),) = database.sql(f"SELECT count(*) FROM {place}").fetchall()
-        except Exception as error:  # DuckDB's errors have no base of their own in all versions
-            yield {"note": f"table {printable(table)}: cannot be read ({printable(str(error))[:200]})"}, None
+        except Exception as error:  # of DuckDB and of Arrow; other tables may be whole
+            yield {"failed": f"table {printable(table)}: cannot be read ({printable(str(error))[:200]})"}, None
             continue
-        told = (METRIC.search(sql or "") for where, name, sql in indexes if (where, name) == (schema, table))
-        metrics = {one[1]: one[2] or "l2sq" for one in told if one}
-        yield {"schema": schema, "table": table, "rows": count, "metrics": metrics}, child.sample(first)
+        yield {"schema": schema, "table": table, "rows": count}, child.sample(first)
 
 
 def scan(location: str, schema: str, table: str, needed: Sequence[str], batch: int) -> Iterator[child.Frame]:

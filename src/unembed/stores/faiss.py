@@ -13,7 +13,7 @@ import numpy as np
 
 from unembed.errors import DataError, printable
 from unembed.stores import child
-from unembed.stores.columns import chosen, note
+from unembed.stores.columns import chosen, note_unread
 from unembed.stores.local import existing, traces
 from unembed.stores.store import BATCH, Collection, Rows
 from unembed.tables.streams import reason
@@ -56,16 +56,16 @@ class FaissStore:
         ]
 
     def collections(self) -> list[Collection]:
-        found = []
+        found: list[Collection] = []
+        errors: list[DataError] = []
         for name, file in self._files.items():
             try:
                 ((known, _),) = child.frames(KIND, "tables", str(file))
             except DataError as error:
-                if len(self._files) == 1:
-                    raise
-                note(self.notes, str(error))
+                errors.append(error)
                 continue
             found.append(Collection(name, traces=traces(file), about={"file": file.name}, **known))
+        note_unread(self.notes, found, errors)
         return found
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:

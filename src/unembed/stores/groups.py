@@ -49,6 +49,7 @@ def group(files: Sequence[Path], notes: list[str]) -> Group | None:
     readers = []
     told = Columns()
     without: list[str] = []
+    errors: list[DataError] = []
     for file in files:
         try:
             ((name, reader),) = open_table(str(file)).readers
@@ -56,14 +57,13 @@ def group(files: Sequence[Path], notes: list[str]) -> Group | None:
                 told = columns.find(_sample(reader))
             names = reader.names()
         except DataError as error:
-            if len(files) == 1:
-                raise
-            note(notes, printable(str(error)))
+            errors.append(error)
             continue
         if told.vectors and all(one.column in names for one in told.vectors):
             readers.append((name, reader))
         else:
             without.append(file.name)
+    columns.note_unread(notes, [*readers, *without], errors)
     if without:
         more = f" and {len(without) - 1:,} more" if len(without) > 1 else ""
         note(notes, f"{printable(without[0])}{more}: no rows with a column of vectors")

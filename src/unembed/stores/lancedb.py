@@ -45,14 +45,13 @@ class LanceStore:
 
     def collections(self) -> list[Collection]:
         found: list[Collection] = []
+        errors: list[DataError] = []
         self._found = {}
         for table in self._tables:
             try:
                 ((known, sample),) = child.frames(KIND, "tables", str(table))
             except DataError as error:
-                if len(self._tables) == 1:
-                    raise
-                note(self.notes, str(error))
+                errors.append(error)
                 continue
             self._note(known)
             told = columns.find(dict(zip(sample.schema.names, sample.columns, strict=True)))
@@ -61,6 +60,7 @@ class LanceStore:
             for vector in told.vectors:
                 name = table.stem if len(told.vectors) == 1 else f"{table.stem}.{vector.column}"
                 found += self._collections(name, table, told, vector, known)
+        columns.note_unread(self.notes, found, errors)
         return found
 
     def _collections(
@@ -106,10 +106,10 @@ class LanceStore:
 def _version_traces(known: dict[str, Any]) -> list[Trace]:
     found = []
     if known["deleted"]:
-        found.append(Trace("deleted", "deleted rows are still in its files", count=known["deleted"]))
+        found.append(Trace("deleted", "Deleted rows are still in the table's files.", count=known["deleted"]))
     if known["earlier"]:
         count = f"{known['versions']:,} earlier version{'s' if known['versions'] > 1 else ''}"
-        found.append(Trace("version", f"{count} can be read, the oldest of {known['since']}, with rows since removed"))
+        found.append(Trace("version", f"{count} can be read, the oldest of {known['since']}."))
     return found
 
 

@@ -42,7 +42,7 @@ def traces(path: Path) -> tuple[Trace, ...]:
     except OSError:
         return ()
     if open_to_all and os.name != "nt":
-        found.append(Trace("readable", "every user of this machine may read it", where=whole.name))
+        found.append(Trace("readable", "Every user of this machine may read it.", where=whole.name))
     if beside:
-        found.append(Trace("copy", "a copy lies beside it", where=", ".join(map(printable, beside))))
+        found.append(Trace("copy", "What looks like a copy lies beside it.", where=", ".join(map(printable, beside))))
     return tuple(found)

@@ -85,29 +85,35 @@ class MilvusStore:
 
     def collections(self) -> list[Collection]:
         found: list[Collection] = []
+        errors: list[DataError] = []
         self._found = {}
         for folder in self._folders:
             try:
                 kept = self._kept(folder)
             except DataError as error:
-                if len(self._folders) == 1:
-                    raise
-                note(self.notes, str(error))
+                errors.append(error)
                 continue
             if not kept.told.vectors:
                 note(self.notes, f"{printable(folder.name)}: no field of dense vectors")
             for vector in kept.told.vectors:
                 name = folder.name if len(kept.told.vectors) == 1 else f"{folder.name}.{vector.column}"
                 found += self._collections(name, kept, vector)
+        columns.note_unread(self.notes, found, errors)
         return found
 
     def _collections(self, name: str, kept: Kept, vector: Vector) -> Iterator[Collection]:
         encoder, more = _functions(kept.schema, vector.column, kept.folder)
         more += traces(kept.folder)
         if kept.gone:
-            more.append(Trace("deleted", "rows that were deleted or replaced are still in its files", count=kept.gone))
+            more.append(
+                Trace(
+                    "deleted",
+                    "Rows that were deleted or replaced are still in the collection's files.",
+                    count=kept.gone,
+                )
+            )
         if (snapshots := kept.folder / "snapshots" / "metadata").is_dir() and (names := list(snapshots.glob("*.json"))):
-            more.append(Trace("version", f"{len(names):,} snapshots keep earlier states", where="snapshots"))
+            more.append(Trace("version", f"Snapshots keep earlier states: {len(names):,}.", where="snapshots"))
         specs = kept.manifest.get("index_specs")
         spec = specs.get(vector.column) if isinstance(specs, dict) else None
         spec = spec if isinstance(spec, dict) else {}
