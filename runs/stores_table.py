@@ -8,7 +8,6 @@ a file of it has changed. Needs the extra `stores-test`. FOLDER/NAME can be give
 """
 
 import hashlib
-import sqlite3
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -104,15 +103,16 @@ def faiss(folder: Path, texts: list[str], vectors: Floats) -> str:
 
 def sqlite_vec(folder: Path, texts: list[str], vectors: Floats) -> str:
     """sqlite-vec."""
+    import apsw  # Python's own sqlite3 may be without extensions
     import sqlite_vec as client
 
-    db = sqlite3.connect(folder / "vec.db")
+    db = apsw.Connection(str(folder / "vec.db"))
     db.enable_load_extension(True)
-    client.load(db)
+    db.load_extension(client.loadable_path())
     db.execute(f"CREATE VIRTUAL TABLE {TABLE} USING vec0(embedding float[{vectors.shape[1]}], +text text)")
     rows = [(n + 1, vectors[n].tobytes(), text) for n, text in enumerate(texts)]
-    db.executemany(f"INSERT INTO {TABLE}(rowid, embedding, text) VALUES (?, ?, ?)", rows)
-    db.commit()
+    with db:
+        db.executemany(f"INSERT INTO {TABLE}(rowid, embedding, text) VALUES (?, ?, ?)", rows)
     db.close()
     return str(folder / "vec.db")
 

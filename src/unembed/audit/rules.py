@@ -173,7 +173,7 @@ RULES = {
             "Deleted rows are still there",
             "Vectors or texts that were deleted can still be read from the store's files.",
             "Compact or rebuild the store after deletions, and check its files rather than its interface.",
-            ("high",),
+            ("high", "low"),
             (LLM09, AISVS_EXPIRY),
         ),
         Rule(
@@ -293,7 +293,10 @@ def from_traces(store: str, collection: Collection, traces: Iterable[Trace]) -> 
         more = f" (and {len(details) - 3} more)" if len(details) > 3 else ""
         evidence = [{"detail": one.detail, "where": one.where, "count": one.count} for one in same]
         message = " ".join(details[:3]) + more
-        found.append(_finding(rule, store, collection.name, RULES[rule].severities[0], message, {"traces": evidence}))
+        # What was counted is there; what was not, such as a file's unused pages, may hold something.
+        certain = rule != "deleted-still-there" or any(one.count for one in same)
+        severity = RULES[rule].severities[0 if certain else -1]
+        found.append(_finding(rule, store, collection.name, severity, message, {"traces": evidence}))
     if collection.lossy:
         message = f"Numbers are kept as {collection.number}; the vectors that were read approximate those put in."
         found.append(_finding("lossy-index", store, collection.name, "note", message, {"number": collection.number}))

@@ -201,7 +201,7 @@ class Database:
         if not free:
             return []
         size = free * int(self.one("PRAGMA page_size") or 0)
-        return [Trace("deleted", f"{free} unused pages ({size} bytes) may hold deleted rows.", self.path.name)]
+        return [Trace("deleted", f"{free:,} unused pages ({size:,} bytes) may hold deleted rows.", self.path.name)]
 
     def check_unchanged(self) -> None:
         """Note it where the file is no longer as it was opened."""
