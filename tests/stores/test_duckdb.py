@@ -112,12 +112,14 @@ def test_values_that_are_no_vectors_are_nan_and_noted(tmp_path, quick):
         tmp_path / "x.duckdb",
         "CREATE TABLE odd AS SELECT range AS id, CASE range WHEN 1 THEN NULL WHEN 41 THEN [1.0::FLOAT] "
         "ELSE [1.0::FLOAT, 2.0::FLOAT] END AS vector, "
-        f"'{ESCAPES.replace(chr(0), '')}' || repeat('x', 2000000) AS text FROM range(42)",
+        f"'{ESCAPES.replace(chr(0), '')}' || repeat('x', CASE range WHEN 0 THEN 2000000 ELSE 1 END) AS text "
+        "FROM range(42)",
     ).close()
     store = open_duckdb(str(tmp_path / "x.duckdb"))
     found = read(store, "odd")
     assert np.isnan(found.vectors).all(1).nonzero()[0].tolist() == [1, 41]
-    assert all(len(text.encode()) == 1 << 20 for text in found.texts)
+    assert found.texts[1] == ESCAPES.replace("\0", "") + "x"
+    assert len(found.texts[0].encode()) == 1 << 20
     assert "rows without a vector of 2 numbers: 2, the first: row 1 holds no value" in store.notes[0]
 
 
@@ -126,14 +128,7 @@ def test_damaged_files_are_one_line(tmp_path):
     path = tmp_path / "x.duckdb"
     content = path.read_bytes()
     noise = np.random.default_rng(0).bytes(4096)
-    for damaged in (
-        b"",
-        content[:100],
-        content[: len(content) // 2],
-        content[:4096] + noise,
-        noise,
-        b"SQLite format 3\0" + noise,
-    ):
+    for damaged in (b"", content[: len(content) // 2], content[:4096] + noise, b"SQLite format 3\0" + noise):
         path.write_bytes(damaged)
         with unchanged(tmp_path), pytest.raises(DataError) as caught:
             list(open_duckdb(str(path)).rows("docs"))

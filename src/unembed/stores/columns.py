@@ -142,7 +142,7 @@ def note_unread(notes: list[str], found: Sequence[Any], errors: Sequence[DataErr
     if errors and not found:
         raise errors[0]
     for error in errors:
-        note(notes, str(error))
+        note(notes, printable(str(error)))
 
 
 def chosen(found: Mapping[str, Found], name: str, location: str) -> Found:
