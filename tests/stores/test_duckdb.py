@@ -145,3 +145,19 @@ def test_what_is_no_file_is_said(tmp_path):
     (tmp_path / "it's.duckdb").unlink()
     with pytest.raises(DataError, match="it's"):
         list(store.rows("docs"))
+
+
+def test_names_and_dictionaries_as_long_as_no_store_has_them(tmp_path):
+    values = ", ".join(f"'{n:05}{'y' * 3000}'" for n in range(3000))
+    make(
+        tmp_path / "x.duckdb",
+        f"CREATE TYPE many AS ENUM ({values})",
+        f'CREATE TABLE one AS SELECT id, embedding, (enum_range(NULL::many))[id + 1]::many AS kind, 1 AS "{"n" * 300_000}" '
+        "FROM docs",
+        f'CREATE TABLE "{"t" * 300_000}" AS FROM docs',
+    ).close()
+    store = open_duckdb(str(tmp_path / "x.duckdb"))
+    found = read(store, "one")
+    assert [one["kind"][:5] for one in found.metadata] == [f"{n:05}" for n in range(ROWS)]
+    with pytest.raises(DataError, match="cannot be started"):
+        list(store.rows("t" * 300_000))
