@@ -152,8 +152,8 @@ def test_names_and_dictionaries_as_long_as_no_store_has_them(tmp_path):
     make(
         tmp_path / "x.duckdb",
         f"CREATE TYPE many AS ENUM ({values})",
-        f'CREATE TABLE one AS SELECT id, embedding, (enum_range(NULL::many))[id + 1]::many AS kind, 1 AS "{"n" * 300_000}" '
-        "FROM docs",
+        "CREATE TABLE one AS SELECT id, embedding, (enum_range(NULL::many))[id + 1]::many AS kind, "
+        f'1 AS "{"n" * 300_000}" FROM docs',
         f'CREATE TABLE "{"t" * 300_000}" AS FROM docs',
     ).close()
     store = open_duckdb(str(tmp_path / "x.duckdb"))
