@@ -9,7 +9,6 @@ import pytest
 from unembed.errors import MissingPackageError
 from unembed.stores import child
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -29,7 +29,10 @@ MEMORY, TIMES = 3 << 30, 4
 SECONDS, PACE = 60.0, 10 << 20  # until a frame must come: so many, and one more for so many bytes of the files
 LARGE, FRAME = 1 << 26, 1 << 30  # bytes of a frame: from which it is cut in two, and at most
 HEAD = struct.Struct("<II")
-BEFORE = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "LANCE_CPU_THREADS": "2", "LANCE_IO_THREADS": "4"}
+BEFORE = {  # each thread takes address space
+    "LANCE_CPU_THREADS": "2", "LANCE_IO_THREADS": "4", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}  # fmt: skip
 
 Frame = tuple[dict[str, Any], Any]
 
@@ -50,11 +53,7 @@ def frames(module: str, operation: str, location: str, **words: Any) -> Iterator
         UnembedError: as the module raises it.
     """
     seconds = SECONDS + size(Path(location)) / PACE
-    command = [sys.executable, "-P", "-B", "-m", "unembed.stores.child"]
-    process = subprocess.Popen(
-        [*command, module, operation, location, json.dumps(words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env={**os.environ, **BEFORE, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )  # fmt: skip
+    process = _started(module, operation, location, json.dumps(words))
     assert process.stdout is not None
     late = threading.Event()
 
@@ -62,12 +61,14 @@ def frames(module: str, operation: str, location: str, **words: Any) -> Iterator
         late.set()
         process.kill()
 
+    status = None
     try:
         while True:
             timer = threading.Timer(seconds, stop)
             timer.start()
             try:
                 frame = _read(process.stdout, location)
+                status = process.wait() if frame is None else None
             finally:
                 timer.cancel()
             if frame is None:
@@ -76,7 +77,6 @@ def frames(module: str, operation: str, location: str, **words: Any) -> Iterator
                 kind = getattr(errors, error[0], None)
                 raise (kind if isinstance(kind, type) and issubclass(kind, UnembedError) else DataError)(error[1])
             yield frame
-        status = process.wait()
     finally:
         process.kill()
         process.stdout.close()
@@ -86,6 +86,20 @@ def frames(module: str, operation: str, location: str, **words: Any) -> Iterator
     if status:
         how = signal.Signals(-status).name if -status in {*signal.Signals} else f"code {status}"
         raise DataError(f"{printable(location)}: its reader crashed ({how}), so that it is damaged or not supported")
+
+
+def _started(*words: str) -> subprocess.Popen[bytes]:
+    """The child process. Raises DataError where it cannot be started, such as for names as long as no system takes."""
+    paths = os.pathsep.join(filter(None, sys.path))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-B", "-m", "unembed.stores.child", *words], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **BEFORE, "PYTHONPATH": paths},
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{printable(words[2])}: its reader cannot be started ({printable(str(error))[:200]})"
+        ) from error
 
 
 def _read(stream: IO[bytes], location: str) -> Frame | None:
@@ -123,6 +137,7 @@ def sample(table: Any) -> Any:
 
 
 def _write(stream: IO[bytes], known: dict[str, Any], batch: Any = None) -> None:
+    """One frame, or several where the batch is large."""
     if batch is not None and batch.nbytes > LARGE and len(batch) > 1:
         _write(stream, known, batch.slice(0, len(batch) // 2))
         _write(stream, known, batch.slice(len(batch) // 2))
@@ -131,6 +146,9 @@ def _write(stream: IO[bytes], known: dict[str, Any], batch: Any = None) -> None:
     if batch is not None:
         import pyarrow as pa
 
+        # A dictionary would be sent with every frame, however few of its values are in it.
+        plain = [one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in batch.columns]
+        batch = pa.record_batch(plain, batch.schema.names)
         with pa.ipc.new_stream(body, batch.schema) as writer:
             writer.write_batch(batch)
     words = json.dumps(known).encode()

@@ -15,6 +15,7 @@ from unembed.errors import DataError, EmbeddingError, printable
 from unembed.stores.store import TEXT_BYTES, Collection, Rows, Trace
 from unembed.tables import Batch
 from unembed.tables.documents import ITSELF, VECTORS
+from unembed.tables.table import LONGEST_NAME
 from unembed.tables.values import listed_values, plain
 
 SAMPLE = 32  # rows that columns are told by
@@ -81,7 +82,8 @@ class Columns:
 def looked_at(names: Sequence[str]) -> list[str]:
     """The columns that are worth a look: the first ones, and those whose names tell."""
     known = {*TEXTS, *IDS, *ENCODERS, *MODELS}
-    return [one for place, one in enumerate(names) if place < COLUMNS or is_named(one) or _last(one) in known]
+    short = [one for one in names if len(one) <= LONGEST_NAME]
+    return [one for place, one in enumerate(short) if place < COLUMNS or is_named(one) or _last(one) in known]
 
 
 def is_named(column: str) -> bool:
@@ -142,7 +144,7 @@ def note_unread(notes: list[str], found: Sequence[Any], errors: Sequence[DataErr
     if errors and not found:
         raise errors[0]
     for error in errors:
-        note(notes, str(error))
+        note(notes, printable(str(error)))
 
 
 def chosen(found: Mapping[str, Found], name: str, location: str) -> Found:
