@@ -13,6 +13,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS := $(VENV)/.clients
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
@@ -36,11 +37,11 @@ demo-terminal: $(STAMP)
 
 # Two processes, each with whole files, so that what a file's tests share is made once. The page's tests look at how
 # things move and have the machine to themselves.
-test: $(STAMP) browser
+test: $(STAMP) $(CLIENTS) browser
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser
 	$(BIN)/pytest tests/browser
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) $(CLIENTS)
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow' tests
 
 # The page's tests drive the system's Chromium. Where it is missing it is installed, if this user may; else they skip.
@@ -78,3 +79,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling setuptools
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
+
+# The stores' own clients, which only tests need: a third of all that is installed.
+$(CLIENTS): $(STAMP)
+	@echo "Setting up the vector stores' own clients for the tests ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,stores-test]'
+	@touch $(CLIENTS)
