@@ -151,6 +151,28 @@ def test_an_aligner_that_is_given_is_used(inverter: KnowingInverter, tmp_path: P
     assert "the aligner takes 16 dimensions, these vectors have 8" in wrong.not_tried
 
 
+def test_where_nothing_tells_right_from_wrong_nothing_is_said(
+    inverter: KnowingInverter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unembed.training.align import Pairs, align
+
+    align(inverter, Pairs(OTHERS, normalised(turned(ENCODER.encode(OTHERS))), True), "other").save(tmp_path / "aligner")
+    found = one(inverter, rows(turned(VECTORS)), sample=30, encoder="other", aligner=str(tmp_path / "aligner"))
+    assert (found.attack, found.status_counts) == ("", {})
+    assert any("neither texts nor hashes" in line for line in found.not_tried)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise EncoderError("it is nowhere")
+
+    inverter._encoder = None
+    monkeypatch.setattr("unembed.inverter.inverter.load_encoder", fail)
+    alone = one(inverter, rows(VECTORS), {"encoder": "fake"}, sample=30)
+    assert (alone.attack, alone.status_counts) == ("", {})
+    assert any("it is nowhere" in line for line in alone.not_tried)
+    words = one(inverter, rows(VECTORS, STORED), {"encoder": "fake"}, sample=30, seconds=1.0)
+    assert (words.attack, words.status_counts["near"] > 10) == ("blind", True)
+
+
 class Turned(FakeEncoder):
     """Another encoder."""
 

@@ -29,10 +29,12 @@ from unembed.encoders.remote import RemoteEncoder
 from unembed.errors import EncoderError
 from unembed.inverter import Inverter
 from unembed.search.options import Search
+from unembed.stores.store import Rows
 from unembed.training.align import Pairs, align
 
 BATCH = 16  # rows that are inverted at once where inversion is blind
 FEWEST_PAIRS = 64  # of which an aligner is fitted
+UNASKED = "asking the encoder, which would find more and tell cosines"
 RANDOM, RANDOM_GUIDED = 40, 3  # random vectors; a guided search for one spends all that it may
 
 Floats = NDArray[np.float32]
@@ -48,7 +50,6 @@ class Attack:
         search: what a guided inversion may spend on a row.
         encoder: tells the cosine of a recovered text; None where it cannot be asked.
         tried, not_tried: sentences.
-        pairs: of text and vector that an aligner was fitted on.
     """
 
     kind: str
@@ -57,7 +58,6 @@ class Attack:
     encoder: Encoder | None
     tried: tuple[str, ...]
     not_tried: tuple[str, ...] = ()
-    pairs: int = 0
 
     def inversions(self, vectors: Floats, first: int = 0, journal: Path | None = None) -> Iterator[list[Inversion]]:
         """What comes back from vectors (n, d), batch by batch.
@@ -92,36 +92,17 @@ def choose(sample: Sample, which: Which, inverter: Inverter, options: AuditOptio
         EncoderError: an encoder that is asked fails.
         InputError: guided, and the inverter has no surrogate.
     """
-    dimension = sample.rows.vectors.shape[1]
     search = None if options.seconds is None else Search(options.seconds)
-    if which.own is not False and dimension == inverter.recipe.dimension:
-        return _of_own_encoder(which, inverter, options, search)
-    given = Aligner.load(options.aligner) if options.aligner is not None else None
-    if given is not None and given.source.dimension != dimension:
-        return f"the aligner takes {given.source.dimension} dimensions, these vectors have {dimension}"
-    if given is None and len(sample.pairs) < FEWEST_PAIRS:
+    own = which.own is not False
+    found: Attack | str = (
+        _of_own_encoder(which, inverter, options, search) if own else _aligned(sample, which, inverter, options, search)
+    )
+    if isinstance(found, Attack) and found.encoder is None and not _told(sample.rows):
         return (
-            f"{which.name if which.name != UNKNOWN else 'the encoder, which is not known,'} is not the inverter's "
-            f"({inverter.recipe.encoder}), and {len(sample.pairs)} rows have a text besides those sampled, expected "
-            f"{FEWEST_PAIRS} to fit an aligner; `unembed align` makes one, --aligner takes it"
+            "rows have neither texts nor hashes, and their encoder cannot be asked, so that nothing would tell a right "
+            f"text from a wrong one: {found.not_tried[0]}"
         )
-    recipe = given.source if given is not None else Recipe(which.name[:4096], dimension)
-    other, why_not = _other_encoder(recipe, inverter, options, named=which.by == "declared")
-    if given is None:
-        pairs = Pairs([str(text) for text in sample.pairs.texts], normalised(sample.pairs.vectors), True)
-        fitted = align(inverter, pairs, recipe if other is None else other.recipe, seed=options.seed)
-        cosine = fitted.about["cosine"]["value"]
-        told = f"an aligner fitted on {len(pairs.texts):,} texts of this collection with their vectors, none of them "
-        told += f"sampled; its vectors have a cosine of {cosine:.2f} to the true ones"
-        given = fitted
-    else:
-        told = f"the aligner {options.aligner}, fitted on {given.about.get('pairs', 0):,} pairs"
-    count = int(given.about.get("pairs", 0))
-    if other is None:
-        missing = f"asking the encoder, which would find more and tell cosines ({why_not})"
-        return Attack("aligned", inverter.aligned(given), None, None, (told,), (missing,), count)
-    guided = _guided(search)
-    return Attack("aligned", inverter.aligned(given, other), search, other, (told, guided), _further(search), count)
+    return found
 
 
 def _of_own_encoder(which: Which, inverter: Inverter, options: AuditOptions, search: Search | None) -> Attack:
@@ -134,13 +115,45 @@ def _of_own_encoder(which: Which, inverter: Inverter, options: AuditOptions, sea
     except EncoderError as error:
         if options.encoder_url is not None:
             raise
-        encoder, search = None, None
-        missing: tuple[str, ...] = (f"asking the encoder, which would find more and tell cosines ({error})",)
-    else:
-        missing = _further(search)
+        return Attack("blind", inverter, None, None, (_guided(None),), (f"{UNASKED} ({error})",))
+    missing = _further(search)
     if which.own is None:
         missing = (*missing, f"an aligner: it is not known whether {inverter.recipe.encoder} made these vectors")
     return Attack("blind" if search is None else "guided", inverter, search, encoder, (_guided(search),), missing)
+
+
+def _aligned(
+    sample: Sample, which: Which, inverter: Inverter, options: AuditOptions, search: Search | None
+) -> Attack | str:
+    pairs, dimension = sample.pairs, sample.rows.vectors.shape[1]
+    given = Aligner.load(options.aligner) if options.aligner is not None else None
+    if given is not None and given.source.dimension != dimension:
+        return f"the aligner takes {given.source.dimension} dimensions, these vectors have {dimension}"
+    if given is None and len(pairs) < FEWEST_PAIRS:
+        return (
+            f"{which.name if which.name != UNKNOWN else 'the encoder, which is not known,'} is not the inverter's "
+            f"({inverter.recipe.encoder}), and {len(pairs)} rows have a text besides those sampled, expected "
+            f"{FEWEST_PAIRS} to fit an aligner; `unembed align` makes one, --aligner takes it"
+        )
+    recipe = given.source if given is not None else Recipe(which.name[:4096], dimension)
+    other, why_not = _other_encoder(recipe, inverter, options, named=which.by == "declared")
+    if given is None:
+        fitted_on = Pairs([str(text) for text in pairs.texts], normalised(pairs.vectors), True)
+        given = align(inverter, fitted_on, recipe if other is None else other.recipe, seed=options.seed)
+        told = (
+            f"an aligner fitted on {len(pairs):,} texts of this collection with their vectors, none of them sampled; "
+            f"its vectors have a cosine of {given.about['cosine']['value']:.2f} to the true ones"
+        )
+    else:
+        told = f"the aligner {options.aligner}, fitted on {given.about.get('pairs', 0):,} pairs"
+    if other is None:
+        return Attack("aligned", inverter.aligned(given), None, None, (told,), (f"{UNASKED} ({why_not})",))
+    return Attack("aligned", inverter.aligned(given, other), search, other, (told, _guided(search)), _further(search))
+
+
+def _told(rows: Rows) -> bool:
+    """Whether anything in the store tells a right text from a wrong one."""
+    return any(text and text.strip() for text in rows.texts) or any(rows.hashes or ())
 
 
 def _guided(search: Search | None) -> str:

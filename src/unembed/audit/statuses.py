@@ -17,8 +17,8 @@ are beyond chance and need no such test.
 
 The cosines were chosen on held-out texts of the packaged inverter, once and by hand. Of 80 texts of 5 to 20 tokens,
 recovered blindly, 47 had a cosine of 0.93, and 36 of these a token F1 of 0.7. Of 11 longer ones with 0.95, 3 had that,
-among them both with 0.98. Random vectors reached 0.51 blindly and 0.58 guided; of vectors of the same network with other
-pooling, one in ten reached 0.56.
+among them both with 0.98. Random vectors reached 0.51 blindly and 0.58 guided; of vectors of the same network with
+other pooling, one in ten reached 0.56.
 """
 
 from collections import Counter
