@@ -35,7 +35,7 @@ from unembed.training.align import Pairs, align
 BATCH = 16  # rows that are inverted at once where inversion is blind
 FEWEST_PAIRS = 64  # of which an aligner is fitted
 UNASKED = "asking the encoder, which would find more and tell cosines"
-RANDOM, RANDOM_GUIDED = 40, 3  # random vectors; a guided search for one spends all that it may
+RANDOM, RANDOM_GUIDED = 40, 5  # random vectors; a guided search for one spends all that it may
 
 Floats = NDArray[np.float32]
 
