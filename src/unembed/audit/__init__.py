@@ -19,4 +19,11 @@ What an audit does:
 What it says:
 
     findings.py        statuses, findings, reports
+    rules.py           kinds of findings, how severe they are, what to do, who asks for the test
+    verdict.py         what the whole comes to; wording.py, charts.py, redaction.py: how figures and texts are shown
+    inversion_test.py  the test of OWASP's AI Testing Guide, filled in
+    personal.py        personal data of a text that came back; identifiers.py: numbers with check digits
+    defence_choice.py  which defence is worth its price
+    baseline.py        what was known before, and the gate
+    html.py, json_report.py, sarif.py, summary.py, writing.py: a report on a page, in files, in a terminal
 """
