@@ -83,7 +83,7 @@ def main(
 
 
 def _embedded(encoder: Encoder, texts: list[str], cache: Path) -> Floats:
-    """The pairs' vectors, from an earlier run where it had as many; in bfloat16, which has a cosine of .9999 to float32."""
+    """The pairs' vectors, from an earlier run where it had as many; in bfloat16 (cosine to float32: .9999)."""
     if cache.exists() and len(found := np.load(cache)) == len(texts):
         kept: Floats = found
         return kept
