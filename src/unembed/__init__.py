@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unembed.alignment.aligner import Aligner
     from unembed.config import Recipe
     from unembed.decoding.inversion import Inversion
     from unembed.decoding.options import Decoding
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from unembed.errors import InputError, UnembedError
     from unembed.inverter import Inverter
     from unembed.search.options import Search
+    from unembed.stores import open_store
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aligner",
     "Decoding",
     "Frame",
     "InputError",
@@ -30,9 +33,11 @@ __all__ = [
     "UnembedError",
     "__version__",
     "load_encoder",
+    "open_store",
 ]
 
 _MODULES = {
+    "Aligner": "unembed.alignment.aligner",
     "Decoding": "unembed.decoding.options",
     "Frame": "unembed.decoding.strategies",
     "InputError": "unembed.errors",
@@ -42,6 +47,7 @@ _MODULES = {
     "Search": "unembed.search.options",
     "UnembedError": "unembed.errors",
     "load_encoder": "unembed.encoders.encoder",
+    "open_store": "unembed.stores.store",
 }
 
 
