@@ -14,9 +14,9 @@ import httpx2
 import numpy as np
 import pytest
 
-from stores import test_store_servers
+from stores import store_contents
+from stores.store_contents import KEYS, elastic, no_keys, pinecone_servers, qdrant, weaviate_server
 from stores.store_servers import StoreServer, serving
-from stores.test_store_servers import KEYS, elastic, no_keys, pinecone_servers, qdrant, weaviate_server
 from unembed.encoders import http_client
 from unembed.errors import DataError, UnembedError
 from unembed.stores import elasticsearch, qdrant_server, server, weaviate
@@ -299,7 +299,7 @@ def mutated(tree: Any, chance: random.Random) -> Any:
 @pytest.mark.parametrize("name", STORES)
 def test_answers_with_one_thing_changed_give_rows_or_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in ("X", "Y", "TEXTS"):
-        monkeypatch.setattr(test_store_servers, one, getattr(test_store_servers, one)[:12])
+        monkeypatch.setattr(store_contents, one, getattr(store_contents, one)[:12])
     with ExitStack() as stack:
         case = Case(name, stack)
         chance = random.Random(5)
