@@ -72,8 +72,13 @@ class PgVector:
         self._dimensions: dict[str, int | None] = {}
         with self._failing("cannot connect"):
             self._connection = _connect(location, parts)
-            # The transaction begins. An empty path, as pg_dump has it: no function of a user stands for a built-in one.
-            self._set({"search_path": "", "idle_in_transaction_session_timeout": "0", "synchronize_seqscans": "off"})
+            try:
+                # The transaction begins. An empty path, as pg_dump has it: no function of a user stands for another.
+                self._set({"search_path": "", "synchronize_seqscans": "off"})
+                self._set({"idle_in_transaction_session_timeout": "0"})
+            except psycopg.Error:
+                self.close()
+                raise
 
     def close(self) -> None:
         """End the transaction and the connection."""
