@@ -14,7 +14,8 @@ from urllib.parse import quote
 import numpy as np
 
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
-from unembed.stores.records import WIDEST, encoder_of
+from unembed.stores.columns import WIDEST
+from unembed.stores.records import encoder_of
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 with extra("stores-pgvector", "reading PostgreSQL"):
