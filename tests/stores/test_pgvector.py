@@ -128,7 +128,7 @@ def test_all_types_are_read_as_they_were_stored(db: Any, uri: str) -> None:
             np.testing.assert_array_equal(rows.vectors[order], np.array([one for _, one in told], np.float32))
         rows = whole(store, "items.b")
         order = np.argsort([int(one) for one in rows.ids])
-        np.testing.assert_array_equal(rows.vectors[order], bits)
+        np.testing.assert_array_equal(rows.vectors[order], 2.0 * bits - 1)
         one = rows.ids.index("7")
         assert rows.texts[one] == "text 6"
         assert rows.metadata[one] == {

@@ -83,8 +83,8 @@ def test_qdrant(serve: Any, opened: Any) -> None:
     found = listed(store)
     assert {name: (one.rows, one.dimension, one.number, one.metric, one.has_text) for name, one in found.items()} == {
         "plain": (250, 8, "float32", "cosine", True),
-        "named/a": (250, 8, "float16", "cosine", False),
-        "named/b": (250, 3, "float32", "dot", False),
+        "named/a": (None, 8, "float16", "cosine", False),
+        "named/b": (None, 3, "float32", "dot", False),
     }
     assert traced(found["plain"]) == {"text": 250, "deleted": 7, "copy": None, "readable": None}
     rows = whole(store, "plain")
@@ -141,7 +141,7 @@ def test_elasticsearch(serve: Any, opened: Any, words: bool) -> None:
     assert (rows.ids[7], rows.metadata[7]) == ("id007", {"meta": {"n": 7}})
     np.testing.assert_array_equal(whole(store, "main/meta.v").vectors, Y)
     bits = whole(store, "bits/b")
-    ones = [1] * 8 + [0] * 7 + [1]
+    ones = [1] * 8 + [-1] * 7 + [1]
     assert bits.vectors[:2].tolist() == [ones, ones]
     assert np.isnan(bits.vectors[2]).all()
     late = whole(store, "late.1/parts.e")
@@ -170,7 +170,7 @@ def test_opensearch_fields(serve: Any, opened: Any) -> None:
         (3, "float32", "innerproduct"),
         (8, "bit", "hamming"),
     ]
-    assert whole(store, "i/two").vectors.tolist() == [[0, 0, 0, 0, 0, 1, 0, 1]]
+    assert whole(store, "i/two").vectors.tolist() == [[-1, -1, -1, -1, -1, 1, -1, 1]]
 
 
 def test_elasticsearchs_own_client_reads_the_same(serve: Any, opened: Any) -> None:

@@ -157,6 +157,8 @@ class PgVector:
             "indexes": column.indexes,
             "partitions": table.partitions,
         }
+        if column.type == "bit":
+            about["bits"] = "-1 and +1"
         if table.name == LANGCHAIN[0]:
             about["langchain_collections"] = self._langchain(column)
         return Collection(
