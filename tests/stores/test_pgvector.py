@@ -1,5 +1,6 @@
 """PostgreSQL with pgvector, read and compared with what SQL and pgvector's own Python types say. A real server."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from unembed.errors import DataError, InputError, UnembedError  # noqa: E402
 from unembed.stores import pgvector  # noqa: E402
 from unembed.stores.store import Collection, Rows  # noqa: E402
 
+pytestmark = pytest.mark.slow  # starts a server
 WEIRD = 'we"ird.schema', "ta.ble\x1b[31m", 'em"b#x'
 
 
@@ -38,6 +40,7 @@ def server() -> Iterator[Any]:
             admin.execute("SELECT pg_reload_conf()")
         yield server
         server.cleanup()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def test_all_types_are_read_as_they_were_stored(db: Any, uri: str) -> None:
             np.testing.assert_array_equal(rows.vectors[order], np.array([one for _, one in told], np.float32))
         rows = whole(store, "items.b")
         order = np.argsort([int(one) for one in rows.ids])
-        np.testing.assert_array_equal(rows.vectors[order], bits)
+        np.testing.assert_array_equal(rows.vectors[order], 2.0 * bits - 1)
         one = rows.ids.index("7")
         assert rows.texts[one] == "text 6"
         assert rows.metadata[one] == {
@@ -424,7 +427,7 @@ def test_passwords_are_found_where_libpq_finds_them_and_never_shown(
 
 
 @pytest.mark.parametrize(
-    "location", ["postgresql://u:sesame@h:x y/db", "password=sesame nonsense", "postgresql://[u:sesame"]
+    "location", ["postgresql://u:sesame@h/db?sesame=1", "password=sesame nonsense", "postgresql://[u:sesame"]
 )
 def test_what_is_no_address_is_said_without_its_password(location: str) -> None:
     with pytest.raises(InputError, match="no connection string, expected postgresql://USER@HOST/DATABASE") as raised:

@@ -25,6 +25,7 @@ from unembed.errors import DataError, InputError, UnembedError  # noqa: E402
 from unembed.stores import redis, redis_reader  # noqa: E402
 from unembed.stores.store import Rows, Store  # noqa: E402
 
+pytestmark = pytest.mark.slow  # starts a server
 X = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
 READS = {
     "ping", "client|no-touch", "client|setinfo", "info", "scan", "type", "memory|usage", "hgetall", "vinfo", "vemb",

@@ -135,7 +135,8 @@ class Elasticsearch(HttpStore):
             if deleted := counted(stats, "indices", field.index, "primaries", "docs", "deleted"):
                 detail = "Deleted or replaced documents stay in their segments until these are merged."
                 traces.append(Trace("deleted", detail, field.index, deleted))
-        about = {"type": field.kind, "nested": field.nested}
+        about: dict[str, Any] = {"type": field.kind, "nested": field.nested}
+        about |= {"bits": "-1 and +1"} if field.number == "bit" else {}
         return Collection(
             field.shown, rows, field.dimension, field.number, field.metric, encoder, texts, False, tuple(traces), about
         )
@@ -217,7 +218,10 @@ def _taken(tree: Any, path: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]
 
 
 def decoded(value: Any, field: Field) -> Any:
-    """A vector as a document has it: numbers, hex digits of bytes, or base64 of big-endian float32; bits in bytes."""
+    """A vector as a document has it: numbers, hex digits of bytes, or base64 of big-endian float32.
+
+    Bits, eight in a byte, are -1 and +1.
+    """
     packed = field.number in ("bit", "int8")
     if isinstance(value, str):
         try:
@@ -229,7 +233,7 @@ def decoded(value: Any, field: Field) -> Any:
             return []
     if field.number == "bit":
         try:
-            return np.unpackbits(np.asarray(value, np.int8).view(np.uint8))
+            return 2.0 * np.unpackbits(np.asarray(value, np.int8).view(np.uint8)) - 1.0
         except (TypeError, ValueError, OverflowError):
             return []
     return value

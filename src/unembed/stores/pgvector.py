@@ -14,7 +14,8 @@ from urllib.parse import quote
 import numpy as np
 
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
-from unembed.stores.records import WIDEST, encoder_of
+from unembed.stores.columns import WIDEST
+from unembed.stores.records import encoder_of
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 with extra("stores-pgvector", "reading PostgreSQL"):
@@ -72,8 +73,13 @@ class PgVector:
         self._dimensions: dict[str, int | None] = {}
         with self._failing("cannot connect"):
             self._connection = _connect(location, parts)
-            # The transaction begins. An empty path, as pg_dump has it: no function of a user stands for a built-in one.
-            self._set({"search_path": "", "idle_in_transaction_session_timeout": "0", "synchronize_seqscans": "off"})
+            try:
+                # The transaction begins. An empty path, as pg_dump has it: no function of a user stands for another.
+                self._set({"search_path": "", "synchronize_seqscans": "off"})
+                self._set({"idle_in_transaction_session_timeout": "0"})
+            except psycopg.Error:
+                self.close()
+                raise
 
     def close(self) -> None:
         """End the transaction and the connection."""
@@ -151,6 +157,8 @@ class PgVector:
             "indexes": column.indexes,
             "partitions": table.partitions,
         }
+        if column.type == "bit":
+            about["bits"] = "-1 and +1"
         if table.name == LANGCHAIN[0]:
             about["langchain_collections"] = self._langchain(column)
         return Collection(

@@ -37,7 +37,7 @@ def common_dimension(kind: str, blobs: Sequence[bytes]) -> int | None:
 def vectors(kind: str, blobs: Sequence[bytes], dimension: int) -> Floats:
     """Vectors (n, d) float32; NaN where a value has another dimension or is not what its type says.
 
-    Bits are 0 and 1.
+    Bits are -1 and +1.
     """
     rows = np.full((len(blobs), dimension), np.nan, np.float32)
     if kind == "sparsevec":
@@ -48,7 +48,9 @@ def vectors(kind: str, blobs: Sequence[bytes], dimension: int) -> Floats:
     head = struct.pack(HEADER[kind], *((dimension,) if kind == "bit" else (dimension, 0)))
     good = [index for index, blob in enumerate(blobs) if len(blob) == layout.itemsize and blob.startswith(head)]
     values = np.frombuffer(b"".join(blobs[index] for index in good), layout)["values"]
-    rows[good] = np.unpackbits(values, axis=1)[:, :dimension] if kind == "bit" else values
+    if kind == "bit":
+        values = 2.0 * np.unpackbits(values, axis=1)[:, :dimension] - 1.0
+    rows[good] = values
     return rows
 
 

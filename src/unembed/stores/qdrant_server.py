@@ -85,11 +85,12 @@ class QdrantServer(HttpStore):
         traces += self._snapshots(name)
         found = []
         for vector, config in vectors.items():
+            count = None if vector else rows  # a point may lack a named vector, or have several
             shown = f"{name}/{vector}" if vector else name
             number = word(config, "datatype") or "float32"
             own = [*traces]
-            if count := deleted.get((name, vector)):
-                own.append(Trace("deleted", "Deleted vectors stay until their segment is optimised.", shown, count))
+            if gone := deleted.get((name, vector)):
+                own.append(Trace("deleted", "Deleted vectors stay until their segment is optimised.", shown, gone))
             about = {
                 "quantization": plain(
                     entries(config, "quantization_config") or entries(info, "result", "config", "quantization_config")
@@ -101,7 +102,7 @@ class QdrantServer(HttpStore):
             self._known[shown] = name, vector, dimension
             metric = word(config, "distance").lower()
             lossy = number == QUANTISED
-            found.append(Collection(shown, rows, dimension, number, metric, encoder, texts, lossy, tuple(own), about))
+            found.append(Collection(shown, count, dimension, number, metric, encoder, texts, lossy, tuple(own), about))
         return found
 
     def _page(self, collection: str, vector: str, size: int, place: Any) -> tuple[list[Record], Any]:

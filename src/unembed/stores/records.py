@@ -9,19 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.errors import DataError, printable
+from unembed.stores.columns import ENCODER, ENCODERS, MODELS, TEXTS, WIDEST
 from unembed.stores.store import TEXT_BYTES, Rows, Trace
 from unembed.tables.values import plain
 
-# Names of columns and keys that hold the text of a vector, the likeliest first.
-TEXT_COLUMNS = (
-    "text", "document", "documents", "content", "contents", "chunk", "chunk_text", "page_content", "body", "passage",
-    "sentence", "description", "summary", "title", "question", "answer", "message", "raw_text", "input",
-    "original_text",
-)  # fmt: skip
 NODE = "_node_content"  # where LlamaIndex keeps a node as JSON, its text in it
-ENCODER_KEYS = ("embedding_model", "embedding_model_name", "encoder", "model_name", "model_id", "model")
-
-WIDEST = 1 << 16  # dimensions
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +30,7 @@ class Record:
 def text_key(payload: Mapping[str, Any]) -> str | None:
     """The key of a payload that holds the text, None where none is called so."""
     lower = {key.lower(): key for key, value in payload.items() if isinstance(value, str)}
-    return next((lower[name] for name in (*TEXT_COLUMNS, NODE) if name in lower), None)
+    return next((lower[name] for name in (*TEXTS, NODE) if name in lower), None)
 
 
 def text_of(payload: Mapping[str, Any]) -> str | None:
@@ -128,11 +120,12 @@ def numbers_of(vector: Any) -> Floats | None:
 
 
 def encoder_of(payloads: Sequence[Any]) -> str:
-    """What a key that is called so names as the encoder, where it names only one."""
-    for name in ENCODER_KEYS:
+    """What a key that is called so names as the encoder, where it names only one; of any model, only an encoder."""
+    for name in (*ENCODERS, *MODELS):
         found = [one[name] for one in payloads if isinstance(one, dict) and name in one]
-        if found and isinstance(found[0], str) and found[0] and all(one == found[0] for one in found):
-            return found[0][:200]
+        told = found[0] if found and all(one == found[0] for one in found) else None
+        if isinstance(told, str) and told and (name in ENCODERS or ENCODER.search(told[:200])):
+            return told[:200]
     return ""
 
 

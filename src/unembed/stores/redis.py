@@ -66,10 +66,14 @@ class Redis:
         options["password"] = options.get("password") or os.environ.get(PASSWORD) or None
         self._secret = options["password"]
         self._reader = Reader(self._client, self._note)
-        with self._failing():
-            self._client.ping()
-            with suppress(redis.ResponseError):
-                self._client.execute_command("CLIENT", "NO-TOUCH", "ON")
+        try:
+            with self._failing():
+                self._client.ping()
+                with suppress(redis.ResponseError):
+                    self._client.execute_command("CLIENT", "NO-TOUCH", "ON")
+        except UnembedError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connection."""
