@@ -340,7 +340,7 @@ def test_a_change_while_it_is_read_is_noted_once(copy: Path, opened: Open) -> No
 
 
 def test_no_such_collection(old: tuple[Path, Any], opened: Open) -> None:
-    with pytest.raises(DataError, match=r"no collection 'nothing', it has: .*cosine"):
+    with pytest.raises(DataError, match=r"no collection 'nothing', expected .*cosine"):
         list(opened(old[0]).rows("nothing"))
 
 

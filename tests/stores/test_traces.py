@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unembed.stores.text_fields import text_field
+from unembed.stores.names import text_field
 from unembed.stores.traces import assignments, copies, endpoints, of_files, secrets
 
 SECRETS = {

@@ -14,8 +14,10 @@ from urllib.parse import quote
 import numpy as np
 
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
-from unembed.stores.records import WIDEST, encoder_of
+from unembed.stores.records import encoder_of
+from unembed.stores.rows import WIDEST, note
 from unembed.stores.store import BATCH, Collection, Rows, Trace
+from unembed.stores.traces import encoder_traces, text_trace
 
 with extra("stores-pgvector", "reading PostgreSQL"):
     import psycopg
@@ -129,13 +131,11 @@ class PgVector:
         encoder = encoder_of(metadata_of(column, sample))
         traces = []
         if texts:
-            detail = f"The column {column.text} holds text in clear beside the vector."
-            traces.append(Trace("text", detail, f"{table.shown}.{column.text}", rows))
+            traces.append(text_trace(f"{table.shown}.{column.text}", rows))
         if any(fields[SUM] for fields in sample):
             detail = f"The column {column.hash} holds hashes. One of the text tells whether a recovered text is right."
             traces.append(Trace("hash", detail, f"{table.shown}.{column.hash}", rows))
-        if encoder:
-            traces.append(Trace("encoder", f"The encoder is named: {encoder}", table.shown))
+        traces += encoder_traces(encoder, table.shown)
         if table.dead:
             detail = "Rows that were deleted or replaced stay in the table's file until it is vacuumed."
             traces.append(Trace("deleted", detail, table.shown, table.dead))
@@ -268,8 +268,7 @@ class PgVector:
         return f"{self.location}: {printable(column.shown)}"
 
     def _note(self, line: str) -> None:
-        if line not in self.notes:
-            self.notes.append(printable(line))
+        note(self.notes, printable(line))
 
 
 def _connect(location: str, parts: dict[str, Any]) -> "psycopg.Connection[Any]":
