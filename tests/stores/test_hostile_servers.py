@@ -19,8 +19,9 @@ from stores.store_servers import StoreServer, serving
 from stores.test_store_servers import KEYS, elastic, no_keys, pinecone_servers, qdrant, weaviate_server
 from unembed.encoders import http_client
 from unembed.errors import DataError, UnembedError
-from unembed.stores import elasticsearch, qdrant_server, server, weaviate
+from unembed.stores import elasticsearch, server, weaviate
 from unembed.stores.pinecone import Pinecone
+from unembed.stores.qdrant import server as qdrant_server
 from unembed.stores.server import HttpStore
 
 __all__ = ["no_keys"]

@@ -15,7 +15,7 @@ from reading import Read, made, tree
 
 from unembed.errors import DataError
 from unembed.stores import open_store
-from unembed.stores.qdrant_folder import QdrantFolder
+from unembed.stores.qdrant.folder import QdrantFolder
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ import pytest
 redis_package = pytest.importorskip("redis")
 
 from unembed.errors import DataError, InputError, UnembedError  # noqa: E402
-from unembed.stores import redis, redis_reader  # noqa: E402
+from unembed.stores import redis  # noqa: E402
+from unembed.stores.redis import reader as redis_reader  # noqa: E402
 from unembed.stores.store import Rows, Store  # noqa: E402
 
 X = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)

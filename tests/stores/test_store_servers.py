@@ -13,7 +13,8 @@ import pytest
 
 from stores.store_servers import Elastic, Pinecone, Qdrant, StoreServer, Weaviate, packed, serving
 from unembed.errors import DataError, InputError, UnembedError
-from unembed.stores import elasticsearch, pinecone, qdrant_server, weaviate
+from unembed.stores import elasticsearch, pinecone, weaviate
+from unembed.stores.qdrant import server as qdrant_server
 from unembed.stores.store import Collection, Rows, Store
 
 KEYS = ("QDRANT_API_KEY", "ELASTIC_API_KEY", "WEAVIATE_API_KEY", "PINECONE_API_KEY")

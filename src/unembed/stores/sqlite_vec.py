@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from unembed.errors import DataError, printable
 from unembed.stores import traces
 from unembed.stores.names import SAMPLE, text_field
-from unembed.stores.rows import Faults, Row, batched, metadata, note, unknown
+from unembed.stores.rows import WIDEST, Faults, Row, batched, metadata, note, unknown
 from unembed.stores.sqlite_files import VEC0, Database, quoted
 from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
-from unembed.stores.vec0_schema import DIMENSION, Schema, Vector, parse
+from unembed.stores.vec0_schema import Schema, Vector, parse
 
 SLOTS = 1 << 16  # of a chunk; sqlite-vec's own limit is 4096
 
@@ -90,7 +90,7 @@ class SqliteVec:
         if schema.auxiliary:
             needed[f"{table}_auxiliary"] = ["rowid", *(f"value{i:02d}" for i in range(len(schema.auxiliary)))]
         try:
-            if not 0 < vector.dimension <= DIMENSION or (vector.number == "bit" and vector.dimension % 8):
+            if not 0 < vector.dimension <= WIDEST or (vector.number == "bit" and vector.dimension % 8):
                 raise DataError(f"{vector.dimension} is no dimension")
             self._database.need("sqlite-vec", **needed)
         except DataError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.stores.chroma_vectors import DELETE, PARAMETERS, Vectors, synced
+from unembed.stores.chroma.vectors import DELETE, PARAMETERS, Vectors, synced
 from unembed.stores.rows import BATCH_BYTES, Faults, Row, json_object, metadata, pages
 from unembed.stores.sqlite_files import Database, TooLargeError
 

@@ -7,6 +7,9 @@
 
 Only commands that read are sent, and from Redis 7.2 on none counts as a use of a key. Keys come by SCAN, in its order.
 The password is in the address or in REDISCLI_AUTH. Other servers of a cluster are not read.
+
+    reader.py  rows of hashes, documents and vector sets
+    values.py  what is answered, as values
 """
 
 import os
@@ -20,14 +23,14 @@ import numpy as np
 from unembed.encoders.http_client import safe_url
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
 from unembed.stores.records import numbers_of, rows_of_pages, traces_of
-from unembed.stores.redis_values import NUMBERS, count, items, pairs, text, vector
+from unembed.stores.redis.values import NUMBERS, count, items, pairs, text, vector
 from unembed.stores.rows import LISTED, note
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 with extra("stores-redis", "reading Redis"):
     import redis
 
-    from unembed.stores.redis_reader import Reader, Source
+    from unembed.stores.redis.reader import Reader, Source
 
 PASSWORD = "REDISCLI_AUTH"  # as redis-cli calls it
 CONNECT, SILENCE = 10.0, 60.0  # seconds

@@ -3,15 +3,20 @@
 SQLite holds names, texts, metadata and a queue; a folder for each collection holds its index. Deleted rows stay in the
 file of the index, so that they are a collection `NAME (deleted)`. So does the whole index of a collection that was
 deleted, whose name is lost: `FOLDER (deleted)`. Chroma's own client migrates a store when it opens it.
+
+    catalog.py  its collections, and what its database says of them
+    rows.py     rows, and deleted ones that are still there
+    vectors.py  where their vectors are: in the index or in the queue
+    hnsw.py     the files of an index
 """
 
 from collections.abc import Iterator
 
 from unembed.errors import DataError
 from unembed.stores import traces
-from unembed.stores.chroma_catalog import FOLDER, NEEDED, Part, lost_parts, parts
-from unembed.stores.chroma_rows import DOCUMENT, Rest, deleted_rows, live_rows, rest_of
-from unembed.stores.chroma_vectors import TOPIC, Vectors
+from unembed.stores.chroma.catalog import FOLDER, NEEDED, Part, lost_parts, parts
+from unembed.stores.chroma.rows import DOCUMENT, Rest, deleted_rows, live_rows, rest_of
+from unembed.stores.chroma.vectors import TOPIC, Vectors
 from unembed.stores.local import existing
 from unembed.stores.rows import Faults, batched, note, unknown
 from unembed.stores.sqlite_files import Database, TooLargeError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unembed.stores.names import model
-from unembed.stores.rows import json_object
+from unembed.stores.rows import WIDEST, json_object
 from unembed.stores.sqlite_files import Database
 
 FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # names of indexes
@@ -64,7 +64,7 @@ def parts(database: Database) -> Iterator[Part]:
             index=index if FOLDER.fullmatch(index) else "-",
             id=str(one),
             texts=str(segments.get((one, "METADATA"), "")),
-            dimension=dimension if isinstance(dimension, int) and 0 < dimension <= 1 << 16 else None,
+            dimension=dimension if isinstance(dimension, int) and 0 < dimension <= WIDEST else None,
             metric=_metric(schema, configuration, metadata),
             **_encoder(schema, configuration),
             settings={"schema": schema, "configuration": configuration, "metadata": metadata},

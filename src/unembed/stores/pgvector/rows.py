@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 
-from unembed.stores.pgvector_catalog import TABLE, Column
-from unembed.stores.pgvector_wire import vectors
+from unembed.stores.pgvector.catalog import TABLE, Column
+from unembed.stores.pgvector.wire import vectors
 from unembed.stores.rows import cut, metadata
 from unembed.stores.store import TEXT_BYTES, Rows
 
