@@ -83,9 +83,9 @@ def main(
 
 
 def _embedded(encoder: Encoder, texts: list[str], cache: Path) -> Floats:
-    """The pairs' vectors, from an earlier run where it had as many; in bfloat16 (cosine to float32: .9999)."""
-    if cache.exists() and len(found := np.load(cache)) == len(texts):
-        kept: Floats = found
+    """The pairs' vectors, from an earlier run that had as many; in bfloat16 (cosine to float32: .9999)."""
+    if cache.exists() and len(found := np.load(cache)) >= len(texts):
+        kept: Floats = found[: len(texts)]
         return kept
     fast = load_encoder(replace(encoder.recipe, precision=granted("bfloat16", "cpu")))
     vectors = fast.encode(texts, batch_size=64, show_progress_bar=True)

@@ -222,7 +222,7 @@ def test_a_row_that_is_too_large_loses_its_text_alone(
 def test_many_large_texts_are_read_in_small_pieces(copy: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     change(copy, "UPDATE embedding_metadata SET string_value = hex(zeroblob(3000)) WHERE key = 'chroma:document'")
     monkeypatch.setattr("unembed.stores.rows.BATCH_BYTES", 20_000)
-    monkeypatch.setattr("unembed.stores.chroma_rows.BATCH_BYTES", 20_000)
+    monkeypatch.setattr("unembed.stores.chroma.rows.BATCH_BYTES", 20_000)
     store = opened(copy)
     sizes = [len(rows) for rows in store.rows("queued")]
     assert sum(sizes) == 11
@@ -340,7 +340,7 @@ def test_a_change_while_it_is_read_is_noted_once(copy: Path, opened: Open) -> No
 
 
 def test_no_such_collection(old: tuple[Path, Any], opened: Open) -> None:
-    with pytest.raises(DataError, match=r"no collection 'nothing', it has: .*cosine"):
+    with pytest.raises(DataError, match=r"no collection 'nothing', expected .*cosine"):
         list(opened(old[0]).rows("nothing"))
 
 

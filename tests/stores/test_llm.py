@@ -72,7 +72,7 @@ def test_an_embedding_that_is_none_is_nan(copy: Path, value: Any) -> None:
     with closing(Llm(str(copy))) as opened:
         missing = np.isnan(Read(opened, "stored").vectors).any(axis=1)
         assert missing.tolist() == [n == 5 for n in range(20)]
-        assert opened.notes == ["stored: row 'key 5': its embedding is no float32 of 16 numbers"]
+        assert opened.notes == ["stored: rows without an embedding of 16 float32: 1, the first: key 5"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_older_databases_lack_columns(copy: Path) -> None:
 
 
 def test_messages(copy: Path) -> None:
-    with closing(Llm(str(copy))) as opened, pytest.raises(DataError, match="it has: stored, hidden, binary"):
+    with closing(Llm(str(copy))) as opened, pytest.raises(DataError, match="#NAME with one of stored, hidden, binary"):
         list(opened.rows("x\x1b[31m"))
     change(copy, "DROP TABLE collections")
     with pytest.raises(DataError, match="no table collections as in a database of llm's embeddings"):

@@ -168,7 +168,7 @@ def test_extension_in_another_schema_and_names_that_need_quoting(db: Any, uri: s
         with pytest.raises(DataError) as raised:
             next(store.rows("no\x1bsuch"))
         assert str(raised.value).isprintable()
-        assert "no column 'no\ufffdsuch' of vectors, expected one of" in str(raised.value)
+        assert "has no collection 'no\ufffdsuch', expected " in str(raised.value)
 
 
 def test_ids_hashes_and_the_encoder(db: Any, uri: str) -> None:
@@ -260,7 +260,7 @@ def test_rows_of_another_length_are_nan(db: Any, uri: str) -> None:
             rows = whole(store, name)
             assert np.isnan(rows.vectors).any(1).tolist() == [False] * 20 + [True]
         assert rows.vectors[0].tolist() == [5, 0]
-        assert store.notes == [f"mixed.{one}: 1 rows do not hold 2 numbers and cannot be read" for one in "vhs"]
+        assert store.notes == [f"mixed.{one}: rows without a vector of 2 numbers: 1, the first: 21" for one in "vhs"]
 
 
 def test_too_many_dimensions_are_refused(db: Any, uri: str) -> None:

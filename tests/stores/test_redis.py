@@ -22,7 +22,8 @@ import pytest
 redis_package = pytest.importorskip("redis")
 
 from unembed.errors import DataError, InputError, UnembedError  # noqa: E402
-from unembed.stores import redis, redis_reader  # noqa: E402
+from unembed.stores import redis  # noqa: E402
+from unembed.stores.redis import reader as redis_reader  # noqa: E402
 from unembed.stores.store import Rows, Store  # noqa: E402
 
 pytestmark = pytest.mark.slow  # starts a server
@@ -146,7 +147,8 @@ def test_json_lists_and_wrong_values_in_hashes(db: Any, uri: str) -> None:
         assert [*store.rows("odd[1]*::v")] == []
         assert np.isnan(whole(store, "nan[1]*::v").vectors).all()
         assert np.isnan(whole(store, "words[1]*::v").vectors).all()
-        assert store.notes[0] == f"{store.location}: odd[1]*::v: 1 rows do not hold 0 finite numbers"
+        unread = "odd[1]*::v: rows without a vector of finite numbers: 1, the first: odd[1]*:x"
+        assert store.notes[0] == f"{store.location}: {unread}"
 
 
 def test_values_that_are_too_large_are_left_out(db: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_rows_are_the_extensions(full: Path, database: Any) -> None:
         for key, text, metadata, vector in zip(read.ids, read.texts, read.metadata, read.vectors, strict=True):
             row = expected[key]
             assert text == row[3]
-            assert metadata == dict(zip(names, row[4:], strict=True)) | {"raw": "2 bytes"}
+            assert metadata == dict(zip(names, row[4:], strict=True)) | {"raw": "0001"}
             np.testing.assert_array_equal(vector, decode(row))
     opened.close()
     assert tree(full.parent) == before

@@ -24,7 +24,8 @@ from stores.store_contents import (
 )
 from stores.store_servers import Elastic, Qdrant, StoreServer, serving
 from unembed.errors import DataError, InputError, UnembedError
-from unembed.stores import elasticsearch, pinecone, qdrant_server, weaviate
+from unembed.stores import elasticsearch, pinecone, weaviate
+from unembed.stores.qdrant import server as qdrant_server
 from unembed.stores.store import Collection, Rows, Store
 
 __all__ = ["no_keys"]
@@ -98,10 +99,10 @@ def test_qdrant(serve: Any, opened: Any) -> None:
     np.testing.assert_array_equal(several.vectors, np.repeat(Y, 2, 0))
     assert store.notes == [
         "named/s: sparse vectors are not read",
-        f"{store.location}: named/a: 1 rows have no vector and are left out",
+        f"{store.location}: named/a: rows without a vector, which are left out: 1, the first: 3",
     ]
     assert reads_only(server)
-    with pytest.raises(DataError, match="no collection 'none', expected one of plain, named/a, named/b"):
+    with pytest.raises(DataError, match="no collection 'none', expected .*#NAME with one of plain, named/a, named/b"):
         next(store.rows("none"))
 
 
@@ -150,7 +151,7 @@ def test_elasticsearch(serve: Any, opened: Any, words: bool) -> None:
     assert late.metadata[0] == {"title": "t"}
     assert store.notes == [
         "bits/sem: fields of type semantic_text are not read",
-        f"{store.location}: bits/b: 1 rows do not hold 16 finite numbers",
+        f"{store.location}: bits/b: rows without a vector of 16 finite numbers: 1, the first: d",
     ]
     assert server.open == {}  # every search was closed
     next(store.rows("main/emb", 10))

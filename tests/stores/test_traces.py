@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unembed.stores.text_fields import text_field
-from unembed.stores.traces import assignments, copies, endpoints, of_files, secrets
+from unembed.stores.names import text_field
+from unembed.stores.rows import metadata
+from unembed.stores.traces import assignments, copies, endpoints, of_files, of_settings, secrets
 
 SECRETS = {
     "OpenAI": "sk-proj-abcdefghijklmnopqrstuvwx1234",
@@ -122,3 +123,25 @@ def test_the_field_that_is_the_text() -> None:
     assert text_field([prose, {**prose, "content": "x"}]) == "content"
     assert text_field([{"url": "x" * 100, "n": 7}]) == ""
     assert text_field([]) == ""
+
+
+def test_settings_tell_of_keys_without_showing_them() -> None:
+    settings = {
+        "model": {"api_key": "short", "token": "$var:KEY", "password": "${PASSWORD}"},
+        "host": "user:pw@emb.example:8443/v1",
+    }
+    found = of_settings(settings, "config.json")
+    assert [(one.kind, one.where) for one in found] == [("endpoint", "config.json"), ("secret", "config.json")]
+    assert found[0].detail == "The configuration names the endpoint emb.example:8443."
+    assert "api_key" in found[1].detail
+    assert not any(word in str(found) for word in ("short", "pw", "PASSWORD"))
+
+
+def test_objects_that_are_in_each_other_many_times_take_no_time() -> None:
+    many: list[object] = []
+    for _ in range(7):
+        many = [many] * 1000
+    start = time.monotonic()
+    assert list(assignments({"a": many}, "here")) == []
+    assert str(metadata({"a": many})["a"]).startswith("... (list")
+    assert time.monotonic() - start < 5

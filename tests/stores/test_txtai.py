@@ -76,7 +76,7 @@ def test_a_pickled_configuration_is_not_read(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: is no configuration"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: is no JSON object"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: is not JSON"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (

@@ -115,7 +115,7 @@ def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
     traces = evidence.get("traces")
     if isinstance(traces, list | tuple):
         for trace in traces[:MOST]:
-            count = "" if trace.get("count") is None else f" ({trace['count']:,} rows)"
+            count = "" if trace.get("count") is None else f" ({wording.numbered(trace['count'], 'row')})"
             rows.append((wording.named(trace.get("where") or "store"), wording.named(trace["detail"]) + count))
         if len(traces) > MOST:
             rows.append(("more", f"{len(traces) - MOST:,} more in the JSON report"))

@@ -53,19 +53,23 @@ def _tree(store: "Store", found: "list[Collection]", notes: list[str]) -> dict[s
 
 def _show(store: "Store", found: "list[Collection]") -> None:
     """A line for the store, and of each collection a line of figures and one for each trace."""
+    from unembed.audit.wording import numbered
+
     click.echo(f"{printable(store.location)} ({printable(store.kind)})")
     for one in found:
         click.echo(f"  {printable(one.name) or '(no name)'}: {_figures(one)}")
         for trace in one.traces:
-            count = "" if trace.count is None else f" ({trace.count:,} rows)"
+            count = "" if trace.count is None else f" ({numbered(trace.count, 'row')})"
             where = f" [{printable(trace.where)}]" if trace.where else ""
             click.echo(f"    {printable(trace.kind)}: {printable(trace.detail)}{count}{where}")
 
 
 def _figures(one: "Collection") -> str:
+    from unembed.audit.wording import numbered
+
     parts = [
-        "rows not counted" if one.rows is None else f"{one.rows:,} rows",
-        "dimension not known" if one.dimension is None else f"{one.dimension:,} dimensions",
+        "rows not counted" if one.rows is None else numbered(one.rows, "row"),
+        "dimension not known" if one.dimension is None else numbered(one.dimension, "dimension"),
         printable(one.number) + (", approximate" if one.lossy else ""),
         f"metric {printable(one.metric)}" if one.metric else "",
         f"encoder {printable(one.encoder)}" if one.encoder else "no encoder named",

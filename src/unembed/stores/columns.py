@@ -7,37 +7,28 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from unembed.errors import DataError, EmbeddingError, printable
-from unembed.stores.store import TEXT_BYTES, Collection, Rows, Trace
+from unembed.stores import names
+from unembed.stores.rows import WIDEST, Faults, Row, batched, metadata
+from unembed.stores.store import Collection, Rows, Trace
+from unembed.stores.traces import encoder_traces, text_trace
 from unembed.tables import Batch
 from unembed.tables.documents import ITSELF, VECTORS
 from unembed.tables.table import LONGEST_NAME
 from unembed.tables.values import listed_values, plain
 
 SAMPLE = 32  # rows that columns are told by
-# Numbers of a vector whose column's name does not tell what it is, and of any vector.
-SHORTEST, WIDEST = 64, 1 << 16
+SHORTEST = 64  # numbers of a vector whose column's name does not tell what it is
 WRITTEN = 24  # characters that a number of a vector takes at most, where it is written out
 COLUMNS = 256  # of a table that are looked at, and those whose names tell
 KEPT = 32  # columns whose values are a row's metadata
+KNOWN_TEXTS = (*names.TEXTS, *names.SHORT_TEXTS)
 
 VECTOR_WORDS = re.compile(r"(?:^|[\W_])(?:embed|embeds|embeddings?|emb|vectors?|vec|dense)(?:$|[\W_])", re.IGNORECASE)
-TEXTS = (
-    "text", "content", "document", "page_content", "chunk", "chunk_text", "body", "passage", "sentence", "paragraph",
-    "texts", "contents", "documents", "input", "raw_text", "message", "description", "abstract", "summary", "question",
-)  # fmt: skip
-IDS = ("id", "_id", "ids", "custom_id", "doc_id", "document_id", "chunk_id", "uuid", "pk", "key")
-ENCODERS = ("embedding_model", "embedding_model_name", "embedding_model_id", "encoder")
-MODELS = ("model", "model_name", "model_id")  # of which only some are encoders
-ENCODER = re.compile(
-    r"embed|encod|minilm|mpnet|ada-002|sentence|(?:^|[-/_])(?:bge|e5|gte|gtr|jina|voyage|nomic)", re.IGNORECASE
-)
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -79,16 +70,16 @@ class Columns:
         return next(one for one in self.vectors if one.column == column)
 
 
-def looked_at(names: Sequence[str]) -> list[str]:
+def looked_at(columns: Sequence[str]) -> list[str]:
     """The columns that are worth a look: the first ones, and those whose names tell."""
-    known = {*TEXTS, *IDS, *ENCODERS, *MODELS}
-    short = [one for one in names if len(one) <= LONGEST_NAME]
-    return [one for place, one in enumerate(short) if place < COLUMNS or is_named(one) or _last(one) in known]
+    known = {*KNOWN_TEXTS, *names.IDS, *names.ENCODERS, *names.MODELS}
+    short = [one for one in columns if len(one) <= LONGEST_NAME]
+    return [one for place, one in enumerate(short) if place < COLUMNS or is_named(one) or names.last(one) in known]
 
 
 def is_named(column: str) -> bool:
     """Whether a column is called as vectors are."""
-    return column == ITSELF or _last(column) in VECTORS or bool(VECTOR_WORDS.search(_last(column)))
+    return column == ITSELF or names.last(column) in VECTORS or bool(VECTOR_WORDS.search(names.last(column)))
 
 
 def find(sample: Mapping[str, Any]) -> Columns:
@@ -104,13 +95,9 @@ def find(sample: Mapping[str, Any]) -> Columns:
     scalars = {name: values for name, values in single.items() if values is not None}
     strings = {name: [v for v in values if isinstance(v, str)] for name, values in scalars.items()}
     strings = {name: found for name, found in strings.items() if found or _is_text(sample[name])}
-    text = _first(TEXTS, strings) or _prose(strings)
-    identity = _first(IDS, [name for name in scalars if name != text])
-    constant = [name for name, found in strings.items() if found and len({*scalars[name]}) == 1]
-    model = _first(ENCODERS, constant) or _first(MODELS, constant)
-    encoder = strings[model][0][:200] if model else ""
-    if model and _last(model) in MODELS and not ENCODER.search(encoder):
-        encoder = ""
+    text = names.first(KNOWN_TEXTS, strings) or names.prose(strings)
+    identity = names.first(names.IDS, [name for name in scalars if name != text])
+    encoder = names.encoder(scalars)
     rest = tuple(name for name in scalars if name not in (text, identity))
     return Columns(tuple(vectors.values()), bool(named), identity, text, rest[:KEPT], encoder)
 
@@ -121,39 +108,12 @@ def collection(
     """A collection of one column of vectors, with what its table gives away. `known`: further attributes of it."""
     encoder = known.pop("encoder", "") or columns.encoder
     about = {"column": vector.column, "text": columns.text, "id": columns.id, **known.pop("about", {})}
-    found = []
-    if columns.text is not None:
-        where = printable(columns.text)
-        found.append(Trace("text", "Texts lie beside the vectors in clear.", where=where, count=rows))
-    if encoder:
-        found.append(Trace("encoder", f"The store names its encoder: {printable(encoder)}.", where=printable(name)))
+    found = [] if columns.text is None else [text_trace(columns.text, rows)]
+    found += encoder_traces(encoder, name)
     return Collection(
         name, rows, vector.dimension, vector.number, encoder=encoder, has_text=columns.text is not None,
         traces=(*found, *more), about={key: value for key, value in about.items() if value}, **known,
     )  # fmt: skip
-
-
-def note(notes: list[str], words: str) -> None:
-    """Add one line, once."""
-    if words not in notes:
-        notes.append(words)
-
-
-def note_unread(notes: list[str], found: Sequence[Any], errors: Sequence[DataError]) -> None:
-    """Note what could not be read of a store. Raises the first of the errors where nothing else was found."""
-    if errors and not found:
-        raise errors[0]
-    for error in errors:
-        note(notes, printable(str(error)))
-
-
-def chosen(found: Mapping[str, Found], name: str, location: str) -> Found:
-    """What stands for a collection. Raises DataError, which asks for one of those that there are."""
-    if name not in found:
-        there = ", ".join(printable(one)[:100] for one in list(found)[:20])
-        expected = f"expected {printable(location)}#NAME with one of {there}" if there else "it holds no vectors"
-        raise DataError(f"{printable(location)}: has no collection {printable(name)!r}, {expected}")
-    return found[name]
 
 
 def rows(
@@ -166,29 +126,24 @@ def rows(
     Raises:
         DataError: a column cannot be read at all; `where` is what the message calls the table.
     """
-    unread, first = 0, ""
-    for batch in batches:
-        vectors, why = _floats(batch, vector, where)
-        unread += len(why)
-        if why and not first:
-            number, reason = next(iter(why.items()))
-            first = f"row {batch.first + number} {reason}"
-        ids = _values(batch, columns.id, where)
-        texts = [_text(value) for value in _values(batch, columns.text, where)]
-        kept = {column: _values(batch, column, where) for column in columns.metadata if column in batch.columns}
-        names = [_name(value, batch.first + n) for n, value in enumerate(ids)]
-        metadata = [
-            {column: plain(values[n]) for column, values in kept.items() if values[n] is not None}
-            for n in range(len(batch))
-        ]
-        for at in range(0, len(batch), size):
-            part = slice(at, at + size)
-            yield Rows(names[part], vectors[part], texts[part], metadata[part])
-    if unread:
-        note(
-            notes,
-            f"{printable(where)}: rows without a vector of {vector.dimension} numbers: {unread:,}, the first: {first}",
-        )
+    faults = Faults(where)
+    try:
+        for batch in batches:
+            yield from batched(_rows(batch, columns, vector, where, faults), vector.dimension, size)
+    finally:
+        faults.tell(notes)
+
+
+def _rows(batch: Batch, columns: Columns, vector: Vector, where: str, faults: Faults) -> Iterator[Row]:
+    vectors, why = _floats(batch, vector, where)
+    for number, reason in why.items():
+        faults.add(f"rows without a vector of {vector.dimension} numbers", f"row {batch.first + number} {reason}")
+    ids, texts = (_values(batch, column, where) for column in (columns.id, columns.text))
+    rest = {column: _values(batch, column, where) for column in columns.metadata if column in batch.columns}
+    for n, (value, text) in enumerate(zip(ids, texts, strict=True)):
+        held = {column: values[n] for column, values in rest.items() if values[n] is not None}
+        name = _name(value, batch.first + n)
+        yield Row(name, vectors[n], text if isinstance(text, str) else None, metadata(held))
 
 
 def _floats(batch: Batch, vector: Vector, where: str) -> tuple[Any, dict[int, str]]:
@@ -217,35 +172,6 @@ def _values(batch: Batch, column: str | None, where: str) -> Sequence[Any]:
 def _name(value: Any, number: int) -> str:
     """A row's id; its number where it has none."""
     return str(number if value is None else value if type(value) is int else plain(value))
-
-
-def _text(value: Any) -> str | None:
-    """A text of at most a MiB as UTF-8; half a character becomes a question mark."""
-    if not isinstance(value, str):
-        return None
-    return value[:TEXT_BYTES].encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
-
-
-def _last(column: str) -> str:
-    return column.rpartition(".")[2].lower()
-
-
-def _first(known: Sequence[str], columns: Iterable[str]) -> str | None:
-    """The column with the first of the known names."""
-    by_name: dict[str, str] = {}
-    for column in columns:
-        by_name.setdefault(_last(column), column)
-    return next((by_name[name] for name in known if name in by_name), None)
-
-
-def _prose(strings: Mapping[str, Sequence[str]]) -> str | None:
-    """The column with the longest values of several words."""
-    lengths = {
-        name: sum(map(len, values)) / len(values)
-        for name, values in strings.items()
-        if values and 2 * sum(" " in value.strip() for value in values) > len(values)
-    }
-    return max(lengths, key=lambda name: lengths[name], default=None)
 
 
 def _vector(name: str, values: Any) -> Vector | None:

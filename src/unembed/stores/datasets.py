@@ -5,15 +5,15 @@ A collection is called as its split, `data` where there are none, with `.COLUMN`
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from unembed.errors import DataError, extra, printable
-from unembed.files.json_files import read_json
 from unembed.stores import columns
-from unembed.stores.columns import Vector, chosen
+from unembed.stores.columns import Vector
 from unembed.stores.groups import Group, group
-from unembed.stores.local import existing, traces
+from unembed.stores.local import existing, json_file
+from unembed.stores.rows import chosen, note_unread
 from unembed.stores.store import BATCH, Collection, Rows, Trace
+from unembed.stores.traces import of_store
 
 KIND = "datasets"
 CACHES = "cache-*.arrow"
@@ -24,7 +24,7 @@ def open(location: str) -> "DatasetsStore":  # noqa: A001  (the name of a reader
     """A folder of a dataset, or of several splits. Raises DataError, MissingPackageError."""
     path = existing(location)
     if (path / "dataset_dict.json").is_file():
-        splits = _object(path / "dataset_dict.json").get("splits")
+        splits = json_file(path / "dataset_dict.json").get("splits")
         names = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
         folders = {name: _inside(path, name) for name in names}
     else:
@@ -56,14 +56,14 @@ class DatasetsStore:
             except DataError as error:
                 errors.append(error)
                 continue
-            more = [*traces(folder), *_caches(folder)]
+            more = [*of_store(folder, inside=False), *_caches(folder)]
             for vector in found.columns.vectors if found is not None else ():
                 assert found is not None
                 name = split if len(found.columns.vectors) == 1 else f"{split}.{vector.column}"
                 self._found[name] = found, vector
                 about = {"files": len(files)}
                 listed.append(columns.collection(name, vector, found.columns, None, more, about=about))
-        columns.note_unread(self.notes, listed, errors)
+        note_unread(self.notes, listed, errors)
         return listed
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
@@ -76,13 +76,6 @@ class DatasetsStore:
         pass
 
 
-def _object(path: Path) -> dict[str, Any]:
-    found = read_json(path, DataError)
-    if not isinstance(found, dict):
-        raise DataError(f"{printable(str(path))}: is no JSON object")
-    return found
-
-
 def _inside(folder: Path, name: str) -> Path:
     """A file or folder of that name. Raises DataError where the name leads elsewhere."""
     if name in ("", ".", "..") or Path(name).name != name:
@@ -92,7 +85,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _files(folder: Path) -> list[Path]:
     """The files of a dataset, in its order. Raises DataError."""
-    listed = _object(folder / "state.json").get("_data_files")
+    listed = json_file(folder / "state.json").get("_data_files")
     names = [one.get("filename") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     return [_inside(folder, name) for name in names if isinstance(name, str)]
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from unembed.errors import DataError, printable
 from unembed.stores import child, columns
-from unembed.stores.columns import Columns, Vector, chosen
-from unembed.stores.local import existing, traces
+from unembed.stores.columns import Columns, Vector
+from unembed.stores.local import existing
+from unembed.stores.rows import chosen, note_unread
+from unembed.stores.sqlite_files import quoted
 from unembed.stores.store import BATCH, Collection, Rows
+from unembed.stores.traces import of_store
 from unembed.tables import Batch
 
 KIND = "duckdb"
@@ -55,9 +58,9 @@ class DuckStore:
             for vector in told.vectors:
                 name = base if len(told.vectors) == 1 else f"{base}.{vector.column}"
                 self._found[name] = known["schema"], known["table"], told, vector
-                more = traces(Path(self.location))
+                more = of_store(Path(self.location), inside=False)
                 found.append(columns.collection(name, vector, told, known["rows"], more))
-        columns.note_unread(self.notes, found, errors)
+        note_unread(self.notes, found, errors)
         return found
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
@@ -87,10 +90,10 @@ def tables(location: str) -> Iterator[child.Frame]:
     for schema, table in database.sql(
         "SELECT schema_name, table_name FROM system.main.duckdb_tables() WHERE database_name = 'store' AND NOT internal"
     ).fetchall():
-        place = f"store.{_quoted(schema)}.{_quoted(table)}"
+        place = f"store.{quoted(schema)}.{quoted(table)}"
         try:
             relation = database.sql(f"FROM {place}")
-            names = ", ".join(_quoted(name) for name in columns.looked_at(relation.columns))
+            names = ", ".join(quoted(name) for name in columns.looked_at(relation.columns))
             first = database.sql(f"SELECT {names} FROM {place} LIMIT {columns.SAMPLE}").to_arrow_table()
             ((count,),) = database.sql(f"SELECT count(*) FROM {place}").fetchall()
         except Exception as error:  # of DuckDB and of Arrow; other tables may be whole
@@ -101,9 +104,9 @@ def tables(location: str) -> Iterator[child.Frame]:
 
 def scan(location: str, schema: str, table: str, needed: Sequence[str], batch: int) -> Iterator[child.Frame]:
     """Record batches of the columns that are needed."""
-    names = ", ".join(_quoted(name) for name in needed)
+    names = ", ".join(quoted(name) for name in needed)
     database = _open(location)
-    for part in database.sql(f"SELECT {names} FROM store.{_quoted(schema)}.{_quoted(table)}").to_arrow_reader(batch):
+    for part in database.sql(f"SELECT {names} FROM store.{quoted(schema)}.{quoted(table)}").to_arrow_reader(batch):
         yield {}, part
 
 
@@ -119,7 +122,3 @@ def _open(location: str) -> Any:
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     return database
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

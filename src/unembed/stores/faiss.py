@@ -13,14 +13,14 @@ import numpy as np
 
 from unembed.errors import DataError, printable
 from unembed.stores import child
-from unembed.stores.columns import chosen, note_unread
-from unembed.stores.local import existing, traces
+from unembed.stores.local import existing
+from unembed.stores.rows import WIDEST, chosen, note_unread
 from unembed.stores.store import BATCH, Collection, Rows
+from unembed.stores.traces import of_store
 from unembed.tables.streams import reason
 
 KIND = "faiss"
 ENDINGS = (".faiss", ".index")
-WIDEST = 1 << 16  # numbers of a vector
 BYTES = 1 << 26  # of vectors that are decoded at once: an inverted file is walked through for each part
 TRANSFORMS = {  # OPQ's matrix is one of the first kind once it was written to a file
     "LinearTransform": "OPQ", "PCAMatrix": "PCA", "RandomRotationMatrix": "RR", "NormalizationTransform": "L2norm",
@@ -64,7 +64,7 @@ class FaissStore:
             except DataError as error:
                 errors.append(error)
                 continue
-            found.append(Collection(name, traces=traces(file), about={"file": file.name}, **known))
+            found.append(Collection(name, traces=tuple(of_store(file)), about={"file": file.name}, **known))
         note_unread(self.notes, found, errors)
         return found
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from unembed.errors import DataError, printable
 from unembed.stores import columns
-from unembed.stores.columns import Vector, chosen
+from unembed.stores.columns import Vector
 from unembed.stores.groups import Group, group
-from unembed.stores.local import existing, traces
+from unembed.stores.local import existing
+from unembed.stores.rows import chosen
 from unembed.stores.store import BATCH, Collection, Rows
+from unembed.stores.traces import of_store
 from unembed.tables.table import endings, kind
 
 KIND = "files"
@@ -44,7 +46,7 @@ class FilesStore:
     def collections(self) -> list[Collection]:
         self._found = {}
         groups = {name: found for name, files in self._kinds.items() if (found := group(files, self.notes)) is not None}
-        told = traces(Path(self.location))
+        told = of_store(Path(self.location), inside=False)
         listed = []
         for name, found in groups.items():
             count = found.count()

@@ -9,7 +9,8 @@ import numpy as np
 
 from unembed.errors import DataError, printable
 from unembed.stores import columns
-from unembed.stores.columns import Columns, Vector, note
+from unembed.stores.columns import Columns, Vector
+from unembed.stores.rows import note, note_unread
 from unembed.stores.store import Rows
 from unembed.tables import Batch, open_table
 from unembed.tables.table import Reader, kind
@@ -63,7 +64,7 @@ def group(files: Sequence[Path], notes: list[str]) -> Group | None:
             readers.append((name, reader))
         else:
             without.append(file.name)
-    columns.note_unread(notes, [*readers, *without], errors)
+    note_unread(notes, [*readers, *without], errors)
     if without:
         more = f" and {len(without) - 1:,} more" if len(without) > 1 else ""
         note(notes, f"{printable(without[0])}{more}: no rows with a column of vectors")

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError, printable
-from unembed.stores import child, columns, configs
-from unembed.stores.columns import Columns, Vector, chosen, note
-from unembed.stores.local import existing, traces
+from unembed.stores import child, columns
+from unembed.stores.columns import Columns, Vector
+from unembed.stores.local import existing
+from unembed.stores.names import model
+from unembed.stores.rows import chosen, note, note_unread
 from unembed.stores.store import BATCH, Collection, Rows, Trace
+from unembed.stores.traces import of_settings, of_store
 from unembed.tables import Batch
 
 KIND = "lancedb"
@@ -60,19 +63,19 @@ class LanceStore:
             for vector in told.vectors:
                 name = table.stem if len(told.vectors) == 1 else f"{table.stem}.{vector.column}"
                 found += self._collections(name, table, told, vector, known)
-        columns.note_unread(self.notes, found, errors)
+        note_unread(self.notes, found, errors)
         return found
 
     def _collections(
         self, name: str, table: Path, told: Columns, vector: Vector, known: dict[str, Any]
     ) -> Iterator[Collection]:
         self._found[name] = table, told, vector
-        more = [*traces(table), *_version_traces(known)]
+        more = [*of_store(table, inside=False), *_version_traces(known)]
         function = next((one for one in known["functions"] if one.get("vector_column") == vector.column), {"name": ""})
         config = function.get("model")
         config = config if isinstance(config, dict) else {}
-        more += configs.traces(config, where=f"{printable(table.name)}, schema metadata")
-        encoder = configs.model(config) or str(function.get("name", ""))[:200]
+        more += of_settings(config, f"{table.name}, schema metadata")
+        encoder = model(config) or str(function.get("name", ""))[:200]
         yield columns.collection(name, vector, told, known["rows"], more, encoder=encoder, about=known["about"])
         if known["deleted"] or known["earlier"]:
             self._found[name + DELETED] = table, told, vector
@@ -96,8 +99,7 @@ class LanceStore:
             first += len(batch)
 
     def _note(self, known: dict[str, Any]) -> None:
-        for words in known.get("notes", ()):
-            note(self.notes, words)
+        note(self.notes, *known.get("notes", ()))
 
     def close(self) -> None:
         pass

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from unembed.errors import printable
 from unembed.stores import traces
-from unembed.stores.rows import Faults, Row, batched, chosen, json_object, plain
+from unembed.stores.rows import Faults, Row, batched, chosen, json_object, metadata
 from unembed.stores.sqlite_files import Database
 from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
 
@@ -39,8 +38,7 @@ class Llm:
 
     def collections(self) -> list[Collection]:
         """See `Store`."""
-        path = self._database.path
-        common = [*self._database.traces(), *traces.of_files([path]), *traces.copies(path)]
+        common = [*self._database.traces(), *traces.of_store(self._database.path)]
         found = [self._described(key, name, model, common) for key, name, model in self._found]
         self._database.check_unchanged()
         return found
@@ -53,14 +51,13 @@ class Llm:
         texts, binaries, hashes = count("content"), count("content_blob"), count("content_hash")
         own: list[Trace] = []
         if texts:
-            own.append(Trace("text", "Rows have their text in clear.", "embeddings.content", texts))
+            own.append(traces.text_trace("embeddings.content", texts))
         if binaries:
-            own.append(Trace("text", "Rows have their content in clear.", "embeddings.content_blob", binaries))
+            own.append(traces.text_trace("embeddings.content_blob", binaries))
         if hashes:
             detail = "Rows have the MD5 of their text, which proves a guess right."
             own.append(Trace("hash", detail, "embeddings.content_hash", hashes))
-        if model:
-            own.append(Trace("encoder", f"The store names its encoder: {printable(model)[:200]}.", "collections.model"))
+        own += traces.encoder_traces(model, "collections.model")
         if "metadata" in self._columns:
             sample = [one for (one,) in self._database.read(f"SELECT metadata {OF} LIMIT 1000", (key,))]
             settings = (json_object(one) for one in sample)
@@ -80,9 +77,7 @@ class Llm:
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
         """See `Store`. `Rows.hashes` is there where the database has them."""
-        key = next((key for key, one, _ in self._found if one == name), None)
-        if key is None:
-            chosen((Collection(one) for _, one, _ in self._found), name, self.location)
+        key = chosen({one: key for key, one, _ in self._found}, name, self.location)
         faults = Faults(name)
         try:
             yield from batched(self._rows(key, faults), self._dimension(key) or 1, batch)
@@ -97,14 +92,14 @@ class Llm:
             name = f"row {number}" if row["id"] is None else str(row["id"])
             vector = _vector(row["embedding"])
             if vector is None or len(vector) != dimension:
-                faults.add(f"its embedding is no float32 of {dimension} numbers", name)
+                faults.add(f"rows without an embedding of {dimension} float32", name)
                 vector = None
             text, digest = row.get("content"), row.get("content_hash")
             yield Row(
                 name,
                 vector,
                 text if isinstance(text, str) else None,
-                plain(json_object(row.get("metadata"))),
+                metadata(json_object(row.get("metadata"))),
                 f"md5:{digest.hex()}" if isinstance(digest, bytes) and len(digest) == 16 else None,
             )
 

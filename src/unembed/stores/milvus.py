@@ -6,7 +6,6 @@ or replaced, and still there: they are the collection `NAME (deleted)`. The log 
 Parquet; it is an Arrow stream that may lack its end.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from unembed.errors import DataError, extra, printable
-from unembed.files.json_files import read_json
-from unembed.stores import columns, configs
-from unembed.stores.columns import Columns, Vector, chosen, note
-from unembed.stores.local import existing, traces
+from unembed.stores import columns
+from unembed.stores.columns import Columns, Vector
+from unembed.stores.local import existing, json_file
+from unembed.stores.names import model
+from unembed.stores.rows import chosen, json_object, note, note_unread
 from unembed.stores.store import BATCH, Collection, Rows, Trace
+from unembed.stores.traces import of_settings, of_store
 from unembed.tables import Batch, open_table
 from unembed.tables.streams import head_of, kind_of
 from unembed.tables.values import listed_values
@@ -98,20 +99,15 @@ class MilvusStore:
             for vector in kept.told.vectors:
                 name = folder.name if len(kept.told.vectors) == 1 else f"{folder.name}.{vector.column}"
                 found += self._collections(name, kept, vector)
-        columns.note_unread(self.notes, found, errors)
+        note_unread(self.notes, found, errors)
         return found
 
     def _collections(self, name: str, kept: Kept, vector: Vector) -> Iterator[Collection]:
         encoder, more = _functions(kept.schema, vector.column, kept.folder)
-        more += traces(kept.folder)
+        more += of_store(kept.folder, inside=False)
         if kept.gone:
-            more.append(
-                Trace(
-                    "deleted",
-                    "Rows that were deleted or replaced are still in the collection's files.",
-                    count=kept.gone,
-                )
-            )
+            detail = "Rows that were deleted or replaced are still in the collection's files."
+            more.append(Trace("deleted", detail, count=kept.gone))
         if (snapshots := kept.folder / "snapshots" / "metadata").is_dir() and (names := list(snapshots.glob("*.json"))):
             more.append(Trace("version", f"Snapshots keep earlier states: {len(names):,}.", where="snapshots"))
         specs = kept.manifest.get("index_specs")
@@ -161,7 +157,7 @@ class MilvusStore:
                 note(self.notes, f"{error}; rows of the log that are not in Parquet yet may be missing")
 
     def _kept(self, folder: Path) -> Kept:
-        schema = _json(folder / "schema.json")
+        schema = json_file(folder / "schema.json")
         fields = schema.get("fields")
         names = (
             [one["name"] for one in fields if isinstance(one, dict) and isinstance(one.get("name"), str)]
@@ -196,9 +192,9 @@ class MilvusStore:
         if not file.exists() and not before.exists():  # nothing was written to Parquet yet
             return {}
         try:
-            return _json(file)
+            return json_file(file)
         except DataError as error:
-            found = _json(before)
+            found = json_file(before)
             note(self.notes, f"{error}; the manifest before it was read")
             return found
 
@@ -225,7 +221,7 @@ class MilvusStore:
         found: Mapping[str, Any] = {}
         if first is not None:
             found = {name: values[: columns.SAMPLE] for name, values in first.columns.items()}
-            dynamic = [_members(value) for value in listed_values(found.get(DYNAMIC, []), DYNAMIC)]
+            dynamic = [json_object(value) for value in listed_values(found.get(DYNAMIC, []), DYNAMIC)]
             keys = dict.fromkeys(key for one in dynamic for key in one if key not in found)
             found = {**found, **{key: [one.get(key) for one in dynamic] for key in keys}}
         told = columns.find({name: values for name, values in found.items() if name != DYNAMIC})
@@ -237,14 +233,6 @@ class MilvusStore:
 
     def close(self) -> None:
         pass
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file. Raises DataError."""
-    found = read_json(path, DataError)
-    if not isinstance(found, dict):
-        raise DataError(f"{printable(str(path))}: is no JSON object")
-    return found
 
 
 def _field(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -270,20 +258,11 @@ def _lives(batch: Batch, kept: Kept) -> Any:
     return np.array(found, dtype=bool)
 
 
-def _members(value: Any) -> dict[str, Any]:
-    """The fields in a row's `$meta`."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else None
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _widened(batch: Batch, told: Columns) -> Batch:
     """A batch with the fields in `$meta` as columns."""
     if DYNAMIC not in batch.columns:
         return batch
-    rows = [_members(value) for value in listed_values(batch.columns[DYNAMIC], DYNAMIC)]
+    rows = [json_object(value) for value in listed_values(batch.columns[DYNAMIC], DYNAMIC)]
     wanted = [one for one in (told.text, *told.metadata) if one and one not in batch.columns]
     return replace(batch, columns={**batch.columns, **{key: [row.get(key) for row in rows] for key in wanted}})
 
@@ -296,5 +275,5 @@ def _functions(schema: Mapping[str, Any], column: str, folder: Path) -> tuple[st
             continue
         outputs, config = one.get("output_field_names"), one.get("params")
         if isinstance(outputs, list) and column in outputs and isinstance(config, dict):
-            return configs.model(config), list(configs.traces(config, where=f"{printable(folder.name)}/schema.json"))
+            return model(config), of_settings(config, f"{folder.name}/schema.json")
     return "", []

@@ -29,7 +29,8 @@ from unembed.stores.server import (
     paged,
     word,
 )
-from unembed.stores.store import Collection, Trace
+from unembed.stores.store import Collection
+from unembed.stores.traces import encoder_traces
 
 KEY = "PINECONE_API_KEY"
 VERSION = "2026-04"
@@ -124,8 +125,7 @@ class Pinecone(HttpStore):
             rows = counted(summary, "vectorCount")
             records, _ = self._page(server, namespace, SAMPLE, None)
             texts, named, traces = self.sampled([one.payload for one in records], rows, shown)
-            if encoder:
-                traces.append(Trace("encoder", f"The encoder is named: {printable(encoder)}", shown))
+            traces += encoder_traces(encoder, shown)
             metric = word(held, "metric") or word(stats, "metric")
             self._known[shown] = server, namespace, dimension
             found.append(

@@ -1,21 +1,20 @@
 """Rows out of JSON that a server answered: numbers that are none, texts among other values, and what is left."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unembed.errors import DataError, printable
-from unembed.stores.columns import ENCODER, ENCODERS, MODELS, TEXTS, WIDEST
-from unembed.stores.store import TEXT_BYTES, Rows, Trace
-from unembed.tables.values import plain
+from unembed.errors import DataError
+from unembed.stores.names import SHORT_TEXTS, TEXTS, encoder, first, last
+from unembed.stores.rows import WIDEST, Faults, Row, batched, json_object, metadata
+from unembed.stores.store import Floats, Rows, Trace
+from unembed.stores.traces import encoder_traces, text_trace
 
 NODE = "_node_content"  # where LlamaIndex keeps a node as JSON, its text in it
-
-Floats = NDArray[np.float32]
+KEYS = (*TEXTS, *SHORT_TEXTS, NODE)
 
 
 @dataclass(frozen=True)
@@ -29,77 +28,57 @@ class Record:
 
 def text_key(payload: Mapping[str, Any]) -> str | None:
     """The key of a payload that holds the text, None where none is called so."""
-    lower = {key.lower(): key for key, value in payload.items() if isinstance(value, str)}
-    return next((lower[name] for name in (*TEXTS, NODE) if name in lower), None)
+    return first(KEYS, [key for key, value in payload.items() if isinstance(value, str)])
 
 
-def text_of(payload: Mapping[str, Any]) -> str | None:
-    """The text of a payload, cut at `TEXT_BYTES`."""
-    key = text_key(payload)
-    if key is None:
-        return None
-    text: Any = payload[key]
-    if key.lower() == NODE:
-        try:
-            text = json.loads(text).get("text")
-        except (ValueError, AttributeError, RecursionError):
-            text = None
-    return cut(text) if isinstance(text, str) and text else None
-
-
-def cut(text: str) -> str:
-    """A text's first `TEXT_BYTES`, without half a character; lone surrogates are question marks."""
-    return text.encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
+def text_of(payload: Mapping[str, Any], key: str | None) -> str | None:
+    """The text that a payload has by a key."""
+    text = None if key is None else payload[key]
+    if key is not None and last(key) == NODE:
+        text = json_object(text).get("text")
+    return text if isinstance(text, str) and text else None
 
 
 def rows_of_pages(
-    pages: Iterable[Sequence[Record]], dimension: int | None, batch: int, name: str, note: Callable[[str], None]
+    pages: Iterable[Sequence[Record]], dimension: int | None, batch: int, name: str, notes: list[str]
 ) -> Iterator[Rows]:
     """Rows of all records, `batch` at most at once; those without a vector are left out.
 
     Args:
         dimension: None where the first vector tells it.
         name: of the collection, in messages.
-        note: takes how many rows were left out, and how many were not read.
+        notes: get how many rows were left out, and how many were not read.
 
     Raises:
         DataError: there are too many dimensions.
     """
-    unread = absent = 0
+    faults = Faults(name)
     try:
         for page in pages:
-            absent += sum(record.vector is None for record in page)
+            for record in page:
+                if record.vector is None:
+                    faults.add("rows without a vector, which are left out", record.id)
             records = [one for record in page if record.vector is not None for one in _single(record)]
             dimension = dimension or next((d for one in records if (d := dimension_of(one.vector))), None)
-            if dimension is None:
-                unread += len(records)
-                continue
-            if dimension > WIDEST:
+            if (dimension or 0) > WIDEST:
                 raise DataError(f"{name}: has {dimension:,} dimensions, expected at most {WIDEST:,}")
-            for start in range(0, len(records), batch):
-                rows = rows_of(records[start : start + batch], dimension)
-                unread += int(np.isnan(rows.vectors).any(1).sum())
-                yield rows
+            rows = (_row(record, dimension or 0, faults) for record in records)
+            if dimension is None:
+                deque(rows, 0)
+            else:
+                yield from batched(rows, dimension, batch)
     finally:
-        if unread:
-            note(f"{name}: {unread:,} rows do not hold {dimension or 0:,} finite numbers")
-        if absent:
-            note(f"{name}: {absent:,} rows have no vector and are left out")
+        faults.tell(notes)
 
 
-def rows_of(records: Sequence[Record], dimension: int) -> Rows:
-    """Rows of records; a vector that is none, or of another dimension, is NaN."""
-    vectors = np.full((len(records), dimension), np.nan, np.float32)
-    texts: list[str | None] = []
-    metadata: list[dict[str, Any]] = []
-    for row, record in zip(vectors, records, strict=True):
-        if (numbers := numbers_of(record.vector)) is not None and len(numbers) == dimension:
-            row[:] = numbers
-        payload = record.payload if isinstance(record.payload, dict) else {}
-        texts.append(text_of(payload))
-        key = text_key(payload)
-        metadata.append({cut(name): plain(value) for name, value in payload.items() if name != key})
-    return Rows([cut(str(record.id)) for record in records], vectors, texts, metadata)
+def _row(record: Record, dimension: int, faults: Faults) -> Row:
+    vector = numbers_of(record.vector)
+    if vector is None or len(vector) != dimension:
+        faults.add(f"rows without a vector of {f'{dimension:,} ' if dimension else ''}finite numbers", record.id)
+    payload = record.payload if isinstance(record.payload, dict) else {}
+    key = text_key(payload)
+    rest = {name: value for name, value in payload.items() if name != key}
+    return Row(str(record.id), vector, text_of(payload, key), metadata(rest))
 
 
 def numbers_of(vector: Any) -> Floats | None:
@@ -120,13 +99,12 @@ def numbers_of(vector: Any) -> Floats | None:
 
 
 def encoder_of(payloads: Sequence[Any]) -> str:
-    """What a key that is called so names as the encoder, where it names only one; of any model, only an encoder."""
-    for name in (*ENCODERS, *MODELS):
-        found = [one[name] for one in payloads if isinstance(one, dict) and name in one]
-        told = found[0] if found and all(one == found[0] for one in found) else None
-        if isinstance(told, str) and told and (name in ENCODERS or ENCODER.search(told[:200])):
-            return told[:200]
-    return ""
+    """The encoder that a sample of payloads names, "" where it names none, or several."""
+    values: dict[str, list[Any]] = {}
+    for payload in payloads:
+        for name, value in payload.items() if isinstance(payload, dict) else ():
+            values.setdefault(name, []).append(value)
+    return encoder(values)
 
 
 def dimension_of(vector: Any) -> int | None:
@@ -140,13 +118,10 @@ def traces_of(payloads: Sequence[Any], rows: int | None, where: str) -> tuple[bo
     """Whether a sample of payloads has texts, the encoder that it names, and what that gives away."""
     traces = []
     keys = {key for one in payloads if isinstance(one, dict) and (key := text_key(one))}
-    encoder = encoder_of(payloads)
+    named = encoder_of(payloads)
     if keys:
-        shown = printable(", ".join(sorted(keys)))
-        traces.append(Trace("text", f"Text in clear is beside the vectors, in {shown}.", where, rows))
-    if encoder:
-        traces.append(Trace("encoder", f"The encoder is named: {printable(encoder)}", where))
-    return bool(keys), encoder, traces
+        traces.append(text_trace(f"{where}: {', '.join(sorted(keys))}", rows))
+    return bool(keys), named, [*traces, *encoder_traces(named, where)]
 
 
 def _single(record: Record) -> list[Record]:

@@ -1,8 +1,7 @@
-"""Rows of a reader in batches: what is bounded, and how what cannot be read is told."""
+"""Rows of a reader in batches of bounded size, and notes of what could not be read."""
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,11 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from unembed.errors import DataError, printable
-from unembed.stores.store import TEXT_BYTES, Collection, Floats, Rows
+from unembed.stores.store import TEXT_BYTES, Floats, Rows
+from unembed.tables.values import LONGEST, plain
 
 BATCH_BYTES = 1 << 25  # of texts and metadata, at which a batch ends before it is full
-VALUES = 10_000  # in the metadata of a row; the rest is left out
-DEPTH = 16  # of lists in lists
+VALUES = 1000  # in the metadata of a row; the rest is left out
+WIDEST = 1 << 16  # dimensions
+LISTED = 20  # names in a message
 JSON_TEXT = 1 << 22  # characters; as Python objects they take up to thirty times that
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def _together(rows: Sequence[Row], dimension: int) -> Rows:
     hashes = [row.hash for row in rows]
     texts = [None if row.text is None else cut(row.text) for row in rows]
     return Rows(
-        [row.id for row in rows],
+        [cut(row.id) for row in rows],
         vectors,
         texts,
         [row.metadata for row in rows],
@@ -69,39 +70,13 @@ def _together(rows: Sequence[Row], dimension: int) -> Rows:
 
 
 def cut(text: str) -> str:
-    """Its first MiB as UTF-8."""
-    return (
-        text if len(text) <= TEXT_BYTES // 4 else text.encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
-    )
+    """A text's first MiB as UTF-8, without half a character at its end; lone surrogates are question marks."""
+    return text[:TEXT_BYTES].encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
 
 
-def plain(metadata: dict[Any, Any]) -> dict[str, Any]:
-    """Foreign values JSON-ready, with at most `VALUES` values and about 1 MiB of text; other types by their name."""
-    left = [VALUES, TEXT_BYTES]
-
-    def convert(value: Any, depth: int) -> Any:
-        left[0] -= 1
-        if isinstance(value, str):
-            value = value[: max(left[1], 0)]
-            left[1] -= len(value)
-            return value
-        if value is None or isinstance(value, bool | int):
-            return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)
-        if depth >= DEPTH or min(left) <= 0:
-            return "..."
-        if isinstance(value, dict):
-            return {_key(key): convert(one, depth + 1) for key, one in value.items() if min(left) > 0}
-        if isinstance(value, list | tuple):
-            return [convert(one, depth + 1) for one in value if min(left) > 0]
-        return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)[:1000]
-
-    return {_key(key): convert(value, 0) for key, value in metadata.items() if min(left) > 0}
-
-
-def _key(key: Any) -> str:
-    return str(key)[:1000]
+def metadata(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """What a row holds beside its text, JSON-ready: its first values, each as `tables.values.plain` has it."""
+    return {cut(str(key)[:LONGEST]): plain(value) for key, value in islice(values.items(), VALUES)}
 
 
 def json_object(text: Any) -> dict[str, Any]:
@@ -113,30 +88,44 @@ def json_object(text: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def note(notes: list[str], *lines: str) -> None:
+    """Add lines to notes, each once."""
+    notes += [line for line in dict.fromkeys(lines) if line not in notes]
+
+
+def note_unread(notes: list[str], found: Sequence[Any], errors: Sequence[DataError]) -> None:
+    """Note what could not be read of a store. Raises the first of the errors where nothing else was found."""
+    if errors and not found:
+        raise errors[0]
+    note(notes, *(printable(str(error)) for error in errors))
+
+
 class Faults:
     """Rows that could not be read: one note for each reason, however many rows."""
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._seen: dict[str, list[Any]] = {}  # of each reason, how many rows and the first one's id
+        self._seen: dict[str, list[Any]] = {}  # of each reason, how many rows and the first one
 
     def add(self, reason: str, row: object) -> None:
-        """A row could not be read as it claims."""
-        self._seen.setdefault(reason, [0, str(row)[:100]])[0] += 1
+        """A row could not be read as it claims. reason: what such rows are, such as `rows without a vector`."""
+        self._seen.setdefault(reason, [0, str(row)[:200]])[0] += 1
 
     def tell(self, notes: list[str]) -> None:
-        """Add what was seen to `notes`, once."""
-        for reason, (count, first) in self._seen.items():
-            rows = f"row {printable(first)!r}" if count == 1 else f"{count} rows, the first {printable(first)!r}"
-            note = f"{self._where}: {rows}: {printable(reason)}"
-            if note not in notes:
-                notes.append(note)
+        """Add what was seen to `notes`."""
+        for reason, (count, row) in self._seen.items():
+            note(notes, printable(f"{self._where}: {reason}: {count:,}, the first: {row}"))
 
 
-def chosen(collections: Iterable[Collection], name: str, location: str) -> Collection:
-    """The collection of that name. Raises DataError, which lists what there is."""
-    found = {one.name: one for one in collections}
+def chosen(found: Mapping[str, T], name: str, location: str) -> T:
+    """What stands for a collection. Raises DataError: there is none of that name."""
     if name not in found:
-        names = printable(", ".join(list(found)[:20])) or "none"
-        raise DataError(f"{printable(location)}: no collection {printable(name)!r}, it has: {names}")
+        raise unknown(found, name, location)
     return found[name]
+
+
+def unknown(found: Iterable[str], name: str, location: str) -> DataError:
+    """The error of a collection that is not there, which asks for one of those that there are."""
+    there = ", ".join(printable(one)[:100] for one in islice(found, LISTED))
+    expected = f"expected {printable(location)}#NAME with one of {there}" if there else "it holds no vectors"
+    return DataError(f"{printable(location)}: has no collection {printable(name)!r}, {expected}")

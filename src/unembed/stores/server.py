@@ -15,6 +15,7 @@ import httpx2
 from unembed.encoders.http_client import HttpClient, RefusedError, TooLargeError, key_of
 from unembed.errors import DataError, InputError, UnembedError, printable
 from unembed.stores.records import Record, rows_of_pages, traces_of
+from unembed.stores.rows import note, unknown
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 ANSWER_BYTES = 1 << 25
@@ -22,7 +23,6 @@ WHOLE = 120.0  # seconds in which an answer must be whole
 MOST = 1 << 20  # lists and objects in one answer, each of which takes some hundred bytes
 PAGE_NUMBERS = 1 << 19  # of the vectors that are asked for at once: some 10 MB of JSON
 SAMPLE = 10  # rows that tell whether there are texts
-NAMES = 20  # that a message lists
 
 Query = Mapping[str, str | int] | Sequence[tuple[str, str | int]]
 Transport = httpx2.BaseTransport | None
@@ -123,7 +123,7 @@ class HttpStore:
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
         """All rows of a collection in the order in which the server gives them. Raises as `Store.rows`."""
         dimension, pages = self.records(name, batch)
-        yield from rows_of_pages(pages, dimension, batch, self.named(name), self.note)
+        yield from rows_of_pages(pages, dimension, batch, self.named(name), self.notes)
 
     def sampled(self, payloads: Sequence[Any], rows: int | None, where: str) -> tuple[bool, str, list[Trace]]:
         """What a sample of payloads gives away, as `traces_of`, and that no key is asked for."""
@@ -138,13 +138,11 @@ class HttpStore:
 
     def note(self, line: str) -> None:
         """Add to the notes, once."""
-        if line not in self.notes:
-            self.notes.append(line)
+        note(self.notes, line)
 
     def unknown(self, name: str, known: Sequence[str]) -> DataError:
         """The error of a collection that is not there."""
-        names = printable(", ".join(known[:NAMES])) or "none"
-        return DataError(f"{self.location}: no collection {printable(name)!r}, expected one of {names}")
+        return unknown(known, name, self.location)
 
     def wrong(self, what: str) -> DataError:
         """The error of an answer of another shape than the documentation says."""

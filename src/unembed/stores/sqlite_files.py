@@ -201,7 +201,7 @@ class Database:
         if not free:
             return []
         size = free * int(self.one("PRAGMA page_size") or 0)
-        return [Trace("deleted", f"{free:,} unused pages ({size:,} bytes) may hold deleted rows.", self.path.name)]
+        return [Trace("deleted", f"Unused pages ({free:,}, of {size:,} bytes) may hold deleted rows.", self.path.name)]
 
     def check_unchanged(self) -> None:
         """Note it where the file is no longer as it was opened."""
@@ -217,16 +217,6 @@ class Database:
         """Close it, and remove the copy where there is one."""
         self._connection.close()
         self._remove()
-
-
-def accessible(location: str) -> Path:
-    """A file or folder that is there and can be read. Raises DataError."""
-    path = Path(location)
-    if not os.path.exists(path):
-        raise DataError(f"{printable(location)}: no such file or folder")
-    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise DataError(f"{printable(location)}: cannot be read (Permission denied)")
-    return path
 
 
 def quoted(name: str) -> str:

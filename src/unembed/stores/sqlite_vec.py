@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from unembed.errors import DataError, printable
 from unembed.stores import traces
-from unembed.stores.rows import Faults, Row, batched, chosen, plain
+from unembed.stores.names import SAMPLE, text_field
+from unembed.stores.rows import WIDEST, Faults, Row, batched, metadata, note, unknown
 from unembed.stores.sqlite_files import VEC0, Database, quoted
 from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
-from unembed.stores.text_fields import SAMPLE, text_field
-from unembed.stores.vec0_schema import DIMENSION, Schema, Vector, parse
+from unembed.stores.vec0_schema import Schema, Vector, parse
 
 SLOTS = 1 << 16  # of a chunk; sqlite-vec's own limit is 4096
 
@@ -90,23 +90,22 @@ class SqliteVec:
         if schema.auxiliary:
             needed[f"{table}_auxiliary"] = ["rowid", *(f"value{i:02d}" for i in range(len(schema.auxiliary)))]
         try:
-            if not 0 < vector.dimension <= DIMENSION or (vector.number == "bit" and vector.dimension % 8):
+            if not 0 < vector.dimension <= WIDEST or (vector.number == "bit" and vector.dimension % 8):
                 raise DataError(f"{vector.dimension} is no dimension")
             self._database.need("sqlite-vec", **needed)
         except DataError as error:
-            self._note(printable(f"{table}/{vector.name}: is not read ({error})"))
+            note(self.notes, printable(f"{table}/{vector.name}: is not read ({error})"))
             return False
         return True
 
     def collections(self) -> list[Collection]:
         """See `Store`. Each column of vectors is one."""
-        path = self._database.path
-        common = [*self._database.traces(), *traces.of_files([path]), *traces.copies(path)]
+        common = [*self._database.traces(), *traces.of_store(self._database.path)]
         found: list[Collection] = []
         for column in self._columns:
             rows = sum(len(slots.rows) for slots in self._slots(column, used=True))
             left = sum(1 for _ in self._deleted(column))
-            sample = [metadata for _, metadata in zip(range(SAMPLE), self._metadata(column), strict=False)]
+            sample = [values for _, values in zip(range(SAMPLE), self._metadata(column), strict=False)]
             field = text_field(sample)
             secrets = traces.secrets(one for each in sample for one in traces.assignments(each, column.table))
             own = [*self._texts(column, field, rows), *secrets]
@@ -133,7 +132,7 @@ class SqliteVec:
     def _texts(self, column: Column, field: str, rows: int) -> Iterator[Trace]:
         """Text in the table itself, or in another table by the same numbers, as is usual."""
         if field:
-            yield Trace("text", f"Rows have what looks like their text in clear, as {field!r}.", column.table, rows)
+            yield traces.text_trace(f"{column.table}.{field}", rows)
         for table in [] if field else self._database.tables:
             if any(table.startswith(f"{name}_") for name in self._database.virtual):
                 continue
@@ -150,16 +149,12 @@ class SqliteVec:
         """The slots of each chunk that are in use, or not."""
         for chunk, bits, numbers in self._database.scan(f"{column.table}_chunks", ["validity", "rowids"]):
             if not isinstance(bits, bytes) or not isinstance(numbers, bytes):
-                self._note(f"{column.table}_chunks: chunk {chunk} is not read, it is damaged")
+                note(self.notes, f"{column.table}_chunks: chunk {chunk} is not read, it is damaged")
                 continue
             rows = np.frombuffer(numbers[: len(numbers) // 8 * 8], "<i8")[:SLOTS]
             valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: len(rows)].astype(bool)
             places = np.flatnonzero(valid == used)
             yield Slots(chunk, places, rows[places])
-
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
 
     def _vectors(self, column: Column, slots: Slots) -> Iterator[tuple[int, bytes]]:
         """Row numbers and the bytes of their vectors, none where they are missing."""
@@ -208,7 +203,7 @@ class SqliteVec:
                 sql = f"SELECT {names} FROM {quoted(f'{table}_auxiliary')} WHERE rowid = ?"
                 row = next(self._database.read(sql, [number]), None)
                 values |= zip(schema.auxiliary, row or [], strict=False)
-            yield plain(values)
+            yield values
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
         """See `Store`. Rows come in the order of the chunks."""
@@ -222,22 +217,21 @@ class SqliteVec:
                     faults.tell(self.notes)
                     self._database.check_unchanged()
                 return
-        chosen(self.collections(), name, self.location)
+        raise unknown((one.name for one in self.collections()), name, self.location)
 
     def _rows(self, column: Column, faults: Faults) -> Iterator[Row]:
         field = text_field(self._metadata(column))
         keys = f"SELECT id FROM {quoted(f'{column.table}_rowids')} WHERE rowid = ?"
         for slots in self._slots(column, used=True):
             pairs = zip(self._vectors(column, slots), self._metadata_of(column, slots), strict=True)
-            for (number, data), metadata in pairs:
+            for (number, data), values in pairs:
                 key = self._database.one(keys, [number])
                 vector = _decode(column.vector, data)
                 if vector is None:
-                    faults.add("its vector is not in its chunk", number)
-                text = metadata.pop(field, None) if field else None
-                yield Row(
-                    str(number if key is None else key), vector, text if isinstance(text, str) else None, metadata
-                )
+                    faults.add("rows whose vector is not in its chunk", number)
+                text = values.pop(field, None) if field else None
+                name = str(number if key is None else key)
+                yield Row(name, vector, text if isinstance(text, str) else None, metadata(values))
 
     def close(self) -> None:
         """See `Store`."""

@@ -166,14 +166,10 @@ def parse(uri: str) -> Uri:
     location, mark, collection = uri.rpartition("#")
     if not mark or os.path.exists(uri):
         location, collection = uri, ""
-    kind = ""
-    if (
-        not os.path.exists(location)
-        and (found := re.match(r"([a-z][a-z0-9_-]+):", location))
-        and (found[1] in readers() or f"{found[1]}s" in readers())
-    ):
-        kind, location = found[1], location[found.end() :]
-    return Uri(kind, location, collection)
+    kind, colon, rest = location.partition(":")
+    if colon and kind in readers() and not rest.startswith("//") and not os.path.exists(location):
+        return Uri(kind, rest, collection)
+    return Uri("", location, collection)  # redis://HOST is an address
 
 
 @cache
@@ -194,18 +190,15 @@ def open_store(uri: str) -> tuple[Store, str]:
         MissingPackageError: its reader needs a package that is not installed.
     """
     parts = parse(uri)
-    kind = parts.kind or detect(parts.location)
-    if kind not in readers():
-        raise InputError(f"{printable(uri)}: no reader of {kind!r}, expected one of {', '.join(readers())}")
-    opener: Opener = readers()[kind].load()
+    opener: Opener = readers()[parts.kind or detect(parts.location)].load()
     return opener(parts.location), parts.collection
 
 
 # What tells a kind by its files: of a folder, files or folders in it, all that "+" joins; of a file, its name.
 FOLDERS = {
     "chroma.sqlite3": "chroma", "*/data_level0.bin": "chroma", "meta.json+collection": "qdrant",
-    "config*+embeddings": "txtai", "*.lance": "lancedb", "collections/*/manifest.json": "milvus",
-    "index.faiss": "faiss", "dataset_info.json": "datasets", "dataset_dict.json": "datasets",
+    "config*+embeddings": "txtai", "*.lance": "lancedb", "collections/*/schema.json": "milvus",
+    "*.faiss": "faiss", "dataset_info.json": "datasets", "dataset_dict.json": "datasets",
 }  # fmt: skip
 ENDINGS = {".faiss": "faiss", ".index": "faiss", ".duckdb": "duckdb", ".lance": "lancedb"}
 SQLITE_HEAD, DUCKDB_HEAD = b"SQLite format 3\0", b"DUCK"

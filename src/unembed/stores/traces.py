@@ -1,10 +1,11 @@
-"""What any store may give away beside its rows: files that all users can read, copies, secrets and endpoints."""
+"""What any store may give away: texts, its encoder, files that all users can read, copies, secrets and endpoints."""
 
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,8 @@ from urllib.parse import urlsplit
 from unembed.errors import printable
 from unembed.stores.store import Trace
 
-ENTRIES = 10_000  # of a folder that are looked at
+ENTRIES = 10_000  # of a folder, or of settings, that are looked at
+DEEPEST = 8  # lists and objects within each other
 TEXT = 1 << 16  # characters of a text that are searched for secrets
 
 COPY = re.compile(
@@ -39,7 +41,38 @@ SECRETS = {
     ),
 }
 SECRET = re.compile("|".join(f"({pattern})" for pattern in SECRETS.values()))
+SECRET_KEY = re.compile(r"(?:api[_-]?key|token|secret|password|authorization)$", re.IGNORECASE)
+REFERENCES = ("$var:", "${", "env:", "os.environ")  # a value that only says where the secret is
 ADDRESS = re.compile(r"\b(?:https?|grpc|wss?|postgres(?:ql)?|rediss?)://[^\s\"'<>\\]{1,300}")
+NAMED_ADDRESS = re.compile(r"\w{0,30}(?:url|endpoint|host|api_base)=([\w.@:\[\]/-]{1,300})$", re.IGNORECASE)
+
+
+def text_trace(where: str, rows: int | None) -> Trace:
+    """The trace of texts beside the vectors. where: the table and the column that holds them."""
+    return Trace("text", "Rows have their text in clear.", printable(where), rows)
+
+
+def encoder_traces(encoder: str, where: str) -> list[Trace]:
+    """The trace of an encoder that a store names, none where it names none."""
+    detail = f"The store names its encoder: {printable(encoder)[:200]}."
+    return [Trace("encoder", detail, printable(where))] if encoder else []
+
+
+def of_settings(settings: Mapping[str, Any], where: str) -> list[Trace]:
+    """What a configuration gives away: endpoints and secrets."""
+    texts = list(assignments(settings, where))
+    keys = dict.fromkeys(key for _, text in texts if SECRET_KEY.search(key := text.partition("=")[0]))
+    named = [
+        Trace("secret", f"The configuration has a value of {printable(key)[:60]} in clear.", printable(where))
+        for key in keys
+    ]
+    others = [(where, text) for where, text in texts if text.partition("=")[0] not in keys]
+    return [*endpoints(texts), *secrets(others), *named]
+
+
+def of_store(path: Path, inside: bool = True) -> list[Trace]:
+    """What the files of a store give away: who may read them, and that copies are beside them, or `inside` a folder."""
+    return [*of_files([path]), *copies(path, inside)]
 
 
 def of_files(files: Iterable[Path]) -> list[Trace]:
@@ -49,8 +82,7 @@ def of_files(files: Iterable[Path]) -> list[Trace]:
     open_to_all = [file for path in files for file in _files(path) if _readable(file)]
     if not open_to_all:
         return []
-    count = len(open_to_all)
-    what = "One file" if count == 1 else f"{count} files"
+    what = "One file" if len(open_to_all) == 1 else f"{len(open_to_all):,} files"
     return [Trace("readable", f"{what} can be read by every user of this machine.", printable(open_to_all[0].name))]
 
 
@@ -76,12 +108,12 @@ def _readable(file: Path) -> bool:
         return False
 
 
-def copies(path: Path) -> list[Trace]:
-    """A trace for each copy, backup, snapshot or archive of a store: beside it, and inside where it is a folder."""
+def copies(path: Path, inside: bool = True) -> list[Trace]:
+    """A trace for each copy, backup, snapshot or archive of a store: beside it, and `inside` where it is a folder."""
     path = path.absolute()
     beside = [one for one in _names(path.parent) if one != path.name and one.startswith(path.stem)]
     found = [path.parent / one for one in beside if COPY.search(one) or ARCHIVE.search(one)]
-    if path.is_dir():
+    if inside and path.is_dir():
         found += [path / one for one in _names(path) if COPY.search(one) or ARCHIVE.search(one)]
     return [Trace("copy", _copy(one), printable(one.name)) for one in found[:100]]
 
@@ -118,31 +150,40 @@ def endpoints(texts: Iterable[tuple[str, str]]) -> list[Trace]:
     """One trace for each address in the texts of a configuration: scheme, host and port, without user and path."""
     found: dict[str, str] = {}
     for where, text in texts:
-        for match in ADDRESS.finditer(text[:TEXT]):
-            scheme, host = _host(match[0])
-            if host:
-                found.setdefault(f"{scheme}://{host}", where)
+        named = NAMED_ADDRESS.match(text)
+        for address in ADDRESS.findall(text[:TEXT]) or ([f"//{named[1]}"] if named else []):
+            if host := _host(address):
+                found.setdefault(host, where)
     return [
         Trace("endpoint", f"The configuration names the endpoint {printable(one)[:200]}.", printable(where)[:200])
         for one, where in sorted(found.items())[:20]
     ]
 
 
-def _host(address: str) -> tuple[str, str]:
+def _host(address: str) -> str:
+    """An address without user, password, path and query, "" where it has no host."""
     try:
-        return urlsplit(address).scheme, urlsplit(address).netloc.rpartition("@")[2]
+        parts = urlsplit(address)
     except ValueError:
-        return "", ""
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host and parts.scheme else host
 
 
 def assignments(values: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     """The texts of a nested configuration or of metadata as (where, "key=text"), for `secrets` and `endpoints`."""
-    left: list[tuple[str, Any, int]] = [(key, value, 0) for key, value in values.items()]
-    while left:
-        key, value, depth = left.pop()
+    within: list[Iterator[tuple[str, Any]]] = [iter(values.items())]
+    for _ in range(ENTRIES):  # objects of a pickle may be in each other many times
+        if (found := next(within[-1], None)) is None:
+            within.pop()
+            if not within:
+                return
+            continue
+        key, value = found
         if isinstance(value, str):
-            yield where, f"{key}={value}"
-        elif depth < 8 and isinstance(value, Mapping):
-            left += [(str(name), one, depth + 1) for name, one in value.items()]
-        elif depth < 8 and isinstance(value, list):
-            left += [(key, one, depth + 1) for one in value]
+            if value and not value.startswith(REFERENCES):
+                yield where, f"{key}={value}"
+        elif len(within) < DEEPEST and isinstance(value, Mapping):
+            within.append(iter(value.items()))
+        elif len(within) < DEEPEST and isinstance(value, list):
+            within.append(zip(repeat(key), value, strict=False))

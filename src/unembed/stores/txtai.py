@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import Any
 
 from unembed.errors import DataError, printable
-from unembed.files.json_files import read_json
 from unembed.stores import traces
+from unembed.stores.local import existing, json_file
 from unembed.stores.messagepack import read_list
-from unembed.stores.rows import chosen, cut, json_object, pages, plain
-from unembed.stores.sqlite_files import Database, accessible
+from unembed.stores.rows import chosen, cut, json_object, metadata, note, pages
+from unembed.stores.sqlite_files import Database
 from unembed.stores.store import BATCH, Collection, Opener, Rows, Store, Trace
 
 NAME = "embeddings"
@@ -29,7 +29,7 @@ class Txtai:
     kind = "txtai"
 
     def __init__(self, location: str) -> None:
-        self.location, self.notes, self._folder = location, list[str](), accessible(location)
+        self.location, self.notes, self._folder = location, list[str](), existing(location)
         self._database: Database | None = None
         self._config = self._read_config()
         self._ids = self._read_ids()
@@ -51,10 +51,7 @@ class Txtai:
     def _read_config(self) -> dict[str, Any]:
         path = self._folder / "config.json"
         if path.exists():
-            config = read_json(path, DataError)
-            if not isinstance(config, dict):
-                raise DataError(f"{path}: is no configuration, expected an object")
-            return config
+            return json_file(path)
         if not (self._folder / "config").exists():
             raise DataError(f"{self.location}: has no config.json, expected the folder of a txtai index")
         self.notes.append("config: is a pickle and not read, so that the encoder is not known")
@@ -82,12 +79,9 @@ class Txtai:
             texts = int(self._database.one("SELECT count(text) FROM sections") or 0)
             own += self._database.traces()
         if texts:
-            own.append(Trace("text", "Rows have their text in clear.", "documents: sections.text", texts))
-        if encoder:
-            own.append(Trace("encoder", f"The store names its encoder: {printable(encoder)[:200]}.", "config.json"))
-        settings = list(traces.assignments(self._config, "config.json"))
-        own += [*traces.endpoints(settings), *traces.secrets(settings)]
-        own += [*traces.of_files([self._folder]), *traces.copies(self._folder)]
+            own.append(traces.text_trace("documents: sections.text", texts))
+        own += traces.encoder_traces(encoder, "config.json")
+        own += [*traces.of_settings(self._config, "config.json"), *traces.of_store(self._folder)]
         return [
             replace(one, name=name, encoder=encoder, has_text=texts > 0, traces=tuple(own))
             for name, one in self._named().items()
@@ -96,16 +90,15 @@ class Txtai:
     def _named(self) -> dict[str, Collection]:
         """The collections of the vectors' reader, by the names that they have here."""
         found = self._vectors.collections()
-        self.notes += [note for note in self._vectors.notes if note not in self.notes]
+        note(self.notes, *self._vectors.notes)
         return {NAME + one.name.removeprefix(found[0].name): one for one in found}
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
         """See `Store`."""
-        named = self._named()
-        chosen((replace(one, name=own) for own, one in named.items()), name, self.location)
-        for rows in self._vectors.rows(named[name].name, batch):
+        inner = chosen(self._named(), name, self.location).name
+        for rows in self._vectors.rows(inner, batch):
             yield self._with_texts(rows)
-        self.notes += [note for note in self._vectors.notes if note not in self.notes]
+        note(self.notes, *self._vectors.notes)
         if self._database is not None:
             self._database.check_unchanged()
 
@@ -132,7 +125,7 @@ class Txtai:
             marks = ", ".join("?" * len(page))
             for number, key, text, data in self._database.read(f"{sql} WHERE s.indexid IN ({marks})", page):
                 more = {name: value for name, value in json_object(data).items() if name != "text"}
-                found[number] = (str(key), text if isinstance(text, str) else None, plain(more))
+                found[number] = (str(key), text if isinstance(text, str) else None, metadata(more))
         return found
 
     def close(self) -> None:

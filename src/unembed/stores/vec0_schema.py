@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from unembed.stores.sqlite_files import VEC0
 
-DIMENSION = 1 << 16
 COLUMNS = 16  # of a kind, as many as sqlite-vec itself allows
 NAME = r"\s*([A-Za-z_]\w*)\s+"
 VECTOR = re.compile(NAME + r"(float|f32|int8|i8|bit)\w*\s*\[\s*(\d{1,9})\s*\](.*)", re.IGNORECASE | re.DOTALL)

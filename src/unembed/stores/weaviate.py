@@ -31,6 +31,7 @@ from unembed.stores.server import (
     word,
 )
 from unembed.stores.store import Collection, Trace
+from unembed.stores.traces import encoder_traces
 from unembed.tables.values import plain
 
 KEY = "WEAVIATE_API_KEY"
@@ -106,8 +107,7 @@ class Weaviate(HttpStore):
             encoder = word(settings, "model") or word(settings, "modelId") or word(settings, "modelName")
             own = [*traces]
             if encoder or vectorizer not in ("", "none"):
-                told = printable(" ".join(one for one in (vectorizer, encoder) if one))
-                own.append(Trace("encoder", f"The encoder is named: {told}", shown))
+                own += encoder_traces(" ".join(one for one in (vectorizer, encoder) if one), shown)
             own += [
                 Trace("endpoint", f"The encoder's address is named, as {key}.", shown)
                 for key in ADDRESSES

@@ -70,8 +70,8 @@ def _plain(value: Any, room: list[int], depth: int = 0) -> Any:
             raise _TooLargeError
         value = value.tolist()
     if isinstance(value, dict | list | tuple):
-        room[0] = min(room[0], LONGEST)
-        if depth == DEEPEST:
+        room[0] = min(room[0], LONGEST) - 2
+        if depth == DEEPEST or room[0] < 0:
             raise _TooLargeError
         if isinstance(value, dict):
             return {_plain(str(key), room, depth): _plain(one, room, depth + 1) for key, one in value.items()}

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from unembed.errors import DataError
-from unembed.files.json_files import read_json
 from unembed.stores import traces
+from unembed.stores.local import existing, json_file
+from unembed.stores.names import SAMPLE, text_field
 from unembed.stores.pickles import Instance, PickleError, read_pickle
-from unembed.stores.rows import Faults, Row, batched, chosen, plain
-from unembed.stores.sqlite_files import Database, accessible
+from unembed.stores.rows import WIDEST, Faults, Row, batched, chosen, metadata
+from unembed.stores.sqlite_files import Database
 from unembed.stores.store import BATCH, Collection, Floats, Rows, Trace
-from unembed.stores.text_fields import SAMPLE, text_field
 
 POINT = "qdrant_client.http.models.models.PointStruct"
 CLASSES = {POINT, "qdrant_client.http.models.models.SparseVector"}
-DIMENSION = 1 << 16
 POINT_BYTES = 1 << 24
 
 
@@ -48,9 +47,8 @@ class QdrantFolder:
     kind = "qdrant"
 
     def __init__(self, location: str) -> None:
-        self.location, self.notes, self._folder = location, list[str](), accessible(location)
-        meta = read_json(self._folder / "meta.json", DataError)
-        self._meta = meta.get("collections") if isinstance(meta, dict) else None
+        self.location, self.notes, self._folder = location, list[str](), existing(location)
+        self._meta = json_file(self._folder / "meta.json").get("collections")
         if not isinstance(self._meta, dict):
             raise DataError(
                 f"{self._folder / 'meta.json'}: names no collections, expected the folder of a Qdrant client"
@@ -65,7 +63,7 @@ class QdrantFolder:
             return
         for name, one in ({"": vectors} if "size" in vectors else vectors).items():
             size = one.get("size") if isinstance(one, dict) else None
-            if not isinstance(size, int) or not 0 < size <= DIMENSION:
+            if not isinstance(size, int) or not 0 < size <= WIDEST:
                 self.notes.append(f"{collection}/{name}: is not read, meta.json gives it no size".replace("/:", ":"))
             elif one.get("multivector_config"):
                 self.notes.append(f"{collection}/{name}: several vectors a point are not read".replace("/:", ":"))
@@ -88,7 +86,7 @@ class QdrantFolder:
 
     def collections(self) -> list[Collection]:
         """See `Store`. Each named vector is one, `COLLECTION/VECTOR`."""
-        common = [*traces.of_files([self._folder]), *traces.copies(self._folder)]
+        common = traces.of_store(self._folder)
         return [self._described(space, common) for space in self._spaces]
 
     def _described(self, space: Space, common: list[Trace]) -> Collection:
@@ -98,11 +96,9 @@ class QdrantFolder:
             own = database.traces()
         field = text_field(sample)
         if field:
-            detail = f"Rows have what looks like their text in clear, as {field!r}."
-            own.append(Trace("text", detail, f"{space.collection}/storage.sqlite", count))
+            own.append(traces.text_trace(f"{space.collection}: {field}", count))
         settings = self._meta[space.collection] if self._meta else {}
-        texts = list(traces.assignments(settings, "meta.json"))
-        texts += [one for payload in sample for one in traces.assignments(payload, f"{space.collection}: payload")]
+        texts = [one for payload in sample for one in traces.assignments(payload, f"{space.collection}: payload")]
         return Collection(
             name=space.name,
             rows=None if space.vector else count,  # a point may lack a named vector
@@ -111,7 +107,7 @@ class QdrantFolder:
             has_text=bool(field),
             traces=(
                 *own,
-                *traces.endpoints(traces.assignments(settings, "meta.json")),
+                *traces.of_settings(settings, "meta.json"),
                 *traces.secrets(texts),
                 *common,
             ),
@@ -119,10 +115,7 @@ class QdrantFolder:
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
         """See `Store`."""
-        space = next((one for one in self._spaces if one.name == name), None)
-        if space is None:
-            chosen((Collection(one.name) for one in self._spaces), name, self.location)
-            return
+        space = chosen({one.name: one for one in self._spaces}, name, self.location)
         with closing(self._open(space.collection)) as database:
             field = text_field(_payloads(database))
             faults = Faults(name)
@@ -150,7 +143,7 @@ def _rows(database: Database, space: Space, field: str, faults: Faults) -> Itera
         try:
             key, vectors, payload = _point(data)
         except PickleError as error:
-            faults.add(str(error), number)
+            faults.add(f"points that are not read ({error})", f"row {number}")
             yield Row(f"row {number}", None)
             continue
         found = vectors.get(space.vector) if isinstance(vectors, dict) else vectors
@@ -158,9 +151,9 @@ def _rows(database: Database, space: Space, field: str, faults: Faults) -> Itera
             continue
         vector = _vector(found)
         if vector is None or len(vector) != space.dimension:
-            faults.add(f"has no vector of {space.dimension} numbers", key)
+            faults.add(f"points without a vector of {space.dimension} numbers", key)
         text = payload.pop(field, None) if field else None
-        yield Row(key, vector, text if isinstance(text, str) else None, payload)
+        yield Row(key, vector, text if isinstance(text, str) else None, metadata(payload))
 
 
 def _point(data: Any) -> tuple[str, Any, dict[str, Any]]:
@@ -174,7 +167,7 @@ def _point(data: Any) -> tuple[str, Any, dict[str, Any]]:
     payload, key = fields.get("payload"), fields.get("id")
     if not isinstance(key, str | int):
         raise PickleError("a point without an id")
-    return str(key), fields.get("vector"), plain(payload if isinstance(payload, dict) else {})
+    return str(key), fields.get("vector"), dict(payload) if isinstance(payload, dict) else {}
 
 
 def _vector(values: Any) -> Floats | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.errors import DataError
-from unembed.stores.hnsw import Index
+from unembed.stores.chroma.hnsw import Index
 from unembed.stores.pickles import Instance, PickleError, read_pickle
 from unembed.stores.sqlite_files import Database
 from unembed.stores.store import Floats

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unembed.stores.chroma_vectors import DELETE, PARAMETERS, Vectors, synced
-from unembed.stores.rows import BATCH_BYTES, Faults, Row, json_object, pages, plain
+from unembed.stores.chroma.vectors import DELETE, PARAMETERS, Vectors, synced
+from unembed.stores.rows import BATCH_BYTES, Faults, Row, json_object, metadata, pages
 from unembed.stores.sqlite_files import Database, TooLargeError
 
 DOCUMENT = "chroma:document"
@@ -20,10 +20,10 @@ def live_rows(database: Database, segment: str, vectors: Vectors, faults: Faults
     """Rows of the table `embeddings` with their newest vectors, in the order in which they were added."""
     for page in pages(_listed(database, segment), PARAMETERS):
         found = dict(zip((number for number, _ in page), vectors.of([name for _, name in page]), strict=True))
-        for number, name, text, metadata in _with_metadata(database, page, faults):
+        for number, name, text, more in _with_metadata(database, page, faults):
             if found[number] is None:
-                faults.add("its vector is neither in the index nor in the queue", name)
-            yield Row(name, found[number], text, metadata)
+                faults.add("rows whose vector is neither in the index nor in the queue", name)
+            yield Row(name, found[number], text, more)
     yield from queue_rows(database, vectors, rest.pending)
 
 
@@ -39,7 +39,7 @@ def _with_metadata(database: Database, page: Listed, faults: Faults) -> Iterator
         held = _metadata_of(database, [number for number, _ in page])
     except TooLargeError as error:
         if len(page) == 1:
-            faults.add(str(error), page[0][1])
+            faults.add(f"rows without text and metadata, as {error}", page[0][1])
             yield (*page[0], None, {})
             return
         half = len(page) // 2
@@ -63,7 +63,7 @@ def _metadata_of(database: Database, numbers: Sequence[int]) -> dict[int, Metada
             value = _value(dict(zip(columns, values, strict=True)))
             left -= 100 + (len(value) if isinstance(value, str | bytes) else 0)
             if left < 0:
-                raise TooLargeError(f"its text and metadata are larger than {BATCH_BYTES >> 20} MiB")
+                raise TooLargeError(f"these are larger than {BATCH_BYTES >> 20} MiB")
             row = rows.setdefault(number, {})
             if table == "embedding_metadata":
                 row[key] = value
@@ -83,7 +83,7 @@ def _value(values: Metadata) -> Any:
 
 def _parted(row: dict[Any, Any]) -> tuple[str | None, Metadata]:
     text = row.pop(DOCUMENT, None)
-    return (text if isinstance(text, str) else None), plain(row)
+    return (text if isinstance(text, str) else None), metadata(row)
 
 
 @dataclass
@@ -145,8 +145,8 @@ def queue_rows(database: Database, vectors: Vectors, places: dict[str, int]) -> 
     for page in pages(places.items(), PARAMETERS):
         found = vectors.at([place for _, place in page])
         for name, place in page:
-            text, metadata = queued_text(database, place)
-            yield Row(name, found.get(place), text, metadata)
+            text, more = queued_text(database, place)
+            yield Row(name, found.get(place), text, more)
 
 
 def queued_text(database: Database, place: int) -> tuple[str | None, Metadata]:
@@ -165,10 +165,10 @@ def deleted_rows(database: Database | None, vectors: Vectors, rest: Rest) -> Ite
         for slot, vector in zip(page, found, strict=True):
             name = rest.names.get(slot, "")
             label = vectors.index.labels[slot] if vectors.index else 0
-            text, metadata = None, Metadata()
+            text, more = None, Metadata()
             if database is not None and name in rest.dropped:
-                text, metadata = queued_text(database, rest.dropped[name])
-            yield Row(name or f"label {label}", vector, text, metadata)
+                text, more = queued_text(database, rest.dropped[name])
+            yield Row(name or f"label {label}", vector, text, more)
     if database is not None:
         known = set(rest.names.values())
         yield from queue_rows(database, vectors, {name: at for name, at in rest.dropped.items() if name not in known})

@@ -3,17 +3,23 @@
 SQLite holds names, texts, metadata and a queue; a folder for each collection holds its index. Deleted rows stay in the
 file of the index, so that they are a collection `NAME (deleted)`. So does the whole index of a collection that was
 deleted, whose name is lost: `FOLDER (deleted)`. Chroma's own client migrates a store when it opens it.
+
+    catalog.py  its collections, and what its database says of them
+    rows.py     rows, and deleted ones that are still there
+    vectors.py  where their vectors are: in the index or in the queue
+    hnsw.py     the files of an index
 """
 
 from collections.abc import Iterator
 
-from unembed.errors import DataError, printable
+from unembed.errors import DataError
 from unembed.stores import traces
-from unembed.stores.chroma_catalog import FOLDER, NEEDED, Part, lost_parts, parts
-from unembed.stores.chroma_rows import DOCUMENT, Rest, deleted_rows, live_rows, rest_of
-from unembed.stores.chroma_vectors import TOPIC, Vectors
-from unembed.stores.rows import Faults, batched, chosen
-from unembed.stores.sqlite_files import Database, TooLargeError, accessible
+from unembed.stores.chroma.catalog import FOLDER, NEEDED, Part, lost_parts, parts
+from unembed.stores.chroma.rows import DOCUMENT, Rest, deleted_rows, live_rows, rest_of
+from unembed.stores.chroma.vectors import TOPIC, Vectors
+from unembed.stores.local import existing
+from unembed.stores.rows import Faults, batched, note, unknown
+from unembed.stores.sqlite_files import Database, TooLargeError
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 FILE = "chroma.sqlite3"
@@ -30,7 +36,7 @@ class Chroma:
     kind = "chroma"
 
     def __init__(self, location: str) -> None:
-        path = accessible(location)
+        path = existing(location)
         self.folder = path if path.is_dir() else path.parent
         self.location, self.notes = location, list[str]()
         self._database: Database | None = None
@@ -58,12 +64,12 @@ class Chroma:
         if self._loaded is None or self._loaded[0] != part:
             vectors = Vectors(self.folder / part.index, self._database, part.id, part.index, part.metric)
             self._loaded = part, vectors, rest_of(self._database, part.texts, part.id and TOPIC + part.id, vectors)
-            self.notes += [note for note in vectors.notes if note not in self.notes]
+            note(self.notes, *vectors.notes)
         return self._loaded[1:]
 
     def collections(self) -> list[Collection]:
         """Those in use in the order of SQLite's file, each followed by its deleted rows; then deleted ones."""
-        common = [*traces.of_files([self.folder]), *traces.copies(self.folder), *self._forgotten()]
+        common = [*traces.of_store(self.folder), *self._forgotten()]
         found: list[Collection] = []
         for part in self._parts:
             vectors, rest = self._load(part)
@@ -93,9 +99,9 @@ class Chroma:
         own = [
             *_counted("text", "Rows have their text in clear.", "embedding_metadata", texts),
             *_counted("copy", "Vectors and their texts are in the queue too.", "embeddings_queue", queued),
-            *_encoder(part),
-            *traces.endpoints(traces.assignments(part.settings, "collections")),
-            *traces.secrets([*traces.assignments(part.settings, "collections"), *self._sample(part)]),
+            *traces.encoder_traces(part.encoder, "collections"),
+            *traces.of_settings(part.settings, "collections"),
+            *traces.secrets(self._sample(part)),
             *_memory(part, vectors),
         ]
         if rest.count and vectors.known:
@@ -156,7 +162,7 @@ class Chroma:
             if name.startswith(part.name) and name == self._name_of_rest(part, self._load(part)[0]):
                 yield from self._rows(part, batch, live=False)
                 return
-        chosen(self.collections(), name, self.location)
+        raise unknown((one.name for one in self.collections()), name, self.location)
 
     def _rows(self, part: Part, batch: int, live: bool) -> Iterator[Rows]:
         vectors, rest = self._load(part)
@@ -177,8 +183,8 @@ class Chroma:
         if self._database is not None:
             self._database.check_unchanged()
         if vectors.index and vectors.index.changed():
-            note = f"{vectors.index.folder.name}: changed while it was read, what was read may mix two states"
-            self.notes += [] if note in self.notes else [note]
+            name = vectors.index.folder.name
+            note(self.notes, f"{name}: changed while it was read, what was read may mix two states")
 
     def close(self) -> None:
         """See `Store`."""
@@ -188,12 +194,6 @@ class Chroma:
 
 def _counted(kind: str, detail: str, where: str, count: int | None) -> list[Trace]:
     return [Trace(kind, detail, where, count)] if count else []
-
-
-def _encoder(part: Part) -> list[Trace]:
-    if not part.encoder:
-        return []
-    return [Trace("encoder", f"The store names its encoder: {printable(part.encoder)[:200]}.", "collections")]
 
 
 def _memory(part: Part, vectors: Vectors) -> list[Trace]:

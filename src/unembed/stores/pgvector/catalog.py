@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unembed.stores.columns import TEXTS
+from unembed.stores.names import SHORT_TEXTS, TEXTS, first
 
 HASH_COLUMN = re.compile(r"(?i)(^|_)(md5|sha1|sha256|hash|digest|checksum|fingerprint)(_|$)")
 TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
@@ -114,10 +114,10 @@ class Column:
     @property
     def text(self) -> str | None:
         """The column that the vector is most likely made from: `title_embedding` from `title`, or a usual name."""
-        types, lower = self.table.types, {name.lower(): name for name in self.table.types}
         own = re.sub(r"_?(embeddings?|vectors?|vec|emb)(_.*)?$", "", self.name.lower())
-        names = (lower[name] for name in (own, *TEXTS) if name in lower)
-        return next((name for name in names if types[name] in TEXT_TYPES and name not in self.table.key), None)
+        types = self.table.types.items()
+        names = [name for name, kind in types if kind in TEXT_TYPES and name not in self.table.key]
+        return first((own, *TEXTS, *SHORT_TEXTS), names)
 
     @property
     def hash(self) -> str | None:

@@ -11,7 +11,7 @@ import redis
 
 from unembed.errors import DataError, printable
 from unembed.stores.records import Record
-from unembed.stores.redis_values import count, items, numbers, of_document, pattern, readable, text, tree, vector
+from unembed.stores.redis.values import count, items, numbers, of_document, pattern, readable, text, tree, vector
 
 LARGEST_VALUE, PAGE_BYTES = 1 << 23, 1 << 25  # of one key, and of those that are read at once
 UNMEASURED = 1 << 19  # bytes that a key is taken to have where the server does not tell

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unembed.stores.rows import json_object
+from unembed.stores.names import model
+from unembed.stores.rows import WIDEST, json_object
 from unembed.stores.sqlite_files import Database
 
 FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # names of indexes
@@ -19,7 +20,6 @@ NEEDED = {
 }
 # Embedding functions of Chroma that stand for one model each.
 ENCODERS = {"default": "all-MiniLM-L6-v2", "onnx_mini_lm_l6_v2": "all-MiniLM-L6-v2"}
-MODEL_KEYS = ("model_name", "model", "model_id", "deployment_id")
 Values = dict[str, Any]
 
 
@@ -64,7 +64,7 @@ def parts(database: Database) -> Iterator[Part]:
             index=index if FOLDER.fullmatch(index) else "-",
             id=str(one),
             texts=str(segments.get((one, "METADATA"), "")),
-            dimension=dimension if isinstance(dimension, int) and 0 < dimension <= 1 << 16 else None,
+            dimension=dimension if isinstance(dimension, int) and 0 < dimension <= WIDEST else None,
             metric=_metric(schema, configuration, metadata),
             **_encoder(schema, configuration),
             settings={"schema": schema, "configuration": configuration, "metadata": metadata},
@@ -114,8 +114,9 @@ def _encoder(schema: Any, configuration: Any) -> dict[str, str]:
     functions = (_at(tree, "embedding_function") for tree in (_index(schema), configuration))
     function: Any = next((one for one in functions if isinstance(_at(one, "name"), str)), {})
     name = str(_at(function, "name") or "")
-    model: str = next((one for key in MODEL_KEYS if isinstance(one := _at(function, "config", key), str) and one), "")
-    return {"encoder": model or ENCODERS.get(name, name), "function": name}
+    config = _at(function, "config")
+    encoder = model(config) if isinstance(config, dict) else ""
+    return {"encoder": encoder or ENCODERS.get(name, name), "function": name}
 
 
 def _index(schema: Any) -> Any:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.errors import DataError
+from unembed.stores.rows import WIDEST
 from unembed.stores.store import Floats
 
 ROWS = 50_000_000  # of an index; more are not read
-DIMENSION = 1 << 16
 BLOCK = 1 << 22  # bytes read at once
 UNUSED = 1 << 26  # bytes of unused rows that are looked at
 READABLE = re.compile(rb"[\x20-\x7e\t\n]{24,}")  # float32 numbers do not look like that
@@ -46,7 +46,7 @@ class Index:
             raise DataError(f"{folder / 'header.bin'}: is cut, expected at least 52 bytes")
         version, self._links, _, self.count, self._size, self._label, self._vector = struct.unpack("<i6Q", head)
         self.dimension = (self._label - self._vector) // 4
-        if version != 1 or not 0 < self.dimension <= DIMENSION or self._size != self._label + 8 or self._links > 64:
+        if version != 1 or not 0 < self.dimension <= WIDEST or self._size != self._label + 8 or self._links > 64:
             raise DataError(f"{folder / 'header.bin'}: is no index of a known form (version {version})")
         self._path = folder / "data_level0.bin"
         self._state = self._seen()

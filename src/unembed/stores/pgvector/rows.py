@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 
-from unembed.stores.pgvector_catalog import TABLE, Column
-from unembed.stores.pgvector_wire import vectors
+from unembed.stores.pgvector.catalog import TABLE, Column
+from unembed.stores.pgvector.wire import vectors
+from unembed.stores.rows import cut, metadata
 from unembed.stores.store import TEXT_BYTES, Rows
-from unembed.tables.values import plain
 
 FIELD = 4096  # characters of one value of the metadata
 ID = 1024  # characters of an id
@@ -55,7 +55,7 @@ def metadata_of(column: Column, fields: Sequence[Fields]) -> list[dict[str, Any]
     """What else each row holds, without the columns that are empty in it."""
     names = column.metadata
     return [
-        {name: _value(value) for name, value in zip(names, row[REST:], strict=True) if value is not None}
+        metadata({name: _value(value) for name, value in zip(names, row[REST:], strict=True) if value is not None})
         for row in fields
     ]
 
@@ -85,17 +85,16 @@ def _hash(column: Column) -> sql.Composable:
 
 def _decoded(value: bytes | None) -> str:
     """A database without an encoding may hold any bytes."""
-    return (value or b"")[:TEXT_BYTES].decode("utf-8", "replace")
+    return cut((value or b"")[:TEXT_BYTES].decode("utf-8", "replace"))
 
 
 def _value(value: bytes) -> Any:
     """A value of the metadata; one that was cut within its JSON is text."""
     text = _decoded(value)
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return plain(text)
-    return found if isinstance(found, int) else plain(found)
+        return text
 
 
 def _hash_of(value: bytes | None) -> str | None:

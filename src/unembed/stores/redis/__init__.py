@@ -7,6 +7,9 @@
 
 Only commands that read are sent, and from Redis 7.2 on none counts as a use of a key. Keys come by SCAN, in its order.
 The password is in the address or in REDISCLI_AUTH. Other servers of a cluster are not read.
+
+    reader.py  rows of hashes, documents and vector sets
+    values.py  what is answered, as values
 """
 
 import os
@@ -20,13 +23,14 @@ import numpy as np
 from unembed.encoders.http_client import safe_url
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
 from unembed.stores.records import numbers_of, rows_of_pages, traces_of
-from unembed.stores.redis_values import NUMBERS, count, items, pairs, text, vector
+from unembed.stores.redis.values import NUMBERS, count, items, pairs, text, vector
+from unembed.stores.rows import LISTED, note
 from unembed.stores.store import BATCH, Collection, Rows, Trace
 
 with extra("stores-redis", "reading Redis"):
     import redis
 
-    from unembed.stores.redis_reader import Reader, Source
+    from unembed.stores.redis.reader import Reader, Source
 
 PASSWORD = "REDISCLI_AUTH"  # as redis-cli calls it
 CONNECT, SILENCE = 10.0, 60.0  # seconds
@@ -34,7 +38,6 @@ FIRST_KEYS = 10_000  # that are looked at for hashes and vector sets that no ind
 LOOKED_AT = 10  # rows of a collection that tell whether there are texts
 SHORTEST = 64  # numbers in a field that may be a vector
 SAID = 200  # characters of an error that are quoted
-LISTED = 20  # names in a message
 QUANTISERS = {"f32": "float32", "int8": "int8", "bin": "bit"}  # of vector sets
 
 
@@ -93,7 +96,7 @@ class Redis:
         source = self._source(name)
         named = f"{self.location}: {printable(name)}"
         with self._failing():
-            yield from rows_of_pages(self._reader.records(source, batch), source.dimension, batch, named, self._note)
+            yield from rows_of_pages(self._reader.records(source, batch), source.dimension, batch, named, self.notes)
 
     def _source(self, name: str) -> Source:
         """Where a collection is: a listed one, a vector set, or `PREFIX:FIELD`."""
@@ -216,8 +219,7 @@ class Redis:
             raise UnembedError(f"{self.location}: does not answer as Redis does ({type(error).__name__})") from error
 
     def _note(self, line: str) -> None:
-        if line not in self.notes:
-            self.notes.append(line)
+        note(self.notes, line)
 
 
 def pairs_of_info(value: Any) -> dict[str, str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from unembed.stores.records import Record, cut
+from unembed.stores.records import Record
+from unembed.stores.rows import cut
 
 NUMBERS = {"FLOAT32": "<f4", "FLOAT64": "<f8", "FLOAT16": "<f2", "INT8": "i1", "UINT8": "u1"}  # of an index' fields
 MOST = 1 << 16  # lists and objects in one JSON value

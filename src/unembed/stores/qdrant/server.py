@@ -124,7 +124,7 @@ class QdrantServer(HttpStore):
             held = objects(self._server.get("collections", name, "snapshots"), "result")
         except RefusedError:  # a key that only reads may not be told
             return []
-        return [Trace("copy", f"{len(held):,} snapshots of it lie on the server.", name)] if held else []
+        return [Trace("copy", f"Snapshots of it lie on the server: {len(held):,}.", name)] if held else []
 
     def _deleted(self) -> dict[tuple[str, str], int]:
         """How many vectors, by collection and name, are deleted and still in a segment of this node."""

@@ -3,6 +3,10 @@
 All is read in one transaction that is read-only and repeatable: no statement of it can write, and everything is of one
 moment. Tables are locked only while they are read, as by any SELECT. Rows come through COPY in binary, one at a time.
 A first SELECT of rows that were just written sets hint bits in their pages, and so does this.
+
+    catalog.py  which columns hold vectors, and what the catalog says of their tables
+    rows.py     the statement that reads rows, and rows out of what it gives
+    wire.py     vectors as they come in binary
 """
 
 import os
@@ -14,24 +18,24 @@ from urllib.parse import quote
 import numpy as np
 
 from unembed.errors import DataError, InputError, UnembedError, extra, printable
-from unembed.stores.columns import WIDEST
 from unembed.stores.records import encoder_of
+from unembed.stores.rows import BATCH_BYTES, WIDEST, Faults, note, unknown
 from unembed.stores.store import BATCH, Collection, Rows, Trace
+from unembed.stores.traces import encoder_traces, text_trace
 
 with extra("stores-pgvector", "reading PostgreSQL"):
     import psycopg
     from psycopg import sql
     from psycopg.conninfo import conninfo_to_dict
 
-    from unembed.stores import pgvector_catalog as catalog
-    from unembed.stores.pgvector_catalog import Column
-    from unembed.stores.pgvector_rows import SUM, TEXT, VECTOR, Fields, metadata_of, rows_of, select, source
-    from unembed.stores.pgvector_wire import NUMBERS, common_dimension
+    from unembed.stores.pgvector import catalog
+    from unembed.stores.pgvector.catalog import Column
+    from unembed.stores.pgvector.rows import SUM, TEXT, VECTOR, Fields, metadata_of, rows_of, select, source
+    from unembed.stores.pgvector.wire import NUMBERS, common_dimension
 
 CONNECT = 10  # seconds
 METADATA, COUNT, LOCK = 10_000, 2_000, 5_000  # milliseconds: catalog queries, an exact count, waiting for a lock
 SAMPLE = 100  # rows that tell a dimension and whether there are texts
-BATCH_BYTES = 1 << 25  # of rows that are held at once
 BATCH_NUMBERS = 1 << 22  # of their vectors
 SAID = 300  # characters of an error that are quoted
 POOLER = "unsupported startup parameter"  # what pgbouncer says of `options`
@@ -115,16 +119,16 @@ class PgVector:
             return  # no row has a vector
         if dimension > WIDEST:
             raise DataError(f"{self._named(column)}: has {dimension:,} dimensions, expected at most {WIDEST:,}")
-        start = unread = 0
+        start, faults = 0, Faults(column.shown)
         try:
             for fields in self._batches(column, max(1, min(batch, BATCH_NUMBERS // dimension))):
                 rows = rows_of(column, fields, dimension, start)
                 start += len(rows)
-                unread += int(np.isnan(rows.vectors).any(1).sum())
+                for row in np.flatnonzero(np.isnan(rows.vectors).any(1)):
+                    faults.add(f"rows without a vector of {dimension:,} numbers", rows.ids[row])
                 yield rows
         finally:
-            if unread:
-                self._note(f"{column.shown}: {unread:,} rows do not hold {dimension:,} numbers and cannot be read")
+            faults.tell(self.notes)
 
     def _collection(self, column: Column) -> Collection:
         table = column.table
@@ -135,13 +139,11 @@ class PgVector:
         encoder = encoder_of(metadata_of(column, sample))
         traces = []
         if texts:
-            detail = f"The column {column.text} holds text in clear beside the vector."
-            traces.append(Trace("text", detail, f"{table.shown}.{column.text}", rows))
+            traces.append(text_trace(f"{table.shown}.{column.text}", rows))
         if any(fields[SUM] for fields in sample):
             detail = f"The column {column.hash} holds hashes. One of the text tells whether a recovered text is right."
             traces.append(Trace("hash", detail, f"{table.shown}.{column.hash}", rows))
-        if encoder:
-            traces.append(Trace("encoder", f"The encoder is named: {encoder}", table.shown))
+        traces += encoder_traces(encoder, table.shown)
         if table.dead:
             detail = "Rows that were deleted or replaced stay in the table's file until it is vacuumed."
             traces.append(Trace("deleted", detail, table.shown, table.dead))
@@ -183,10 +185,7 @@ class PgVector:
         for column in self._all():
             if name in (column.shown, f"{column.table.schema}.{column.table.name}.{column.name}"):
                 return column
-        known = ", ".join(column.shown for column in self._all()[:20]) or "none"
-        raise DataError(
-            f"{self.location}: no column {printable(name)!r} of vectors, expected one of {printable(known)}"
-        )
+        raise unknown((column.shown for column in self._all()), name, self.location)
 
     def _dimension(self, column: Column, sample: Sequence[Fields] | None = None) -> int | None:
         """The type's, or that of most of the first rows where the type leaves it open."""
@@ -276,8 +275,7 @@ class PgVector:
         return f"{self.location}: {printable(column.shown)}"
 
     def _note(self, line: str) -> None:
-        if line not in self.notes:
-            self.notes.append(printable(line))
+        note(self.notes, printable(line))
 
 
 def _connect(location: str, parts: dict[str, Any]) -> "psycopg.Connection[Any]":
