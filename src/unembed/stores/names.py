@@ -56,14 +56,14 @@ def text_field(rows: Iterable[Mapping[str, Any]]) -> str:
 def encoder(values: Mapping[str, Sequence[Any]]) -> str:
     """The encoder that a value of all rows names, "" where none does. values: of each name, those of some rows."""
     constant = {
-        name: found[0]
+        name: found[0][:200]
         for name, found in values.items()
         if found and isinstance(found[0], str) and found[0] and all(one == found[0] for one in found)
     }
     if (name := first(ENCODERS, constant)) is not None:
-        return constant[name][:200]
+        return constant[name]
     name = first(MODELS, constant)
-    return constant[name][:200] if name is not None and ENCODER.search(constant[name]) else ""
+    return constant[name] if name is not None and ENCODER.search(constant[name]) else ""
 
 
 def model(settings: Mapping[str, Any]) -> str:
