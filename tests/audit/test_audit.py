@@ -253,8 +253,26 @@ def test_a_collection_that_cannot_be_read_is_told(inverter: KnowingInverter) -> 
     assert report.about["failed"] == 1
     with pytest.raises(DataError, match="page 7"):
         run(inverter, MemoryStore(bad=DataError("page 7 is damaged")))
+    report = run(inverter, store, uris=["there", "here#good"], sample=40, encoder="fake")
+    assert [found.collection for found in report.collections] == ["good"]
+    assert "no such store" in report.unread[0]
+    assert report.about["failed"] == 1
     with pytest.raises(DataError, match="no such store"):
-        run(inverter, store, uris=["here", "there"])
+        run(inverter, store, uris=["there", "there"])
+
+
+def test_nothing_is_written_into_a_store(inverter: KnowingInverter, tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    with pytest.raises(InputError, match="lies in .*db, expected a folder elsewhere"):
+        audit([f"files:{tmp_path / 'db'}#x"], inverter=inverter, output=tmp_path / "db" / "report")
+    assert not any((tmp_path / "db").iterdir())
+
+
+def test_a_single_row_is_no_evidence(inverter: KnowingInverter) -> None:
+    """There is nothing to compare it with: neither near nor a topic, whatever it scores."""
+    found = one(inverter, rows(VECTORS[:1], STORED[:1]), sample=20)
+    assert found.sampled == 1
+    assert not found.status_counts["near"] + found.status_counts["topic"]
 
 
 def test_no_text_stands_where_it_was_not_asked_for(inverter: KnowingInverter) -> None:

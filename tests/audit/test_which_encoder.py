@@ -10,7 +10,7 @@ from memory_store import texts
 from unembed.audit.which_encoder import which_encoder
 from unembed.encoders.encoder import Encoder
 from unembed.encoders.recipes import MINILM
-from unembed.errors import EncoderError
+from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
 
 TEXTS = texts(30)
@@ -38,6 +38,11 @@ def test_what_the_user_says_counts(inverter: Inverter) -> None:
     other = which_encoder(vectors(), TEXTS, "fake", "somebody/other", inverter)
     assert (other.name, other.by, other.own) == ("somebody/other", "declared", False)
     assert which_encoder(vectors(d=24), [], "", "fake", inverter).own is False  # which has 16 dimensions
+
+
+def test_a_word_of_the_user_that_texts_contradict_is_refused(inverter: Inverter) -> None:
+    with pytest.raises(InputError, match="--encoder is bogus, but fake gives the texts beside the vectors the same"):
+        which_encoder(inverter.encode(TEXTS), TEXTS, "", "bogus", inverter)
 
 
 def test_texts_beside_the_vectors_tell_the_inverters_own_encoder(inverter: Inverter) -> None:

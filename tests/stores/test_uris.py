@@ -55,3 +55,19 @@ def test_folders_tell_their_kind(files: list[str], kind: str, tmp_path: Path) ->
 @pytest.mark.parametrize(("location", "kind"), [("redis://h/0", "redis"), ("postgres://h/db", "pgvector")])
 def test_addresses_tell_their_kind(location: str, kind: str) -> None:
     assert detect(location) == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "said"), [(["notes.db"], "holds notes.db"), (["milvus.db/collections/n/schema.json"], "holds milvus.db")]
+)
+def test_a_folder_around_a_store_names_it(files: list[str], said: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{said}, expected the path of one"):
+        open_store(str(tmp_path))
+
+
+def test_nothing_is_no_store() -> None:
+    with pytest.raises(InputError, match="named by nothing"):
+        open_store("")

@@ -164,7 +164,7 @@ def _guided(search: Search | None) -> str:
 
 def _further(search: Search | None) -> tuple[str, ...]:
     if search is None:
-        return ("guided inversion, which finds more: --seconds N asks the encoder for N seconds a row",)
+        return ("guided inversion, which finds more texts exactly: --seconds N asks the encoder for N seconds a row",)
     return ("longer searches, and inverters trained longer or on texts like these",)
 
 

@@ -23,10 +23,10 @@ from unembed.audit.one_collection import Attacked, Clock, CollectionAudit
 from unembed.audit.options import AuditOptions
 from unembed.audit.sample import allocate
 from unembed.encoders.remote import RemoteEncoder
-from unembed.errors import InputError, UnembedError
+from unembed.errors import DataError, InputError, UnembedError, printable
 from unembed.evaluation.evaluate import describe_machine, describe_model
 from unembed.inverter import Inverter
-from unembed.stores.store import Collection, Store, open_store
+from unembed.stores.store import Collection, Store, open_store, parse
 
 Progress = Callable[[str, str, int, int | None], None]
 
@@ -68,12 +68,15 @@ def audit(
     """
     options = options or AuditOptions()
     started = time.monotonic()
-    with _stores(uris, opener or open_store) as places:
+    _apart(uris, output)
+    unread: list[str] = []
+    with _stores(uris, opener or open_store, unread) as places:
         if inverter is None:
             inverter = Inverter.from_pretrained(options.model, options.device)
         if options.encoder == inverter.recipe.encoder:
             inverter.encoder_named = True
         run = _Run(inverter, options, output, progress, started)
+        run.unread, run.failed = unread, len(unread)
         try:
             run.audit(places)
             report = run.report(places)
@@ -206,19 +209,39 @@ class _Run:
         return Report(tuple(self.done), about, (*self.unread, *notes), tuple(self.defences))
 
 
+def _apart(uris: Sequence[str], output: Path | None) -> None:
+    """Raises InputError: the output would lie in a store, which is never written to."""
+    for uri in uris if output is not None else ():
+        location = Path(parse(uri).location)
+        if location.is_dir() and (output := Path(str(output))).resolve().is_relative_to(location.resolve()):
+            raise InputError(
+                f"{printable(str(output))}: lies in {printable(str(location))}, expected a folder elsewhere"
+            )
+
+
 @contextmanager
-def _stores(uris: Sequence[str], opener: Callable[[str], tuple[Store, str]]) -> Iterator[list[Place]]:
-    """All collections that the URIs choose, each once; their stores are closed afterwards."""
+def _stores(
+    uris: Sequence[str], opener: Callable[[str], tuple[Store, str]], unread: list[str]
+) -> Iterator[list[Place]]:
+    """All collections that the URIs choose, each once; their stores are closed afterwards.
+
+    Of several stores one that cannot be read is added to `unread`. Raises DataError, InputError, UnembedError.
+    """
     if not uris:
         raise InputError("no store to audit, expected at least 1")
     opened: list[Store] = []
     try:
         places: dict[tuple[str, str, str], Place] = {}
-        for uri in uris:
-            store, chosen = opener(uri)
-            opened.append(store)
-            for one in collections(store, chosen):
-                places.setdefault((store.kind, store.location, one.name), Place(store, one))
+        for number, uri in enumerate(uris):
+            try:
+                store, chosen = opener(uri)
+                opened.append(store)
+                for one in collections(store, chosen):
+                    places.setdefault((store.kind, store.location, one.name), Place(store, one))
+            except DataError as error:  # not of a path that there is not: the call was wrong
+                if number == len(uris) - 1 and not places:
+                    raise
+                unread.append(str(error))
         yield list(places.values())
     finally:
         for store in opened:

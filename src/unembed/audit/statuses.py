@@ -169,7 +169,8 @@ class _Scored:
         for part in (self.others, self.random):
             rows = [row for row, values in enumerate(part) if len(values)]
             means = np.array([np.mean(part[row]) for row in rows])
-            if rows and metrics.mean(self.own[rows] - means).interval(seed=seed)[0] <= 0:
+            # Rows without others to compare with, such as a single one, say nothing of chance.
+            if not rows or metrics.mean(self.own[rows] - means).interval(seed=seed)[0] <= 0:
                 return False
         return True
 

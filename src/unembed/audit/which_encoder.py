@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unembed.alignment.identify import Guess, identify
 from unembed.alignment.linear import normalised
 from unembed.encoders.recipes import RECIPES, aliases
-from unembed.errors import EncoderError, printable
+from unembed.errors import EncoderError, InputError, printable
 from unembed.inverter import Inverter
 
 ASKED = 16  # texts that are embedded to compare with their vectors
@@ -56,13 +56,20 @@ def which_encoder(
 
     Raises:
         EncoderError: the encoder fails.
+        InputError: the user's word is wrong: the texts beside the vectors have them from the inverter's own encoder.
     """
     dimension = vectors.shape[1]
     fits = dimension == inverter.recipe.dimension
-    if declared is not None:
-        return Which(_whole_name(declared), "declared", fits and is_own(declared, inverter), "you name it")
-    name, by, why, denied = _by_word_and_vectors(vectors, said, inverter)
     cosine = _of_texts(vectors, texts, inverter) if fits else None
+    if declared is not None:
+        own_word = fits and is_own(declared, inverter)
+        if not own_word and cosine is not None and cosine >= SAME:
+            raise InputError(
+                f"--encoder is {printable(declared)}, but {inverter.recipe.encoder} gives the texts beside the vectors "
+                f"the same ones (median cosine {cosine:.3f}): leave --encoder out"
+            )
+        return Which(_whole_name(declared), "declared", own_word, "you name it")
+    name, by, why, denied = _by_word_and_vectors(vectors, said, inverter)
     if cosine is not None and cosine >= SAME:
         why = f"it gives the texts beside the vectors the same ones (median cosine {cosine:.3f})"
         by = by if is_own(name, inverter) and by == "named" else "identified"

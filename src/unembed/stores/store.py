@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,6 +191,8 @@ def open_store(uri: str) -> tuple[Store, str]:
         MissingPackageError: its reader needs a package that is not installed.
     """
     parts = parse(uri)
+    if not parts.location.strip():
+        raise InputError("the store is named by nothing, expected a path or KIND:LOCATION")
     opener: Opener = readers()[parts.kind or detect(parts.location)].load()
     return opener(parts.location), parts.collection
 
@@ -201,6 +204,7 @@ FOLDERS = {
     "*.faiss": "faiss", "dataset_info.json": "datasets", "dataset_dict.json": "datasets",
 }  # fmt: skip
 ENDINGS = {".faiss": "faiss", ".index": "faiss", ".duckdb": "duckdb", ".lance": "lancedb"}
+DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
 SQLITE_HEAD, DUCKDB_HEAD = b"SQLite format 3\0", b"DUCK"
 
 
@@ -216,8 +220,9 @@ def detect(location: str) -> str:
             f"chroma:FOLDER); kinds are {', '.join(readers())}"
         )
     if path.is_dir():
-        marks = ((kind, mark.split("+")) for mark, kind in FOLDERS.items())
-        return next((kind for kind, names in marks if all(any(path.glob(name)) for name in names)), "files")
+        if (found := _kind_of_folder(path)) == "files" and (inner := _stores_in(path)):
+            raise InputError(f"{printable(location)}: holds {printable(', '.join(inner))}, expected the path of one")
+        return found
     if path.suffix.lower() in ENDINGS:
         return ENDINGS[path.suffix.lower()]
     try:
@@ -230,3 +235,17 @@ def detect(location: str) -> str:
 
         return kind_of(path)  # llm, sqlite-vec or chroma by its tables
     return "duckdb" if head[8:12] == DUCKDB_HEAD else "files"
+
+
+def _kind_of_folder(path: Path) -> str:
+    marks = ((kind, mark.split("+")) for mark, kind in FOLDERS.items())
+    return next((kind for kind, names in marks if all(any(path.glob(name)) for name in names)), "files")
+
+
+def _stores_in(path: Path) -> list[str]:
+    """Names of databases and stores that lie in a folder, which is none itself; a few."""
+    inner = sorted(islice(path.iterdir(), 1000))
+    found = [
+        one for one in inner if one.suffix.lower() in DATABASES or (one.is_dir() and _kind_of_folder(one) != "files")
+    ]
+    return [one.name for one in found[:5]]

@@ -1,4 +1,4 @@
-"""Adapting a denoiser to an aligner: its projection and AdaLN, trained on vectors as the aligner maps them.
+"""Adapting a denoiser to an aligner: its projection, trained on vectors as the aligner maps them.
 
 A mapped vector lies off the true one, more in some directions than in others, and a denoiser that has seen none such
 reads it badly. What a map of unseen texts gets wrong is known of the pairs, by cross-validation: it is a linear
@@ -30,7 +30,8 @@ from unembed.objective.diffusion import training_loss
 
 BATCH = 64
 RATE = 1e-3  # of AdamW; falls to zero with the time
-TRAINED = ("projection.", "adaln.")  # what reads an embedding
+WARM_UP = 20  # steps
+TRAINED = "projection."  # what reads an embedding first
 
 Floats = NDArray[np.float32]
 
@@ -61,7 +62,7 @@ def adapt(
     bases_ND = torch.from_numpy(shrunk(true_ND))
     canvas_NL = torch.tensor([tokenizer.canvas(ids, length) for ids in rows])
 
-    weights = {name: weight for name, weight in denoiser.named_parameters() if any(part in name for part in TRAINED)}
+    weights = {name: weight for name, weight in denoiser.named_parameters() if name.startswith(TRAINED)}
     for name, weight in denoiser.named_parameters():
         weight.requires_grad_(name in weights)
     optimizer = torch.optim.AdamW(weights.values(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -73,11 +74,11 @@ def adapt(
     bfloat16 = granted("bfloat16", device) == "bfloat16"
     start, spent = time.monotonic(), 0.0
     with tqdm(total=round(60 * minutes), desc="adapt", unit=" s", leave=False, disable=not show_progress_bar) as bar:
-        for chosen in _batches(len(rows), generator):
+        for step, chosen in enumerate(_batches(len(rows), generator), start=1):
             if spent >= 60 * minutes:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = RATE * (1 - spent / (60 * minutes))
+                group["lr"] = RATE * min(step / WARM_UP, 1 - spent / (60 * minutes))
             other = torch.randint(len(residuals), (len(chosen),), generator=generator)
             e_BD = F.normalize(bases_ND[chosen] + residuals[other], dim=-1).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

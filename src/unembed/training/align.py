@@ -4,6 +4,7 @@ The inverter's own encoder embeds the texts, so that each has a vector in both s
 (`alignment.linear`). How good they are is told by cross-validation: every pair is mapped by a fit that has not seen it.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -153,7 +154,9 @@ def align(
 
 def _recovered(inverter: Inverter, texts: list[str], mapped: Floats, show_progress_bar: bool) -> metrics.Scores:
     """Token F1 of what comes back blindly of texts, from vectors in the inverter's space."""
-    found = inverter.invert(mapped, measure_cosine=False, show_progress_bar=show_progress_bar)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "these vectors are probably not")  # they are mapped, which is known here
+        found = inverter.invert(mapped, measure_cosine=False, show_progress_bar=show_progress_bar)
     truths = [ids[: inverter.length] for ids in inverter.tokenizer.encode_batch(texts)]
     return metrics.token_f1([inverter.tokenizer.content(one.ids) for one in found], truths)
 
