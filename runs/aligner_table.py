@@ -3,7 +3,7 @@
     python runs/aligner_table.py --encoder out/mpnet --pairs PAIRS.txt --texts IN.txt --texts OUT.txt -o table.jsonl
 
 PAIRS.txt holds one text a line, which the other encoder embeds; an aligner is fitted to the first 10, 100, 1,000 and
-8,000 of them, once with --minutes of adapting. Held-out texts, one file a domain, are cut to 32 tokens, embedded by the
+8,000 of them. Held-out texts, one file a domain, are cut to 32 tokens, embedded by the
 other encoder and recovered blindly. --defence does to every vector of the other encoder what a defence would, pairs
 included: int8, a random rotation, or Gaussian noise of a standard deviation that is a share of a coordinate's.
 Started again, the script goes on where it stopped.
@@ -44,12 +44,11 @@ Floats = NDArray[np.float32]
 @click.option("--pairs", required=True, help="texts that it embeds, to fit to")
 @click.option("--texts", "domains", required=True, multiple=True, help="held-out texts, one file a domain")
 @click.option("--count", "counts", multiple=True, type=int, default=(10, 100, 1000, 8000), show_default=True)
-@click.option("--minutes", multiple=True, type=float, default=(0.0,), show_default=True, help="of adapting")
 @click.option("--defence", "defences", multiple=True, type=click.Choice(DEFENCES), default=("none",), show_default=True)
 @click.option("--limit", default=200, show_default=True, help="texts a domain")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="finished rows, JSON lines")
 def main(
-    encoder: str, pairs: str, domains: tuple[str, ...], counts: tuple[int, ...], minutes: tuple[float, ...],
+    encoder: str, pairs: str, domains: tuple[str, ...], counts: tuple[int, ...],
     defences: tuple[str, ...], limit: int, output: Path,
 ) -> None:  # fmt: skip
     inverter, other = Inverter.from_pretrained(), load_encoder(encoder)
@@ -64,20 +63,19 @@ def main(
     for defence in defences:
         change = _defence(defence, vectors.shape[1], float(vectors.std()))
         for count in counts:
-            for spent in minutes:
-                wanted = {"defence": defence, "pairs": count, "minutes": spent, "encoder": encoder, "n": limit}
-                if any(wanted.items() <= row.items() for row in kept):
-                    continue
-                found = Pairs(texts[:count], change(vectors[:count]), True)
-                fitted = inverter.aligned(align(inverter, found, other.recipe, minutes=spent), other)
-                for domain, (truth, embeddings) in held.items():
-                    scores = _measured(fitted, truth, change(embeddings), embeddings, cased[domain])
-                    row = wanted | {"domain": domain, "fit": fitted.aligner.about["cosine"]["value"]}
-                    for name, score in scores.items():
-                        row[name], row[f"{name}_interval"] = score.value, list(score.interval())
-                    kept.append(row)
-                    click.echo(json.dumps(row))
-                output.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            wanted = {"defence": defence, "pairs": count, "encoder": encoder, "n": limit}
+            if any(wanted.items() <= row.items() for row in kept):
+                continue
+            found = Pairs(texts[:count], change(vectors[:count]), True)
+            fitted = inverter.aligned(align(inverter, found, other.recipe), other)
+            for domain, (truth, embeddings) in held.items():
+                scores = _measured(fitted, truth, change(embeddings), embeddings, cased[domain])
+                row = wanted | {"domain": domain, "fit": fitted.aligner.about["cosine"]["value"]}
+                for name, score in scores.items():
+                    row[name], row[f"{name}_interval"] = score.value, list(score.interval())
+                kept.append(row)
+                click.echo(json.dumps(row))
+            output.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     for line in table(kept):
         click.echo(line)
 
@@ -154,8 +152,8 @@ def _defence(name: str, dimension: int, deviation: float) -> Any:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Markdown."""
-    yield "| domain | defence | pairs | minutes | map | " + " | ".join(METRICS) + " |"
-    yield "| --- | --- | ---: | ---: | ---: |" + " ---: |" * len(METRICS)
+    yield "| domain | defence | pairs | map | " + " | ".join(METRICS) + " |"
+    yield "| --- | --- | ---: | ---: |" + " ---: |" * len(METRICS)
     for row in rows:
         cells = []
         for name in METRICS:
@@ -163,7 +161,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             digits = 1 if name == "bleu" else 3
             cells.append(f"{row[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
         yield (
-            f"| {row['domain']} | {row['defence']} | {row['pairs']:,} | {row['minutes']:g} | {row['fit']:.3f} | "
+            f"| {row['domain']} | {row['defence']} | {row['pairs']:,} | {row['fit']:.3f} | "
             + " | ".join(cells) + " |"
         )  # fmt: skip
 

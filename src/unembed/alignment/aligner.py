@@ -1,7 +1,7 @@
 """The aligner: a map from another encoder's space into an inverter's, and one back, in a folder of its own.
 
     aligner.json          the other encoder's recipe, the inverter it is for, how it was fitted and what it reached
-    aligner.safetensors   both maps; where it was adapted, the denoiser's weights that read mapped vectors
+    aligner.safetensors   both maps
 
 The way forth is for the denoiser, which knows its own encoder's vectors alone. The way back is for guided inversion,
 which asks the other encoder: it takes the surrogate there.
@@ -28,7 +28,6 @@ from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
-DENOISER = "denoiser."  # begins the names of its weights
 
 Floats = NDArray[np.float32]
 
@@ -42,7 +41,6 @@ class Aligner:
         target: the recipe of the inverter's encoder.
         forth: (n, S) -> (n, D) of length 1.
         back: (n, D) -> (n, S) of length 1.
-        weights: take the place of the denoiser's, by their names in it.
         about: how it was fitted, and what it reached on held-out pairs; JSON-ready.
     """
 
@@ -50,7 +48,6 @@ class Aligner:
     target: Recipe
     forth: Linear
     back: Linear
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, vectors: NDArray[Any]) -> Floats:
@@ -90,12 +87,11 @@ class Aligner:
 
     def _tensors(self) -> dict[str, Tensor]:
         maps = {"forth": self.forth, "back": self.back}
-        found = {
+        return {
             f"{name}.{part}": torch.tensor(value)  # a copy: both maps may share their means
             for name, one in maps.items()
             for part, value in one._asdict().items()
         }
-        return found | {DENOISER + name: tensor.contiguous() for name, tensor in self.weights.items()}
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -116,19 +112,11 @@ class Aligner:
             for name, (s, d) in ends.items()
             for part, shape in (("mean_source", (s,)), ("mean_target", (d,)), ("weight", (s, d)))
         }
-        weights = {name: tensors.pop(name) for name in list(tensors) if name.startswith(DENOISER)}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
             raise CheckpointError(f"{Path(folder) / TENSORS}: holds other tensors than {FILE} says")
-        if not all(bool(tensor.isfinite().all()) for tensor in [*tensors.values(), *weights.values()]):
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise CheckpointError(f"{Path(folder) / TENSORS}: holds numbers that are not finite")
         forth, back = (
             Linear.of(*(tensors[f"{name}.{part}"].float().numpy() for part in Linear._fields)) for name in ends
         )
-        return cls(
-            source,
-            target,
-            forth,
-            back,
-            {name.removeprefix(DENOISER): tensor.float() for name, tensor in weights.items()},
-            about,
-        )
+        return cls(source, target, forth, back, about)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unembed.encoders.encoder import Encoder
     from unembed.inverter import Inverter
 
-MORE_TEXTS = 50_000  # to adapt on, at most
+MORE_TEXTS = 2000  # beside pairs
 
 
 @click.command()
@@ -35,32 +35,25 @@ MORE_TEXTS = 50_000  # to adapt on, at most
 @option("--dimension", None, "Numbers in a vector of --encoder-url.", type=click.IntRange(min=1))
 @option("--model", None, "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]", metavar="NAME")
 @option("-o --output", None, "Folder of the aligner.", metavar="DIR", required=True)
-@option(
-    "--minutes", 0.0, "Adapt the denoiser to mapped vectors for so long.", type=click.FloatRange(min=0), metavar="N"
-)
 @option("--limit", 8000, "Pairs, or vectors and texts each, at most.", type=click.IntRange(min=8))
 @option("--seed", 0, "Decides which pairs are held out.", type=click.IntRange(min=0))
 @option("--device", "auto", DEVICES, metavar="NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def align(
     pairs: str | None, texts: str | None, vectors: str | None, encoder: str | None, encoder_url: str | None,
-    dimension: int | None, model: str | None, output: str, minutes: float, limit: int, seed: int, device: str,
+    dimension: int | None, model: str | None, output: str, limit: int, seed: int, device: str,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Fit a map from another encoder's vectors into an inverter's space; `unembed invert --aligner DIR` uses it.
 
     It takes --pairs of text and vector, such as a store has; or --texts and an encoder to ask; or, without any pair,
-    --vectors and --texts, some thousand of each. With --minutes the denoiser is trained on vectors as they are mapped,
-    on the pairs' texts and, beside --pairs, on those of --texts.
+    --vectors and --texts, some thousand of each. Beside --pairs --texts are others of the kind, which help where pairs
+    are few.
     """
     if (pairs is None) + (texts is None) + (vectors is None) == 3 or (vectors is not None and texts is None):
         raise InputError("expected --pairs, or --texts with --encoder or --encoder-url, or --vectors with --texts")
     if pairs is not None and vectors is not None:
         raise InputError("--vectors are for where there are no --pairs, expected one of the two")
-    if pairs is not None and texts is not None and not minutes:
-        raise InputError("--texts beside --pairs are for --minutes of adapting, expected both")
-    if minutes and vectors is not None:
-        raise InputError("--minutes need pairs, expected --pairs, or --texts with an encoder")
     if texts is not None and pairs is None and vectors is None and encoder is None and encoder_url is None:
         raise InputError("--texts need vectors: expected --encoder or --encoder-url that gives them, or --vectors")
     if encoder_url is not None and (vectors is not None or pairs is not None):
@@ -96,9 +89,7 @@ def align(
             more = list(islice(read_texts(texts), MORE_TEXTS)) if texts is not None else []
         if read.skipped:
             say(f"note: {read.skipped:,} rows without a text or a vector are left out")
-        aligner = fits.align(
-            inverter, read, recipe, minutes=minutes, more_texts=more, seed=seed, show_progress_bar=bars
-        )
+        aligner = fits.align(inverter, read, recipe, more_texts=more, seed=seed, show_progress_bar=bars)
         aligner = replace(aligner, about={**aligner.about, **spent})
     aligner.save(output)
     about = dict(aligner.about)
@@ -113,10 +104,6 @@ def align(
         if name in about:
             low, high = about[name]["interval"]
             click.echo(f"held out: {about[name]['value']:.3f} [{low:.3f}, {high:.3f}] {text}")
-    if "gain" in about:
-        low, high = about["gain"]["interval"]
-        kept = "" if aligner.weights else "; not kept"
-        click.echo(f"adapting gained {about['gain']['value']:+.3f} [{low:+.3f}, {high:+.3f}] of that{kept}")
 
 
 def _vectors(file: str, limit: int) -> Any:

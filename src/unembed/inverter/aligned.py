@@ -39,7 +39,6 @@ class AlignedInverter(Inverter):
 
     Raises:
         RecipeError: the aligner is for another inverter, or `encoder` is not its source.
-        CheckpointError: its weights do not fit the denoiser.
     """
 
     def __init__(
@@ -48,8 +47,6 @@ class AlignedInverter(Inverter):
         self.aligner: Aligner = aligner
         self._own = own
         check_recipe(aligner.target, parts.config.encoder)
-        if aligner.weights:
-            parts = parts._replace(denoiser=with_weights(parts.denoiser, aligner.weights))
         # A calibration and figures are of the inverter's own encoder's vectors.
         results = {"aligner": dict(aligner.about)}
         super().__init__(parts._replace(calibration=None, results=results), encoder)
@@ -96,16 +93,3 @@ class AlignedInverter(Inverter):
         """The surrogate in the other encoder's space."""
         assert self.surrogate is not None
         return Surrogate(self.denoiser.table.weight, self.aligner.surrogate(self.surrogate.fitted))
-
-
-def with_weights(denoiser: Denoiser, weights: Mapping[str, Tensor]) -> Denoiser:
-    """The denoiser with other weights of these names; all others are shared."""
-    shared = {id(weight): weight for name, weight in denoiser.named_parameters() if name not in weights}
-    found = copy.deepcopy(denoiser, shared)
-    try:
-        unexpected = found.load_state_dict(dict(weights), strict=False).unexpected_keys
-    except RuntimeError as error:
-        raise CheckpointError(f"the aligner's weights do not fit ({str(error).splitlines()[-1].strip()})") from error
-    if unexpected:
-        raise CheckpointError(f"the aligner's weights do not fit: the denoiser has no {printable(unexpected[0])}")
-    return found

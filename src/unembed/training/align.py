@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unembed.alignment import unpaired
 from unembed.alignment.aligner import Aligner
@@ -24,12 +23,11 @@ from unembed.encoders.encoder import Encoder
 from unembed.errors import DataError, InputError, UnembedError
 from unembed.evaluation import metrics
 from unembed.inverter import Inverter
-from unembed.inverter.aligned import with_weights
-from unembed.training.adapt import adapt
 
 FEWEST = 8  # pairs of which a map can be fitted and judged
 FOLDS = 5
 IDENTIFIED = 500  # vectors that are looked at to name their encoder
+MEANS = 2000  # texts without vectors of which the mean is taken
 JUDGED = 100  # held-out pairs whose texts are recovered, to say how much comes back
 
 Floats = NDArray[np.float32]
@@ -88,7 +86,6 @@ def align(
     pairs: Pairs,
     source: Recipe | str,
     *,
-    minutes: float = 0.0,
     more_texts: Sequence[str] = (),
     seed: int = 0,
     show_progress_bar: bool = False,
@@ -97,18 +94,16 @@ def align(
 
     Args:
         source: the other encoder's recipe, or what to call it.
-        minutes: how long to adapt the denoiser to mapped vectors (`training.adapt`); 0 leaves it as it is.
-        more_texts: without vectors, of the kind that is searched for; to adapt on, beside the pairs' own.
+        more_texts: without vectors, of the kind that is searched for. The mean of their vectors by the inverter's own
+            encoder lifts a map of few pairs.
 
     Returns:
         The aligner. Its `about` says: `pairs`; `penalty`; `cosine` of mapped vectors to the true ones, cross-validated,
         with its 95 % interval; `nearest`, the share of them whose true vector is the nearest of all pairs; of the
-        texts that were recovered their number and `token_f1` with its interval. Where the denoiser was adapted, it has
-        not seen these texts; `gain` is what it gained of them (paired), and it is kept only where that is above 0.
+        texts that were recovered their number and `token_f1` with its interval.
 
     Raises:
         InputError: the recipe gives vectors of another dimension.
-        TrainingError: the loss of adapting is not finite.
         EncoderError: the inverter's encoder fails.
     """
     dimension = pairs.vectors.shape[1]
@@ -116,11 +111,14 @@ def align(
     if recipe.dimension != dimension:
         raise InputError(f"the vectors have {dimension} dimensions, {recipe.encoder} gives {recipe.dimension}")
     targets = inverter.encode(pairs.texts, show_progress_bar=show_progress_bar)
-    forth, back = ridge(pairs.vectors, targets), ridge(targets, pairs.vectors)
+    others = inverter.encode(more_texts[:MEANS], show_progress_bar=show_progress_bar) if more_texts else targets[:0]
+    mean_D = np.concatenate([targets, others]).mean(0) if len(others) else None
+    forth, back = ridge(pairs.vectors, targets, mean_D=mean_D), ridge(targets, pairs.vectors, mean_S=mean_D)
     mapped = np.empty_like(targets)
     held_out: list[int] = []  # of which texts are recovered
     for number, (rest, held) in enumerate(_folds(len(targets), seed)):
-        fold = ridge(pairs.vectors[rest], targets[rest]).linear
+        mean_D = np.concatenate([targets[rest], others]).mean(0) if len(others) else None
+        fold = ridge(pairs.vectors[rest], targets[rest], mean_D=mean_D).linear
         mapped[held] = fold(pairs.vectors[held])
         if number == 0:
             held_out = held[:JUDGED].tolist()
@@ -133,23 +131,10 @@ def align(
         "nearest": _nearest(mapped, targets),
     }
     told = [row for row in held_out if inverter.tokenizer.encode(pairs.texts[row])]
-    weights: dict[str, Tensor] = {}
     if told:
         before = _recovered(inverter, [pairs.texts[row] for row in told], mapped[told], show_progress_bar)
         about |= {"recovered": len(told), "token_f1": _figure(before)}
-    if minutes:
-        rest = np.setdiff1d(np.arange(len(targets)), held_out)
-        texts = [*(pairs.texts[row] for row in rest.tolist()), *more_texts]
-        weights = adapt(
-            inverter, texts, mapped[rest], targets[rest], minutes, seed=seed, show_progress_bar=show_progress_bar
-        )
-        adapted = Inverter(inverter.parts._replace(denoiser=with_weights(inverter.denoiser, weights), calibration=None))
-        after = _recovered(adapted, [pairs.texts[row] for row in told], mapped[told], show_progress_bar)
-        gain = metrics.difference(after, before)
-        about |= {"minutes": minutes, "token_f1": _figure(after), "gain": _figure(gain)}
-        if gain.value <= 0:
-            weights, about["token_f1"] = {}, _figure(before)
-    return Aligner(recipe, inverter.recipe, forth.linear, back.linear, weights, about)
+    return Aligner(recipe, inverter.recipe, forth.linear, back.linear, about)
 
 
 def _recovered(inverter: Inverter, texts: list[str], mapped: Floats, show_progress_bar: bool) -> metrics.Scores:

@@ -31,13 +31,13 @@ def start_from_aligner(
     """Weights for `denoiser` (S dimensions, `other` tokens) that compute what the inverter's do behind the aligner.
 
     Args:
-        before: the inverter's weights (D dimensions, `own` tokens); those of the aligner replace them.
+        before: the inverter's weights (D dimensions, `own` tokens).
         vectors: some of the other encoder's (n, S), of length 1.
 
     Raises:
         ConfigError: the tokenizers have too few tokens in common.
     """
-    old = {**before, **aligner.weights}
+    old = dict(before)
     a_SD, b_D = _affine(aligner, vectors)
     ids_V = shared_ids(own, other)
     known_V = ids_V >= 0
