@@ -88,8 +88,10 @@ def show_defences(out: Console, report: Report) -> None:
 def _places(report: Report) -> dict[tuple[str, str], tuple[str, str]]:
     """Names of collections, and their stores where several have one of that name."""
     same = Counter(one.collection for one in report.collections)
+    stores = {one.store for one in report.collections}
+    shown = _middle if len({*map(_middle, stores)}) == len(stores) else named
     return {
-        (one.store, one.collection): (named(one.collection), _middle(one.store) if same[one.collection] > 1 else "")
+        (one.store, one.collection): (named(one.collection), shown(one.store) if same[one.collection] > 1 else "")
         for one in report.collections
     }
 
