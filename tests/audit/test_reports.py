@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import stat
 import unicodedata
 from html.parser import HTMLParser
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from audits import DEFENCES, DELETED, ENCODER, READABLE, SECRET, TEXT, audited, report, untested
 from unembed.audit.baseline import reached
+from unembed.audit.charts import plane
 from unembed.audit.findings import Recovered, Report
 from unembed.audit.html import render
 from unembed.audit.json_report import from_json, read_report, to_json
@@ -49,9 +52,9 @@ def everywhere(text: str) -> Report:
     return Report((one, untested()), {text: text, "date": text, "options": {text: text}}, (text,), rows)
 
 
-def terminal(whole: Report, baseline: Report | None = None) -> str:
+def terminal(whole: Report, baseline: Report | None = None, width: int = 200) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=200, highlight=False, markup=False, emoji=False)
+    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
     show_audit(console, whole, baseline, [Path("out/report.html")], reached(whole, "any", baseline))
     return out.getvalue()
 
@@ -179,6 +182,108 @@ def test_what_the_page_says() -> None:
     ):  # fmt: skip
         assert said in page, said
     assert "wrote" not in page
+
+
+def test_values_are_said_in_words() -> None:
+    vectors = {"rows": 1000, "unit": True, "duplicates": 0.037, "constant": 0.1624, "distinct": 963, "of": 1000}
+    whole = report(audited(vectors=vectors), dataclasses.replace(untested(), seconds=0.4))
+    missing = ("Names of persons were not looked for.",)
+    about = {"not_looked_for": missing, "failed": 0, "interrupted": False, "options": {"deadline": None, "seed": 3}}
+    page = " ".join(" ".join(Structure(render(dataclasses.replace(whole, about=about))).values).split())
+    for said in (
+        "all of length 1 yes", "rows that copy another 3.7 %", "values of a dimension 963 in the median, among 1,000",
+        "by chance 2 % of random vectors and 3 % against other rows' texts", "share 30.5 % of 200 texts, 95 % interval",
+        "e-mail addresses in 31 texts; 12 came back with it; by chance 0", "options seed 3",
+        "not looked for Names of persons were not looked for.", "ended by an interruption no",
+    ):  # fmt: skip
+        assert said in page, said
+    assert not [raw for raw in ('["', "None", "token_f1", "not_looked_for") if raw in page]
+
+
+def test_a_percent_sign_stays_with_its_number() -> None:
+    whole = report(audited(traces=(TEXT,)), defences=DEFENCES)
+    assert not re.findall(r"\d %", re.sub(r"<[^>]*>", "", render(whole)))
+    for width in range(30, 90, 7):
+        lines = terminal(whole, width=width).splitlines()
+        assert not [line for line in lines if line.lstrip().startswith("%")]
+        assert not [line for line in lines if line != line.rstrip() or cell_len(line) > width]
+
+
+def test_the_cost_of_a_blind_attack_is_no_encoder_call_of_it() -> None:
+    blind, guided = (render(report(audited(attack=kind, encoder_calls=60))) for kind in ("blind", "guided"))
+    assert blind.count("60 texts embedded to judge what came back") == 2
+    assert "60 encoder calls" not in blind
+    assert guided.count("60 encoder calls") == 2
+
+
+def test_what_is_near_is_not_said_to_lack_its_topic() -> None:
+    whole = report(audited(counts={"near": 4, "topic": 16}, traces=()))
+    for name, content in outputs(whole, show_text=False).items():
+        assert "16 of 20 sampled texts" in content, name
+        assert "with only the topic right" in " ".join(content.split()), name
+    assert "a topic, no more" in render(whole)
+    assert "16 only the topic (80" in render(whole)
+
+
+def test_stores_are_named_where_collections_share_a_name() -> None:
+    one, two = "/srv/rag/chroma", "/srv/archive/2024/of/the/whole/company/index.lance"
+    alone = terminal(report(audited(store=one), untested(store=two)))
+    assert one not in alone
+    both = terminal(report(audited(store=one), audited(store=two)))
+    assert f"tickets ({one}): " in both
+    assert "tickets (/srv/archive…" in both
+    assert "index.lance): " in both
+    similar = [f"/srv/rag/{name}/of/the/whole/company/index.lance" for name in ("first", "second")]
+    pair = terminal(report(*(audited(store=store) for store in similar)))
+    assert all("tickets (" + store[:12] in pair for store in similar)
+    assert len({line for line in pair.splitlines() if "What texts are about" in line}) == 2
+
+
+def test_a_message_that_says_its_title_is_said_once() -> None:
+    clear = Trace("text", "Texts lie beside the vectors in clear.")
+    said = terminal(report(audited(traces=(clear, Trace("encoder", "The store names its encoder: x.")))))
+    assert "tickets: Texts lie beside the vectors in clear.\n" in said
+    assert "tickets: The store names its encoder: x.\n" in said
+    assert render(report(audited(traces=(clear,)))).count("<bdi>Texts lie beside the vectors in clear.") == 1
+
+
+def test_counts_are_in_grammar() -> None:
+    quiet = report(audited("a", (), counts={"nothing": 20}, personal={}), untested("b"))
+    assert "Findings: 2 notes; " in terminal(quiet)
+    assert "3 collections" in terminal(report(*(untested(name) for name in "abc")))
+
+
+def test_the_terminal_shows_defences_before_paths() -> None:
+    said = terminal(report(defences=(*DEFENCES[1:], DEFENCES[0])))
+    lines = [line.split() for line in said.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line[:2] == ["form", "bytes"])
+    assert lines[start + 2] == ["none", "1,536", "0.62", "1.00"]
+    assert [line[-3:] for line in lines if line[:1] == ["binary"]] == [["48", "0.33", "0.80"]]
+    assert said.index("defences   noise 0.01: The leak falls from 0.62 to 0.41") < said.index("report     out")
+    assert "form" not in terminal(report())
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=14))
+@settings(deadline=None, max_examples=60)
+def test_a_chart_holds_all_its_points(points: list[tuple[float, float]]) -> None:
+    rows = [{"leak": {"value": leak}, "recall": {"value": recall}} for leak, recall in points]
+    svg = str(plane(rows, None))
+    numbers = re.findall(r'class="number"[^>]*>([^<]*)<', svg)
+    assert sorted(int(one) for label in numbers for one in label.split(", ")) == [*range(1, len(rows) + 1)]
+    view = [float(one) for one in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]]
+    for x, y in re.findall(r'cx="([-\d.]+)" cy="([-\d.]+)"', svg):
+        assert 0 <= float(x) <= view[0]
+        assert 0 <= float(y) <= view[1]
+
+
+def test_labels_of_a_chart_do_not_collide() -> None:
+    svg = str(plane(DEFENCES, 3))
+    found = re.findall(r'class="number" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', svg)
+    boxes = [(float(x), float(y), 4.5 * len(said)) for x, y, said in found]
+    for number, (x, y, half) in enumerate(boxes):
+        assert all(abs(x - a) >= half + b or abs(y - c) >= 12 for a, c, b in boxes[:number])
+    spread = [float(x) for x in re.findall(r'cx="([\d.]+)"', svg)]
+    assert max(spread) - min(spread) > 400, "the width is used"
 
 
 def test_an_empty_audit_is_said_too() -> None:
@@ -321,7 +426,7 @@ def test_files_are_written_whole_and_texts_for_the_user_alone(tmp_path: Path) ->
     assert read_report(paths[1]).findings == report().findings
     assert paths[0].read_text(encoding="utf-8").endswith("</html>")
     shown = write_report(report(), tmp_path / "out", show_text=True)
-    assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in shown[:2]] == [0, 0]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in shown] == [0o600] * 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
     html, data = shown[0].read_text(encoding="utf-8"), json.loads(shown[1].read_text(encoding="utf-8"))
     assert data["collections"][0]["recovered"][2]["text"] in html

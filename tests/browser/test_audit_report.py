@@ -40,6 +40,26 @@ def test_the_report_is_accessible_and_fits(browser: Any, page_file: Path, width:
     context.close()
 
 
+def test_every_value_of_a_table_is_seen_on_a_narrow_screen(browser: Any, page_file: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 900})
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    cut = """[...document.querySelectorAll('tbody :is(td, th)')].filter(one => {
+        const box = one.getBoundingClientRect();
+        return box.width < 40 || box.height < 10 || box.left < 0 || box.right > innerWidth;
+    }).length"""
+    assert page.evaluate(cut) == 0
+    assert (
+        page.evaluate("[...document.querySelectorAll('.scroll')].some(one => one.scrollWidth > one.clientWidth)")
+        is False
+    )
+    label = "getComputedStyle(document.querySelector('#stores td'), '::before').content"
+    assert page.evaluate(label) == '"What comes back"'
+    keys = "[...document.querySelectorAll('.legend > span')].every(one => one.getClientRects()[0].height < 32)"
+    assert page.evaluate(keys), "a mark stands beside its words"
+    context.close()
+
+
 def test_evidence_is_printed_and_no_table_is_cut(browser: Any, page_file: Path) -> None:
     context = browser.new_context(viewport={"width": 690, "height": 980})  # A4 within its margins
     page = context.new_page()

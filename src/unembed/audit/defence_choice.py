@@ -33,5 +33,10 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
     ).replace("%", " %")
 
 
+def ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The row without a defence first, the others as they come."""
+    return sorted(rows, key=lambda row: row["name"] != NONE)
+
+
 def _end(rate: Mapping[str, Any], name: str) -> float:
     return float(rate.get(name, rate["value"]))

@@ -6,7 +6,6 @@ shown as such, and a content security policy allows the one style sheet by its h
 
 import base64
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,23 +16,20 @@ import jinja2
 from markupsafe import Markup
 
 from unembed import __version__
-from unembed.audit import charts, defence_choice, inversion_test, verdict, wording
+from unembed.audit import charts, defence_choice, inversion_test, values, verdict, wording
 from unembed.audit.baseline import compare
 from unembed.audit.findings import SEVERITIES, STATUSES, Audited, Finding, Rate, Recovered, Report, share
-from unembed.audit.json_report import plain
 from unembed.audit.personal import KINDS
 from unembed.audit.redaction import Redactor
 from unembed.audit.rules import BASELINES, MEANINGS, RULES, Reference
 
 EXAMPLES = 10  # of recovered texts, a collection
-LONGEST_TEXT, LONGEST_VALUE = 2_000, 500  # characters that are shown of a text, of a value
-MOST = 20  # traces that are listed
-NO_BREAK = "\u00a0"
+LONGEST_TEXT = 2_000  # characters that are shown of a text
 STATUS_TITLES = {
     "proved": ("proved", "equal to the text in the store, or to its hash"),
     "exact": ("exact", "the encoder gives the recovered text the stored vector"),
     "near": ("near", "most words are right"),
-    "topic": ("topic", "what the text is about is right"),
+    "topic": ("topic", "a topic, no more"),
     "nothing": ("nothing", "no more than of a random vector"),
 }
 KNOWN_BY = {
@@ -64,9 +60,9 @@ def render(
         examples=[(one, _examples(one, show_text, redactor)) for one in collections if one.recovered],
         personal=_personal(collections), test=inversion_test.filled(report),
         references=_references(report.findings), severities=MEANINGS,
-        defences=_defences(report.defences), about=_values(report.about),
+        defences=_defences(report.defences), about=values.pairs(report.about),
         statuses=STATUS_TITLES, known_by=KNOWN_BY, attacks=verdict.ATTACKS,
-        not_tried=_not_tried(collections), values=_values,
+        not_tried=_not_tried(collections), values=values.pairs, cost=verdict.cost,
     )  # fmt: skip
     return page.encode(errors="replace").decode()
 
@@ -78,12 +74,15 @@ def _resources() -> tuple[str, jinja2.Template]:
         loader=jinja2.DictLoader({"report.html": (folder / "report.html").read_text(encoding="utf-8")}),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"named": wording.named, "percent": _percent, "object_id": id}
+    environment.filters |= {
+        "named": wording.named, "unbroken": values.unbroken, "object_id": id,
+        "percent": _percent,
+    }  # fmt: skip
     return (folder / "report.css").read_text(encoding="utf-8"), environment.get_template("report.html")
 
 
 def _percent(value: float) -> str:
-    return wording.percent(value).replace(" ", NO_BREAK)
+    return values.unbroken(wording.percent(value))
 
 
 def _by_rule(findings: Sequence[Finding], states: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -96,7 +95,12 @@ def _by_rule(findings: Sequence[Finding], states: Mapping[str, str]) -> list[dic
             "rule": RULES[rule],
             "severity": same[0].severity,
             "where": [
-                {"finding": one, "state": states.get(one.fingerprint), "evidence": _evidence(one.evidence)}
+                {
+                    "finding": one,
+                    "state": states.get(one.fingerprint),
+                    "evidence": values.evidence(one.evidence),
+                    "said": _said(one),
+                }
                 for one in same
             ],
         }
@@ -110,34 +114,9 @@ def _references(findings: Sequence[Finding]) -> list[Reference]:
     return list(dict.fromkeys(one for rule in RULES.values() if rule.id in rules for one in rule.references))
 
 
-def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    traces = evidence.get("traces")
-    if isinstance(traces, list | tuple):
-        for trace in traces[:MOST]:
-            count = "" if trace.get("count") is None else f" ({wording.numbered(trace['count'], 'row')})"
-            rows.append((wording.named(trace.get("where") or "store"), wording.named(trace["detail"]) + count))
-        if len(traces) > MOST:
-            rows.append(("more", f"{len(traces) - MOST:,} more in the JSON report"))
-    rest = {key: value for key, value in evidence.items() if key != "traces"}
-    kinds = rest.pop("kinds", {})
-    return rows + _values(rest) + _values(kinds if isinstance(kinds, dict) else {})
-
-
-def _values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as text."""
-    return [
-        (wording.named(key.replace("_", " ")), wording.visible(_value(value), LONGEST_VALUE))
-        for key, value in plain(values).items()
-    ]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_value(one)}" for key, one in value.items()) or "none"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _said(finding: Finding) -> str:
+    """Its message, "" where that is but the rule's title."""
+    return "" if finding.message.rstrip(".") == RULES[finding.rule].title else finding.message
 
 
 def _store(audited: Audited) -> dict[str, Any]:
@@ -145,7 +124,7 @@ def _store(audited: Audited) -> dict[str, Any]:
     return {
         "audited": audited,
         "level": verdict.level_of(audited),
-        "counts": [(name, counts[name]) for name in SEVERITIES if counts[name]],
+        "counts": [(name, verdict.counted(counts[name], name)) for name in SEVERITIES if counts[name]],
     }
 
 
@@ -202,6 +181,7 @@ def _recovered(n: Mapping[str, int]) -> Rate:
 def _defences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not rows:
         return None
+    rows = defence_choice.ordered(rows)
     chosen, why = defence_choice.choose(rows)
     return {"rows": rows, "chosen": chosen, "why": why, "chart": charts.plane(rows, chosen)}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unembed.audit.findings import STATUSES, Report
 from unembed.audit.personal import KINDS
-from unembed.audit.verdict import ATTACKS, worst
+from unembed.audit.verdict import ATTACKS, cost, worst
 from unembed.audit.wording import listed, numbered, percent
 
 FAILED, PASSED, OPEN = "sign of vulnerability", "as expected", "not covered"
@@ -31,7 +31,10 @@ def filled(report: Report) -> Filled:
     encoders = sorted({one.encoder for one in collections if one.encoder})
     calls, seconds = (sum(getattr(one, name) for one in collections) for name in ("encoder_calls", "seconds"))
     counts = {status: sum(one.status_counts.get(status, 0) for one in collections) for status in STATUSES}
-    shares = [f"{counts[one]:,} {one} ({percent(counts[one] / sampled)})" for one in STATUSES if sampled]
+    titles = {"topic": "only the topic"}
+    shares = [
+        f"{counts[one]:,} {titles.get(one, one)} ({percent(counts[one] / sampled)})" for one in STATUSES if sampled
+    ]
     steps = (
         (
             "Identify embeddings that are likely sensitive",
@@ -44,8 +47,8 @@ def filled(report: Report) -> Filled:
         ),
         (
             "Apply embedding inversion",
-            f"By {listed(attacks)}; encoder: {listed(encoders) or 'unknown'}; {calls:,} encoder calls in "
-            f"{seconds:,.0f} seconds."
+            f"By {listed(attacks)}; encoder: {listed(encoders) or 'unknown'}. "
+            f"It took {cost([one.attack for one in collections], seconds, calls)}."
             if attacks
             else "No attack could be tried.",
         ),

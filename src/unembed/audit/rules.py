@@ -154,7 +154,7 @@ RULES = {
         Rule(
             "invertible-topic",
             "What texts are about comes back",
-            "Recovered texts tell the topic of texts, more often than chance does.",
+            "Recovered texts tell the topic of texts and no more, more often than chance does.",
             f"{PROTECT} A topic alone can be sensitive: a diagnosis, a merger, a complaint.",
             ("medium", "low"),
             INVERSION,
@@ -263,7 +263,7 @@ STATUS_SAYS = {
     "proved": "came back word for word, as the store's own texts or hashes prove",
     "exact": "came back as a text to which the encoder gives the stored vector",
     "near": "came back with most words right",
-    "topic": "came back with the topic right",
+    "topic": "came back with only the topic right",
 }
 
 BASELINES = {"random": "of random vectors", "shuffled": "against other rows' texts"}

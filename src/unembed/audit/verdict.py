@@ -1,10 +1,11 @@
 """What a whole audit comes to, in sentences for who did not run it."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unembed.audit.findings import SEVERITIES, STATUSES, Audited, Report
-from unembed.audit.rules import BASELINES, RULES
+from unembed.audit.rules import BASELINES, RULES, STATUS_SAYS
 from unembed.audit.wording import interval, listed, numbered, percent
 
 # What a level means for who is responsible for the store. `clear` and `untested` are no statuses: texts in clear need
@@ -73,9 +74,22 @@ def verdict(report: Report) -> Verdict:
     findings = report.findings
     severity = findings[0].severity if findings else "note"
     counts = Counter(one.severity for one in findings)
-    said = listed([f"{counts[one]:,} {one}" for one in SEVERITIES if counts[one]])
+    said = listed([counted(counts[one], one) for one in SEVERITIES if counts[one]])
     basis.append(f"Findings: {said}; the first is: {RULES[findings[0].rule].title}." if findings else "No findings.")
     return Verdict(level, severity, HEADLINES[level], tuple(basis))
+
+
+def counted(n: int, severity: str) -> str:
+    """So many findings of a severity."""
+    return numbered(n, severity) if severity == "note" else f"{n:,} {severity}"
+
+
+def cost(attacks: Iterable[str], seconds: float, calls: int) -> str:
+    """What attacks took. A blind one asks no encoder; its texts are embedded afterwards, to judge them."""
+    if {*attacks} - {"blind", ""}:
+        return f"{seconds:,.0f} seconds, {numbered(calls, 'encoder call')}"
+    judged = f", {numbered(calls, 'text')} embedded to judge what came back" if calls else ""
+    return f"{seconds:,.0f} seconds{judged}"
 
 
 def rests_on(audited: Audited) -> list[str]:
@@ -87,9 +101,8 @@ def rests_on(audited: Audited) -> list[str]:
         rate = audited.rate(status)
         beside = listed([f"{percent(value)} {BASELINES[name]}" for name, value in audited.baselines(status).items()])
         chance = f", beside {beside}" if beside else ""
-        found.append(
-            f"{audited.status_counts[status]:,} of {n:,} sampled texts are {status} ({interval(rate)}){chance}."
-        )
+        count = f"{audited.status_counts[status]:,} of {n:,} sampled texts"
+        found.append(f"{count} {STATUS_SAYS[status]} ({interval(rate)}){chance}.")
     if audited.token_f1 is not None:
         beside = listed(
             [

@@ -17,7 +17,7 @@ def write_report(
 ) -> list[Path]:
     """Write `report.html`, `report.json` and `report.sarif`; their paths. Others of these names are replaced.
 
-    With `show_text` recovered texts are in the first two, and only the user may read them.
+    With `show_text` recovered texts are in the first two, and only the user may read the files.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full.
@@ -31,7 +31,7 @@ def write_report(
     paths = [Path(folder) / name for name in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         with atomic_file(path) as temporary:
-            mode = 0o600 if show_text and path.suffix != ".sarif" else 0o666
+            mode = 0o600 if show_text else 0o666
             temporary.unlink(missing_ok=True)
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
                 file.write(content)
