@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
@@ -18,16 +17,12 @@ from unembed.alignment.aligner import FILE, TENSORS, Aligner
 from unembed.alignment.linear import Linear, normalised, procrustes, ridge
 from unembed.alignment.local import LocalMap
 from unembed.cli.main import main
-from unembed.config import DiffusionConfig, Recipe
-from unembed.denoiser.model import Denoiser
+from unembed.config import Recipe
 from unembed.errors import CheckpointError, DataError, RecipeError, UnembedError
 from unembed.evaluation.evaluate import evaluate
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.inverter import Inverter
-from unembed.inverter.aligned import with_weights
-from unembed.objective.diffusion import training_loss
 from unembed.search.options import Search
-from unembed.training.adapt import adapt
 from unembed.training.align import Pairs, align, align_unpaired, read_pairs
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 
 from fakes import LocalEncoder, fake_encoder
 from memory_store import KnowingInverter, rows, texts
-from unembed.audit.defences import FEWEST, FORMS, NONE, adapted, price, recommend
+from unembed.audit.defences import FEWEST, FORMS, NONE, adapted, price
 from unembed.audit.sample import Sample, draw
 from unembed.audit.stored_forms import FORMS as STORED
 from unembed.audit.stored_forms import rounding
@@ -166,23 +166,3 @@ def test_another_encoders_vectors_are_priced_by_pairs(inverter: KnowingInverter)
 def test_too_few_rows_are_refused(inverter: KnowingInverter) -> None:
     with pytest.raises(InputError, match=f"expected at least {FEWEST}"):
         next(price(sample(n=100, size=60), True, inverter))
-
-
-def row(name: str, size: int, leak: float, recall: float) -> dict[str, Any]:
-    def figure(value: float) -> dict[str, float]:
-        return {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 60}
-
-    return {
-        "name": name, "bytes": size, "leak": figure(leak), "recall": figure(recall), "ndcg": figure(recall),
-        "measure": "token F1", "note": "",
-    }  # fmt: skip
-
-
-def test_what_is_recommended_has_its_price_in_the_sentence() -> None:
-    none = row("none", 1536, 0.55, 1)
-    said = recommend([none, row("noise 2", 1536, 0.2, 0.3), row("int8", 388, 0.54, 0.99), row("x", 96, 0.3, 0.97)])
-    assert said.startswith("x: ")
-    assert "0.55 to 0.30" in said
-    assert "96 bytes" in said
-    assert "1,536" in said
-    assert "protect the vectors" in recommend([none, row("noise 2", 1536, 0.2, 0.3), row("int8", 388, 0.54, 0.99)])

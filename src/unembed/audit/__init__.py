@@ -26,4 +26,5 @@ What it says:
     defence_choice.py  which defence is worth its price
     baseline.py        what was known before, and the gate
     html.py, json_report.py, sarif.py, summary.py, writing.py: a report on a page, in files, in a terminal
+    values.py: numbers and evidence in words
 """

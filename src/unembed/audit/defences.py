@@ -168,14 +168,3 @@ def _figure(values: Sequence[float], seed: int) -> dict[str, float]:
     scores = metrics.mean(values)
     low, high = scores.interval(seed=seed)
     return {"value": round(scores.value, 4), "low": round(low, 4), "high": round(high, 4), "n": len(values)}
-
-
-def recommend(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which row is worth its price (`defence_choice`), and the price; or that none is."""
-    from unembed.audit.defence_choice import choose
-
-    number, why = choose(rows)
-    if number is None:
-        return why
-    best, plain = rows[number], next(row for row in rows if row["name"] == NONE)
-    return f"{best['name']}: {why} A vector takes {best['bytes']:,} bytes, without a defence {plain['bytes']:,}."

@@ -77,17 +77,13 @@ def audit(
         from unembed.cli.terminal import console
 
         show_audit(console(), report, before, written, gate)
-        if report.defences:
-            from unembed.audit.defences import recommend
-
-            click.echo(f"defences  {printable(recommend(report.defences))}")
     if report.about["interrupted"]:
         further = "; the same command goes on from there" if output is not None else ""
         ctx.exit(say(f"interrupted, the report is of what was done by then{further}", INTERRUPTED))
     if gate:
         ctx.exit(GATE)
     if report.about["failed"]:
-        ctx.exit(say(f"{report.about['failed']} collections could not be audited; the report says why", 1))
+        ctx.exit(say("not everything could be audited; the report says what and why", 1))
 
 
 class _Bars:

@@ -5,7 +5,7 @@ its surrogate see mapped vectors.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,11 +17,9 @@ from unembed.alignment.local import LocalMap
 from unembed.config import Recipe
 from unembed.decoding.inversion import Inversion
 from unembed.decoding.options import Decoding
-from unembed.denoiser.model import Denoiser
 from unembed.encoders.checks import check_recipe
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.encoders.fast_batches import FastEncoder
-from unembed.errors import CheckpointError, printable
 from unembed.inverter.inverter import Inverter
 from unembed.search.encoder_calls import fast_lane
 from unembed.search.options import Search

@@ -184,7 +184,8 @@ def name_of(vectors: Floats) -> tuple[str, str]:
     if len(likely) == 1:
         return likely[0].name, f"these vectors are probably {likely[0].name}'s ({'; '.join(likely[0].reasons)})"
     names = ", ".join(one.name for one in guesses if one.likelihood == "possible")
-    return "unknown", f"nothing says which encoder made these vectors; possible are {names or 'none that is known'}"
+    possible = f"possible are {names}" if names else "none that is known fits"
+    return "unknown", f"nothing says which encoder made these vectors; {possible}"
 
 
 def _folds(n: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
