@@ -22,6 +22,7 @@ from unembed.config import Config, ModelConfig, Recipe, config_to_dict
 from unembed.errors import ConfigError
 from unembed.storage.checkpoint import build_denoiser, save_inverter, save_pt
 
+ALIGNER = "an aligner reads another encoder's (`unembed align`)"
 UNIT = np.eye(16, dtype=np.float32)
 
 
@@ -140,8 +141,8 @@ def test_any_text_goes_round(minilm, real_model, monkeypatch):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (UNIT[:7, :9], "embedding has 9 dimensions, this inverter takes 16 (fake)"),
-        (UNIT[0, :9], "embedding has 9 dimensions, this inverter takes 16 (fake)"),
+        (UNIT[:7, :9], f"embedding has 9 dimensions, this inverter takes 16 (fake); {ALIGNER}"),
+        (UNIT[0, :9], f"embedding has 9 dimensions, this inverter takes 16 (fake); {ALIGNER}"),
         (UNIT.reshape(2, 8, 16), "array has 3 axes, expected rows of embeddings"),
         (np.float32(1), "array has 0 axes, expected rows of embeddings"),
         (UNIT[:0], "holds no embeddings, expected at least 1"),
@@ -218,7 +219,7 @@ def test_bad_standard_input(model):
         "standard input: line 1 is not JSON (Expecting ',' delimiter: line 1 column 6 (char 5))"
     )
     assert refused(*call, stdin="[1, 0]") == (
-        "standard input: embedding has 2 dimensions, this inverter takes 16 (fake)"
+        f"standard input: embedding has 2 dimensions, this inverter takes 16 (fake); {ALIGNER}"
     )
     assert refused(*call, stdin="") == "standard input: holds no embeddings, expected at least 1"
     assert refused(*call, stdin=json.dumps([float("nan")] * 16)) == (

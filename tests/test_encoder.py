@@ -494,7 +494,8 @@ def test_local_folder_of_a_known_name_is_found(tmp_path: Path, monkeypatch) -> N
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_load_and_known_recipes_equal_them(path: Path) -> None:
     config = load_config(path)
-    assert RECIPES[config.encoder.encoder] == config.encoder
+    if not config.encoder.encoder.startswith("out/"):  # a folder, which has no name
+        assert RECIPES[config.encoder.encoder] == config.encoder
 
 
 def test_every_known_recipe_has_a_config() -> None:
