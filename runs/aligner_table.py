@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import ortho_group
 from scripts import run
 
+from unembed.alignment.linear import normalised
 from unembed.corpus.held_out import truths
 from unembed.corpus.sources import read_texts
 from unembed.denoiser.precision import granted
@@ -137,16 +138,16 @@ def _cased(domain: str, cut: list[str]) -> list[str]:
 
 
 def _defence(name: str, dimension: int, deviation: float) -> Any:
-    """A change of vectors (n, d), float32."""
+    """A change of vectors (n, d) of length 1, to such of length 1."""
     random = np.random.default_rng(0)
     if name == "rotation":
         turn = ortho_group.rvs(dimension, random_state=0).astype(np.float32)
         return lambda x: x @ turn
     if name == "int8":
-        return lambda x: np.round(x * (127 / (4 * deviation))).clip(-127, 127) * np.float32(4 * deviation / 127)
+        return lambda x: normalised(np.round(x * (127 / (4 * deviation))).clip(-127, 127))
     if name.startswith("noise-"):
         strength = float(name.removeprefix("noise-")) * deviation
-        return lambda x: x + random.normal(0, strength, x.shape).astype(np.float32)
+        return lambda x: normalised(x + random.normal(0, strength, x.shape))
     return lambda x: x
 
 
