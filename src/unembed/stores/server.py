@@ -6,6 +6,7 @@ again with fewer rows. Keys come from the environment, or a user and password fr
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -94,7 +95,7 @@ class Server:
             raise UnembedError(f"{self.shown}: the answer is not JSON; check the address") from error
 
 
-class HttpStore:
+class HttpStore(ABC):
     """A store behind HTTP. A subclass says what is in it and gives its records; this makes rows of them."""
 
     kind = ""
@@ -108,17 +109,17 @@ class HttpStore:
         """Close the connections."""
         self._server.close()
 
+    @abstractmethod
     def collections(self) -> list[Collection]:
         """All that hold vectors. Raises DataError, UnembedError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def records(self, name: str, size: int) -> tuple[int | None, Iterator[list[Record]]]:
         """The dimension of a collection, where it is known, and its records, `size` at most at once.
 
         Raises:
             DataError: there is no such collection.
         """
-        raise NotImplementedError
 
     def rows(self, name: str, batch: int = BATCH) -> Iterator[Rows]:
         """All rows of a collection in the order in which the server gives them. Raises as `Store.rows`."""
