@@ -300,3 +300,16 @@ def test_no_map_is_made_of_vectors_that_match_nothing(inverter: Inverter) -> Non
     vectors = RNG.standard_normal((450, S)).astype(np.float32)
     with pytest.raises(UnembedError, match="no map was found between 450 vectors and 450 texts"):
         align_unpaired(inverter, vectors, tiny_texts(450), "theirs")
+
+
+def test_few_pairs_and_other_texts_by_the_command(model: str, tmp_path: Path, turned: Turned) -> None:
+    """A blank line among the other texts is passed over."""
+    texts = tiny_texts(10, 1)
+    rows = zip(texts, turned.encode(texts).tolist(), strict=True)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"text": text, "embedding": row}) + "\n" for text, row in rows))
+    (tmp_path / "more.txt").write_text("\n\n".join(tiny_texts(30, 2)) + "\n")
+    call = ["align", "--pairs", str(pairs), "--encoder", "turned", "--model", model, "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*call, "--texts", str(tmp_path / "more.txt")])
+    assert done.exit_code == 0, done.output
+    assert "10 pairs of turned" in done.stdout

@@ -174,7 +174,6 @@ def test_an_aligner_is_made_by_asking(
     call = ["align", "--texts", texts, "--encoder-url", service.url, "--encoder", "fake", "--dimension", 16]
     done = run(*call, "--model", model, "-o", tmp_path / "aligner")
     assert "30 pairs of fake" in done.stdout
-    assert "asked the encoder for 30 texts" in done.stdout
     assert "asked for 31 texts" in done.stderr
     service.asked.clear()
     e = tmp_path / "e.npy"

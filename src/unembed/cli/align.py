@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from unembed.config import Recipe
     from unembed.encoders.encoder import Encoder
     from unembed.inverter import Inverter
-
-MORE_TEXTS = 2000  # beside pairs
 
 
 @click.command()
@@ -50,7 +47,7 @@ def align(
     --vectors and --texts, some thousand of each. Beside --pairs --texts are others of the kind, which help where pairs
     are few.
     """
-    if (pairs is None) + (texts is None) + (vectors is None) == 3 or (vectors is not None and texts is None):
+    if texts is None and (pairs is None or vectors is not None):
         raise InputError("expected --pairs, or --texts with --encoder or --encoder-url, or --vectors with --texts")
     if pairs is not None and vectors is not None:
         raise InputError("--vectors are for where there are no --pairs, expected one of the two")
@@ -78,19 +75,16 @@ def align(
         aligner = fits.align_unpaired(inverter, found, several, recipe, seed=seed, show_progress_bar=bars)
     else:
         more: list[str] = []
-        spent: dict[str, int] = {}
         if texts is not None and pairs is None:
             asked = _asked(inverter, encoder, encoder_url, dimension, where)
             read, recipe = fits.asked_pairs(read_texts(texts), asked, limit, bars), asked.recipe
-            spent = {"asked": len(read.texts), "tokens": sum(map(len, inverter.tokenizer.encode_batch(read.texts)))}
         else:
             read = fits.read_pairs(chain.from_iterable(one.pairs() for one in sources), limit, str(pairs))
             recipe = _named(encoder, read.vectors, where)
-            more = list(islice(read_texts(texts), MORE_TEXTS)) if texts is not None else []
+            more = list(islice(filter(str.strip, read_texts(texts)), fits.MEANS)) if texts is not None else []
         if read.skipped:
             say(f"note: {read.skipped:,} rows without a text or a vector are left out")
         aligner = fits.align(inverter, read, recipe, more_texts=more, seed=seed, show_progress_bar=bars)
-        aligner = replace(aligner, about={**aligner.about, **spent})
     aligner.save(output)
     about = dict(aligner.about)
     if as_json:
@@ -98,8 +92,6 @@ def align(
         return
     made = f"{about['pairs']:,} pairs" if about["pairs"] else f"{about['vectors']:,} vectors, no pairs,"
     click.echo(f"{made} of {aligner.source.encoder} -> {output}")
-    if "asked" in about:
-        click.echo(f"asked the encoder for {about['asked']:,} texts, {about['tokens']:,} of the inverter's tokens")
     for name, text in (("cosine", "cosine to the true vectors"), ("token_f1", "token F1 of recovered texts, blind")):
         if name in about:
             low, high = about[name]["interval"]
