@@ -232,6 +232,10 @@ def test_recover_wants_one_collection_of_its_dimension(tiny: Run, tmp_path: Path
     out = tiny("recover", "db", "-o", tmp_path / "x.jsonl", code=2)
     assert "has 2 collections, choose one with #NAME: docs, faint" in out.stderr
     store.describe("docs", encoder="openai/text-embedding-3-small")
+    store.notes.append("data_level0.bin: is cut short\x1b[2J")
+    assert (
+        "note: data_level0.bin: is cut short\ufffd[2J" in tiny("recover", "db#docs", "-o", tmp_path / "z.jsonl").stderr
+    )
     assert "this inverter is for fake" in tiny("recover", "db#docs", "-o", tmp_path / "x.jsonl").stderr
     store.kept["docs"] = store.kept["docs"][0], rows(VECTORS[:, :8])
     assert "takes 16" in tiny("recover", "db#docs", "-o", tmp_path / "y.jsonl", code=2).stderr
