@@ -17,7 +17,7 @@ from fakes import LocalEncoder, fake_encoder, local_parts, save_tiny_inverter, t
 from unembed.cli import bulk
 from unembed.cli.bulk import invert_file
 from unembed.cli.options import Plan
-from unembed.decoding.inversion import NEAR
+from unembed.decoding.inversion import PLAUSIBLE
 from unembed.encoders.embedding_files import open_vectors, scan
 from unembed.errors import InputError, OutputError
 from unembed.inverter import Inverter
@@ -307,15 +307,17 @@ def test_guided_rows_say_what_was_found_and_in_what_time(tmp_path):
     vectors = open_vectors(str(tmp_path / "in.npy"))
     invert_file(inverter, vectors, scan(vectors, inverter.recipe), tmp_path / "out.jsonl", planned(max_calls=1000))
     rows = guided((tmp_path / "out.jsonl").read_bytes())
-    assert (rows[0]["text"], rows[0]["exact"], rows[0]["near"]) == (texts[0], True, True)
+    assert (rows[0]["text"], rows[0]["exact"], rows[0]["plausible"]) == (texts[0], True, True)
     assert rows[0]["encoder_calls"] < 1000 == rows[1]["encoder_calls"]
-    assert (rows[1]["exact"], rows[1]["near"]) == (False, rows[1]["cosine"] >= NEAR)
+    assert (rows[1]["exact"], rows[1]["plausible"]) == (False, rows[1]["cosine"] >= PLAUSIBLE)
     # Small batches, so that each row is told of; nothing is left behind.
     assert seen == [(torch.get_num_threads(), tmp_path / "out.jsonl.journal")] * (2 // torch.get_num_threads())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.jsonl", "out.jsonl.state.json"]
     run(inverter, vectors, tmp_path / "blind.jsonl")
     assert seen[-1][0] == 2
-    assert not {"seconds", "exact", "near"} & set(json.loads((tmp_path / "blind.jsonl").read_text().splitlines()[0]))
+    assert not {"seconds", "exact", "plausible"} & set(
+        json.loads((tmp_path / "blind.jsonl").read_text().splitlines()[0])
+    )
 
 
 KILLED = """

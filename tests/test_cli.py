@@ -393,23 +393,23 @@ def test_a_pipe_gets_what_a_terminal_shows(run, local):
         assert re.match(rf"exact after \d+\.\d s, {one.encoder_calls} encoder calls", ended)
     results = json.loads(run("invert", *SEARCHED, "--max-calls", CALLS, "--json").stdout)["results"]
     assert [(row["text"], row["encoder_calls"]) for row in results] == [(one.text, one.encoder_calls) for one in found]
-    assert all(row["exact"] and row["near"] and row["seconds"] > 0 for row in results)
+    assert all(row["exact"] and row["plausible"] and row["seconds"] > 0 for row in results)
     (lost,) = json.loads(run("invert", TEXTS[1], "--max-calls", 20, "--json").stdout)["results"]
-    assert (lost["exact"], lost["near"]) == (False, True)
+    assert (lost["exact"], lost["plausible"]) == (False, True)
     ended = run("invert", TEXTS[1], "--max-calls", 20).stdout.splitlines()[-1]
     assert re.fullmatch(r"not exact after \d+\.\d s, 20 encoder calls, which is all that it may spend", ended)
 
 
 def test_a_vector_that_no_text_has_is_told_of(run, local, terminal, monkeypatch):
-    monkeypatch.setattr("unembed.decoding.inversion.NEAR", 0.999)  # in 64 dimensions a few words are near anything
+    monkeypatch.setattr("unembed.decoding.inversion.PLAUSIBLE", 0.999)  # in 64 dimensions a few words are near anything
     rows = json.dumps(np.eye(64)[0].tolist())
     call = ["invert", "--embeddings", "-", "--max-calls", 20]
     shown = plain(run(*call, input=rows, env=terminal).stdout)
     assert re.search(
-        r"nothing near was found after \d\.\d s, 20 encoder calls: this may be no embedding of this encoder", shown
+        r"nothing close was found after \d\.\d s, 20 encoder calls: this may be no embedding of this encoder", shown
     )
     (row,) = json.loads(run(*call, "--json", input=rows).stdout)["results"]
-    assert (row["exact"], row["near"]) == (False, False)
+    assert (row["exact"], row["plausible"]) == (False, False)
 
 
 def test_prepare_train_evaluate(run, tmp_path):

@@ -104,6 +104,21 @@ def test_a_hash_is_enough(inverter: KnowingInverter) -> None:
     assert all(row.text[0].isupper() for row in found.recovered)
 
 
+def test_texts_and_hashes_that_are_left_out_decide_nothing(inverter: KnowingInverter) -> None:
+    hashes = [f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" for text in STORED]
+    stored = rows(VECTORS, STORED, hashes=hashes)
+    found = one(inverter, stored, {"encoder": "fake"}, sample=30, seconds=2.0, without_texts=True)
+    bare = one(inverter, rows(VECTORS), {"encoder": "fake"}, sample=30, seconds=2.0)
+    assert found.status_counts == bare.status_counts
+    assert found.status_counts["exact"] == 30
+    assert (found.token_f1, found.personal) == (None, bare.personal)
+    assert all(row.truth is None for row in found.recovered)
+    assert any("--without-texts" in line for line in found.not_tried)
+    # Nor are they pairs for an aligner.
+    assert one(inverter, rows(turned(VECTORS), STORED), sample=30).attack == "aligned"
+    assert one(inverter, rows(turned(VECTORS), STORED), sample=30, encoder="other", without_texts=True).attack == ""
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("told", [True, False])
 def test_random_vectors_give_nothing(inverter: KnowingInverter, told: bool, seed: int) -> None:
@@ -212,7 +227,7 @@ def test_an_address_is_asked_and_told_and_let_go(inverter: KnowingInverter, monk
             asked.append("closed")
             super().close()
 
-    for module in ("attack", "audit"):
+    for module in ("attack", "running"):
         monkeypatch.setattr(f"unembed.audit.{module}.RemoteEncoder", Remote)
     store = MemoryStore(docs=rows(VECTORS)).describe("docs", rows=240, encoder="fake")
     report = run(inverter, store, sample=20, encoder_url="http://127.0.0.1:9/v1/embeddings")

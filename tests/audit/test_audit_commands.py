@@ -1,6 +1,8 @@
 """`unembed audit`, `stores` and `recover` as a user meets them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,9 @@ def test_defences_are_priced_and_one_line_recommends(run: Run) -> None:
         (["db", "--seconds", "-1"], "seconds is -1"),
         (["db", "--encoder-model", "x"], "encoder_model"),
         (["db", "--baseline", "no.json"], "no.json"),
+        (["db", "-o", __file__], "test_audit_commands.py: is a file, expected a folder for the report"),
+        (["db", "-o", f"{__file__}/x"], "test_audit_commands.py is a file, expected a folder for the report"),
+        (["db", "--device", "tpu"], "device is 'tpu'"),
         ([], "Missing argument"),
     ],
 )
@@ -120,6 +125,32 @@ def test_wrong_calls_are_one_line(run: Run, arguments: list[str], said: str) -> 
     error = run("audit", *arguments, code=2).stderr
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_wrong_call_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = """
+import sys
+from unembed.audit.audit import audit
+try:
+    audit([sys.argv[1]])
+except ValueError as error:
+    print(error, 'torch' in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "no"], capture_output=True, text=True, check=True)
+    assert "no such file or folder" in done.stdout
+    assert done.stdout.endswith(" False\n")
+
+
+def test_vectors_alone_are_audited_without_texts(run: Run) -> None:
+    told = json.loads(run("audit", "db#docs", "--sample", 40, "--without-texts", "--json").stdout)
+    (one,) = told["collections"]
+    assert one["token_f1"] is None
+    assert not one["status_counts"]["proved"]
+    assert sum(one["status_counts"].values()) == 40
+    assert not any(kind["truth"] for kind in one["personal"].values())
+    assert any("--without-texts" in line for line in one["not_tried"])
+    (both,) = json.loads(run("audit", "db#docs", "--sample", 40, "--json").stdout)["collections"]
+    assert both["token_f1"]["value"] > 0.5
 
 
 def test_stores_lists_collections_and_reads_no_row(run: Run, store: MemoryStore) -> None:
@@ -201,6 +232,10 @@ def test_recover_wants_one_collection_of_its_dimension(tiny: Run, tmp_path: Path
     out = tiny("recover", "db", "-o", tmp_path / "x.jsonl", code=2)
     assert "has 2 collections, choose one with #NAME: docs, faint" in out.stderr
     store.describe("docs", encoder="openai/text-embedding-3-small")
+    store.notes.append("data_level0.bin: is cut short\x1b[2J")
+    assert (
+        "note: data_level0.bin: is cut short\ufffd[2J" in tiny("recover", "db#docs", "-o", tmp_path / "z.jsonl").stderr
+    )
     assert "this inverter is for fake" in tiny("recover", "db#docs", "-o", tmp_path / "x.jsonl").stderr
     store.kept["docs"] = store.kept["docs"][0], rows(VECTORS[:, :8])
     assert "takes 16" in tiny("recover", "db#docs", "-o", tmp_path / "y.jsonl", code=2).stderr

@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from unembed.alignment.linear import normalised
+from unembed.audit.stored_forms import chosen
+
 WEB = files("unembed") / "server" / "web"
 LENGTH, DIMENSION = 32, 384
 TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -208,13 +211,20 @@ class Handler(BaseHTTPRequestHandler):
             self.json({"error": "there is no such path"}, 404)
 
     def do_POST(self) -> None:
-        """Embeddings and inversions."""
+        """Embeddings, what is kept of them, and inversions."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/v1/embeddings":
             dimension = next(m["dimension"] for m in self.server.models if m["id"] == body["model"])
             vector, tokens = self.server.embed(body["input"], dimension), pieces(body["input"])
             entry = {"index": 0, "embedding": vector.tolist(), "tokens": tokens, "ids": [number(t) for t in tokens]}
             self.json({"object": "list", "data": [entry], "model": body["model"]})
+        elif self.path == "/v1/defences":
+            vector = np.array([body["embeddings"]], np.float32)
+            form = chosen(body["kind"], body.get("amount"))(vector, np.random.default_rng(0))
+            kept = form.store(vector)
+            (found,) = normalised(np.pad(kept, ((0, 0), (0, vector.shape[1] - kept.shape[1]))))
+            entry = {"index": 0, "embedding": found.tolist(), "cosine": float(found @ vector[0])}
+            self.json({"object": "list", "data": [entry], "bytes": form.bytes, "numbers": kept.shape[1]})
         else:
             self.invert(body)
 

@@ -63,6 +63,44 @@ def test_nothing_moves_while_passes_arrive(visit: Open, canned: FakeServer) -> N
     assert page.shifts() - before < 0.001
 
 
+def test_what_the_server_does_not_keep_is_told_and_asked_for_again(visit: Open, canned: FakeServer) -> None:
+    page = visit(f"{canned.url}#encoder=without")
+    page.expected = ("429",)
+    page.invert("a cat")
+    too_many = '{"error": {"message": "more than 300 requests in a minute", "type": "rate_limited"}}'
+    page.page.route("**/v1/defences", lambda route: route.fulfill(status=429, body=too_many))
+    page.choose("defence", "noise")
+    expect(page.find("#defence-cost")).to_have_text(
+        "What is kept of it is not known. More than 300 requests in a minute."
+    )
+    assert page.find("#defence-cost.error").count() == 1
+    page.find("#invert").click()
+    expect(page.find("#error")).to_have_text("More than 300 requests in a minute.")
+    page.finished()
+    page.page.unroute("**/v1/defences")
+    page.strength(50)
+    expect(page.find("#defence-cost strong")).to_be_visible()
+    assert page.find("#defence-cost.error").count() == 0
+    page.invert()
+    assert page.find("#error").is_hidden()
+
+
+def test_a_late_answer_for_another_defence_is_dropped(visit: Open, canned: FakeServer) -> None:
+    page = visit(f"{canned.url}#encoder=without")
+    page.invert("a cat")
+    held: list[Route] = []
+    page.page.route("**/v1/defences", lambda route: held.append(route))
+    with page.page.expect_request("**/v1/defences"):
+        page.choose("defence", "noise")
+    page.choose("defence", "none")
+    expect(page.find("#defence-cost")).to_have_text("As the encoder made it.")
+    before = page.find(".strip .bars").get_attribute("d")
+    held[0].continue_()
+    page.page.wait_for_timeout(300)
+    assert page.text("#defence-cost") == "As the encoder made it."
+    assert page.find(".strip .bars").get_attribute("d") == before
+
+
 def test_an_unreachable_server_is_told_in_words(visit: Open, canned: FakeServer) -> None:
     page = visit(canned.url)
     page.expected = ("ERR_INTERNET_DISCONNECTED",)

@@ -100,11 +100,13 @@ def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: s
     unprotected = page.find(".strip .bars").get_attribute("d")
     sent: list[Any] = []
     page.page.on("request", lambda request: sent.append(request.post_data_json) if "invert" in request.url else None)
-    for kind in ("none", "noise", "rounding", "dropping"):
+    for kind in ("none", "noise", "rounding", "dropping", "rotation"):
         page.choose("defence", kind)
         if kind != "none":
-            page.strength(100)
-            assert -0.5 < float(page.text("#defence-cost strong").replace("\u2212", "-")) < 0.95
+            if kind != "rotation":  # which has no strength
+                page.strength(100)
+            expect(page.find("#defence-cost strong")).to_be_visible()
+            assert -0.9 < float(page.text("#defence-cost strong").replace("\u2212", "-")) < 0.95
         assert (page.find(".strip .bars").get_attribute("d") == unprotected) == (kind == "none")
         with page.page.expect_request("**/v1/invert"):
             page.find("#invert").click()
@@ -118,6 +120,43 @@ def test_a_defence_changes_the_vector_before_it_is_inverted(visit: Open, real: s
             assert np.allclose(np.abs(given), 0.25)
         if kind == "dropping":
             assert np.count_nonzero(given) == 1
+    assert page.find("#strength").is_disabled()
+
+
+def test_an_inversion_right_after_a_change_has_the_new_defence(visit: Open, real: str) -> None:
+    page = visit(f"{real}#encoder=without")
+    page.invert(TEXT)
+    page.choose("defence", "rounding")
+    page.strength(100)
+    with page.page.expect_request("**/v1/invert") as sent:
+        page.find("#invert").click()
+    assert np.allclose(np.abs(sent.value.post_data_json["embeddings"]), 0.25)
+    page.finished()
+
+
+def test_only_the_last_of_many_strengths_is_asked_for_and_a_link_shows_the_same(visit: Open, real: str) -> None:
+    page = visit(f"{real}#encoder=without")
+    page.invert(TEXT)
+    page.choose("defence", "noise")
+    expect(page.find("#defence-cost strong")).to_be_visible()
+    asked: list[float] = []
+    page.page.on("request", lambda one: "defences" in one.url and asked.append(one.post_data_json["amount"]))
+    page.page.evaluate(
+        """for (let i = 0; i <= 50; i++) {
+          document.querySelector("#strength").value = i;
+          document.querySelector("#strength").dispatchEvent(new Event("input"));
+        }"""
+    )
+    expect(page.find("#defence-cost")).to_contain_text("Gaussian noise of 0.014 on each number. Similarity")
+    assert asked == [pytest.approx(0.001 * 200**0.5)]
+    page.invert()  # which asks for nothing that is known
+    assert len(asked) == 1
+    other = visit(page.page.url)
+    other.finished()
+    expect(other.find("trial-table tbody tr")).to_have_count(1)
+    for shown in ("#defence-cost", "trial-table td.number >> nth=0", ".answer"):
+        assert other.find(shown).text_content() == page.find(shown).text_content()
+    assert other.find(".strip .bars").get_attribute("d") == page.find(".strip .bars").get_attribute("d")
 
 
 def test_an_embedding_of_unknown_text_is_inverted(visit: Open, real: str) -> None:

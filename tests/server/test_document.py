@@ -20,7 +20,7 @@ WANTED = (
 
 OPERATIONS = (
     "POST /encode", "POST /decode", "GET /random", "GET /queue", "GET /health",
-    "POST /v1/invert", "POST /v1/embeddings", "GET /v1/models",
+    "POST /v1/invert", "POST /v1/embeddings", "POST /v1/defences", "GET /v1/models",
     "GET /v1/models/{name}",
 )  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_docs_needs_no_script_and_no_other_host(client: Client) -> None:
     assert "//" not in page.text.replace(f"curl {str(client.base_url).rstrip('/')}", "")
     assert f"curl {str(client.base_url).rstrip('/')}/v1/invert " in page.text
     assert "above 0" in page.text  # of seconds
-    for path in ("/encode", "/decode", "/v1/invert", "/v1/embeddings", "/v1/models"):
+    for path in ("/encode", "/decode", "/v1/invert", "/v1/embeddings", "/v1/defences", "/v1/models"):
         assert f"{path}</code>" in page.text
     assert "style-src 'sha256-" in page.headers["content-security-policy"]
 

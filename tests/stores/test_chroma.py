@@ -283,8 +283,9 @@ def test_an_index_cut_in_half(copy: Path, old: tuple[Path, Any], opened: Open) -
     read = Read(store, "synced")
     missing = np.isnan(read.vectors).any(axis=1)
     assert 0 < missing.sum() < len(missing)
-    assert any("holds 15 rows of" in note for note in store.notes)
-    assert any("neither in the index nor in the queue" in note for note in store.notes)
+    assert any("is cut short, it holds 15 rows of" in note for note in store.notes)
+    assert any("vector is lost, since the file of the index is cut short" in note for note in store.notes)
+    assert not any("neither in the index nor in the queue" in note for note in store.notes)
     expected = dict(zip(old[1]["rows"]["synced"]["ids"], old[1]["rows"]["synced"]["vectors"], strict=True))
     for name, vector in zip(np.array(read.ids)[~missing], read.vectors[~missing], strict=True):
         np.testing.assert_allclose(vector, expected[str(name)], rtol=2e-6)

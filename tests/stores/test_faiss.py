@@ -144,6 +144,20 @@ def test_a_damaged_file_is_one_line(flat, name):
     tracemalloc.stop()
     assert str(caught.value).startswith(str(flat))
     assert "\n" not in str(caught.value)
+    if name in ("empty", "half"):
+        assert "is cut short or damaged, expected a whole FAISS index: take it from a backup" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("ret ==", "Error", "fourcc", "0x"))
+
+
+def test_what_is_no_index_of_float32_vectors_is_said(flat):
+    flat.write_text("some words of a text file")
+    with pytest.raises(DataError, match=r"does not begin as a FAISS index does, expected a file that"):
+        open_faiss(str(flat)).collections()
+    index = faiss.IndexBinaryFlat(64)
+    index.add(np.zeros((10, 8), np.uint8))
+    faiss.write_index_binary(index, str(flat))
+    with pytest.raises(DataError, match="is a FAISS index of binary vectors, which are not read"):
+        open_faiss(str(flat)).collections()
 
 
 def test_a_damaged_file_leaves_the_others(flat):

@@ -177,15 +177,22 @@ def test_damaged_tables_are_one_line(tmp_path):
     store.collections()
     (data,) = (tmp_path / "notes.lance").glob("data/*.lance")
     (manifest,) = (tmp_path / "notes.lance").glob("_versions/*.manifest")
-    for file, size in ((data, data.stat().st_size // 2), (manifest, manifest.stat().st_size // 2)):
-        file.write_bytes(file.read_bytes()[:size])
+    place = tmp_path / "notes.lance"
+
+    def said() -> str:
         with unchanged(tmp_path), pytest.raises(DataError) as caught:
             list(store.rows("notes"))
-        assert "notes.lance" in str(caught.value)
-        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    for file in (data, manifest):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        assert said() == f"{place}: a file of it is cut short or damaged: take the table from a backup"
+        file.write_bytes(whole)
     data.unlink()
-    with pytest.raises(DataError, match=r"notes\.lance"):
-        list(store.rows("notes"))
+    assert said() == f"{place}: its file data/{data.name} is missing: take the table from a backup"
+    manifest.unlink()
+    assert "_versions) is missing" in said()
 
 
 def test_a_table_whose_rows_are_elsewhere_is_not_followed(tmp_path, quick):

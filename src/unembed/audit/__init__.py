@@ -3,7 +3,8 @@
 What an audit does:
 
     options.py         what a user chooses
-    audit.py           all collections of some stores, one after the other
+    audit.py           the call: what may be wrong with it, before anything is loaded
+    running.py         all collections of some stores, one after the other
     collections.py     which collections a URI means
     one_collection.py  one collection: drawn, attacked, judged
     sample.py          a uniform sample in one pass

@@ -1,9 +1,19 @@
 """Which collections a URI means."""
 
+from dataclasses import dataclass
+
 from unembed.errors import DataError, printable
 from unembed.stores.store import Collection, Store
 
 NAMED = 8  # collections that a message names
+
+
+@dataclass(frozen=True)
+class Place:
+    """One collection of one store."""
+
+    store: Store
+    collection: Collection
 
 
 def collections(store: Store, chosen: str) -> list[Collection]:

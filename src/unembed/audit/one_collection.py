@@ -97,6 +97,8 @@ class CollectionAudit:
             not_tried += self._long(sample, attack)
         else:
             not_tried.append(attack)
+        if self.options.without_texts:
+            not_tried.append("the store's texts and hashes: --without-texts leaves them out")
         audited = self._audited(sample, which, attack, judged, about)
         audited = replace(
             audited, tried=tuple(tried), not_tried=tuple(not_tried), encoder_calls=calls,
@@ -116,7 +118,10 @@ class CollectionAudit:
 
         until = None if self.clock.until is None else now + (self.clock.until - now) / 2
         name = self.collection.name
-        sample = draw(self.store.rows(name), self.size, seed=self.options.seed, name=name, until=until, look=look)
+        batches = self.store.rows(name)
+        if self.options.without_texts:
+            batches = (replace(rows, texts=[None] * len(rows), hashes=None) for rows in batches)
+        sample = draw(batches, self.size, seed=self.options.seed, name=name, until=until, look=look)
         about = dict(statistics.report())
         self.journal.keep_sample(sample, about)
         return sample, about
@@ -178,7 +183,8 @@ class CollectionAudit:
             )
         bad = about.get("unreadable", 0) + about.get("zero", 0)
         if bad:
-            yield f"{bad:,} rows that hold no vector are left out (NaN, infinite or all zeros)"
+            why = "NaN, infinite, all zeros, or missing in the store's files"
+            yield f"{bad:,} rows that hold no vector are left out ({why})"
 
     def _long(self, sample: Sample, attack: Attack) -> list[str]:
         """What is said of texts that cannot come back whole."""

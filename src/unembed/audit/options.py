@@ -23,8 +23,10 @@ class AuditOptions:
         encoder_model: what the address calls it.
         aligner: folder of an aligner, for collections of another encoder than the inverter's.
         model: the inverter; the packaged one where not given.
-        device: of the inverter.
+        device: of the inverter, as torch names it; auto: cuda where there is one.
         defences: price them on the largest collection.
+        without_texts: use neither texts nor hashes of the store, as who has its vectors alone. The encoder alone
+            decides what came back.
         show_text: whether reports show recovered text.
     """
 
@@ -39,6 +41,7 @@ class AuditOptions:
     model: str | None = None
     device: str = "cpu"
     defences: bool = False
+    without_texts: bool = False
     show_text: bool = False
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ MEANINGS = {
     "critical": "whole texts of a tenth of the rows or more; a secret that may work; identifying personal data",
     "high": "whole texts of fewer rows; most words of a tenth or more; what the owner believes deleted; names",
     "medium": "most words of fewer rows; topics of a tenth or more; what makes recovery easier, or more people able to",
-    "low": "topics of fewer rows; which encoder to use",
+    "low": "topics of fewer rows; which encoder to use; what was written before a change",
     "note": "nothing; a limit of the audit",
 }
 
@@ -202,6 +202,16 @@ RULES = {
             (LLM09, LLM02, CWE_200),
         ),
         Rule(
+            "queued-changes",
+            "Changes are kept in a queue",
+            "The queue holds vectors and texts as they were written, in the same file as the rows. Of rows that were "
+            "changed since it has what they were before.",
+            "Nothing, if the store is protected as texts are. After texts were changed or deleted, clean the queue "
+            "(Chroma: `chroma vacuum`).",
+            ("low",),
+            (LLM09, AISVS_EXPIRY),
+        ),
+        Rule(
             "world-readable",
             "Every user of the machine can read the store",
             "The permissions of its files let any account of the machine copy it.",
@@ -257,7 +267,7 @@ RULES = {
 OF_TRACES = {
     "text": "text-in-clear", "encoder": "encoder-named", "endpoint": "endpoint-named", "secret": "secret-in-store",
     "hash": "text-hashes", "deleted": "deleted-still-there", "version": "earlier-versions", "copy": "copies-beside",
-    "readable": "world-readable",
+    "queue": "queued-changes", "readable": "world-readable",
 }  # fmt: skip
 STATUS_SAYS = {
     "proved": "came back word for word, as the store's own texts or hashes prove",

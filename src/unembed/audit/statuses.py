@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from unembed.alignment.linear import normalised
 from unembed.audit.findings import STATUSES, Rate, share
@@ -227,7 +227,7 @@ def _bound(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return 1.0
-    return float(np.mean(values) + stats.t.ppf(CHANCE, n - 1) * np.std(values, ddof=1) * (1 + 1 / n) ** 0.5)
+    return float(np.mean(values) + stdtrit(n - 1, CHANCE) * np.std(values, ddof=1) * (1 + 1 / n) ** 0.5)
 
 
 def _steps(n: int) -> list[int]:

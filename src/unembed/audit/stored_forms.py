@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.alignment.linear import normalised
+from unembed.errors import InputError
 
 Floats = NDArray[np.float32]
 Map = Callable[[Floats], Floats]
@@ -24,6 +25,9 @@ class Form(NamedTuple):
     store: Map
     query: Map
     note: str = ""
+
+
+Fit = Callable[[Floats, np.random.Generator], Form]
 
 
 def noise(deviation: float, generator: np.random.Generator) -> Map:
@@ -50,34 +54,39 @@ def plain(x_ND: Floats, _: np.random.Generator) -> Form:
     return Form(4 * x_ND.shape[1], _same, _same)
 
 
-def noisy(length: float) -> Callable[[Floats, np.random.Generator], Form]:
-    """Noise whose vector has so many times the length of theirs; questions have none."""
+def noisy(deviation: float) -> Fit:
+    """Gaussian noise of a standard deviation on each number; questions have none."""
 
     def fit(x_ND: Floats, generator: np.random.Generator) -> Form:
-        d = x_ND.shape[1]
-        add = noise(length / d**0.5, generator)
-        return Form(4 * d, lambda x: normalised(add(x)), _same, "questions have no noise")
+        add = noise(deviation, generator)
+        return Form(4 * x_ND.shape[1], lambda x: normalised(add(x)), _same, "questions have no noise")
 
     return fit
 
 
-def int8(x_ND: Floats, _: np.random.Generator) -> Form:
-    """Eight bits a number and one scale a vector."""
-    return Form(x_ND.shape[1] + 4, rounding(8), _same)
+def noisy_by_length(length: float) -> Fit:
+    """Noise whose vector has so many times the length of theirs."""
+    return lambda x_ND, generator: noisy(length / x_ND.shape[1] ** 0.5)(x_ND, generator)
 
 
-def binary(at_mean: bool) -> Callable[[Floats, np.random.Generator], Form]:
-    """One bit a number: above zero, or above its dimension's mean. Questions too, so that distance is Hamming's."""
+def rounded(bits: int) -> Fit:
+    """So many bits a number, and one scale a vector; a single bit has none, and questions have one bit as well."""
 
     def fit(x_ND: Floats, _: np.random.Generator) -> Form:
-        middle_D = x_ND.mean(0) if at_mean else np.zeros(x_ND.shape[1], np.float32)
-        keep: Map = lambda x: rounding(1)(x - middle_D)  # noqa: E731
-        return Form(-(-x_ND.shape[1] // 8), keep, keep)
+        keep, size = rounding(bits), -(-bits * x_ND.shape[1] // 8)
+        return Form(size, keep, keep) if bits == 1 else Form(size + 4, keep, _same)
 
     return fit
 
 
-def first(share: float) -> Callable[[Floats, np.random.Generator], Form]:
+def binary_at_mean(x_ND: Floats, _: np.random.Generator) -> Form:
+    """One bit a number: above its dimension's mean. Questions too, so that distance is Hamming's."""
+    middle_D = x_ND.mean(0)
+    keep: Map = lambda x: rounding(1)(x - middle_D)  # noqa: E731
+    return Form(-(-x_ND.shape[1] // 8), keep, keep)
+
+
+def first(share: float) -> Fit:
     """The first numbers alone, scaled to length 1."""
 
     def fit(x_ND: Floats, _: np.random.Generator) -> Form:
@@ -88,7 +97,7 @@ def first(share: float) -> Callable[[Floats, np.random.Generator], Form]:
     return fit
 
 
-def principal(share: float) -> Callable[[Floats, np.random.Generator], Form]:
+def principal(share: float) -> Fit:
     """The directions in which the vectors are largest (PCA without centring, so that dot products are kept)."""
 
     def fit(x_ND: Floats, _: np.random.Generator) -> Form:
@@ -123,22 +132,55 @@ def product_quantised(x_ND: Floats, generator: np.random.Generator) -> Form:
     return Form(len(parts), keep, _same, fewer)
 
 
+# Kinds of forms that are fitted to nothing, and what their amount may be.
+AMOUNTS = {
+    "noise": "a standard deviation above 0, at most 1",
+    "rounding": "whole bits from 1 to 8",
+    "dropping": "the share of numbers that is kept, above 0, at most 1",
+    "rotation": "none: a rotation has no strength",
+}
+
 # In this order they are priced; the first is what the others are compared with.
-FORMS: dict[str, Callable[[Floats, np.random.Generator], Form]] = {
+FORMS: dict[str, Fit] = {
     "none": plain,
-    "noise 0.25": noisy(0.25),
-    "noise 0.5": noisy(0.5),
-    "noise 1": noisy(1.0),
-    "noise 2": noisy(2.0),
-    "int8": int8,
-    "binary": binary(at_mean=False),
-    "binary at the mean": binary(at_mean=True),
+    "noise 0.25": noisy_by_length(0.25),
+    "noise 0.5": noisy_by_length(0.5),
+    "noise 1": noisy_by_length(1.0),
+    "noise 2": noisy_by_length(2.0),
+    "int8": rounded(8),
+    "binary": rounded(1),
+    "binary at the mean": binary_at_mean,
     "half of the dimensions": first(1 / 2),
     "a quarter of the dimensions": first(1 / 4),
     "PCA to a quarter": principal(1 / 4),
     "rotation": rotated,
     "product quantisation": product_quantised,
 }
+
+
+def chosen(kind: str, amount: float | None) -> Fit:
+    """A form that needs no vectors to be fitted to, by its kind and strength.
+
+    Args:
+        kind: noise, rounding, dropping or rotation.
+        amount: the noise's standard deviation on each number, the bits a number, or the share of numbers that is kept;
+            a rotation has none.
+
+    Raises:
+        InputError: another kind, or an amount that it does not take.
+    """
+    if kind not in AMOUNTS:
+        raise InputError(f"kind is {kind[:40]!r}, expected one of {', '.join(AMOUNTS)}")
+    if amount is None and kind == "rotation":
+        return rotated
+    if amount is not None:
+        if kind == "noise" and 0 < amount <= 1:
+            return noisy(amount)
+        if kind == "rounding" and amount in range(1, 9):
+            return rounded(int(amount))
+        if kind == "dropping" and 0 < amount <= 1:
+            return first(amount)
+    raise InputError(f"amount is {'missing' if amount is None else f'{amount:g}'}, expected {AMOUNTS[kind]}")
 
 
 def _same(x_ND: Floats) -> Floats:

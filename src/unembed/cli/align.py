@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.command_group import say
-from unembed.cli.options import DEVICES, REMOTE, TEXT_FILES, device_of, option, remote_encoder
+from unembed.cli.options import DEVICES, REMOTE, TEXT_FILES, option, remote_encoder
+from unembed.denoiser.devices import device_of
 from unembed.errors import InputError
 
 if TYPE_CHECKING:

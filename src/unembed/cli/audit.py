@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from unembed.audit.findings import STATUSES
 from unembed.audit.options import SAMPLE, AuditOptions
 from unembed.cli.command_group import INTERRUPTED, say
-from unembed.cli.options import DEVICES, REMOTE, device_of, option
+from unembed.cli.options import DEVICES, REMOTE, option
 from unembed.errors import printable
 
 if TYPE_CHECKING:
@@ -33,10 +34,16 @@ ENCODER = "What made the vectors: a known name, a folder or a Hub id.  [default:
 @option("--model", None, "Inverter: packaged name, folder, .pt file or Hub id.  [default: packaged]", metavar="NAME")
 @click.option("--defences", is_flag=True, help="Price defences: what each takes from the attack and from the search.")
 @option(
-    "--fail-on", None, "Exit with 3 where so much comes back or more; any: every finding of at least low severity.",
+    "--fail-on", None,
+    "Exit with 3 where one sampled row comes back so far or further, if the 95 % interval of the share is above "
+    "chance; any: where a finding has at least low severity, such as a file that every user can read.",
     type=click.Choice(LEVELS), metavar="LEVEL",
 )  # fmt: skip
 @option("--baseline", None, "An earlier report.json; only what is new or worse counts.", metavar="FILE")
+@click.option(
+    "--without-texts", is_flag=True,
+    help="Use neither texts nor hashes of the store: what who has its vectors alone gets. The encoder alone decides.",
+)  # fmt: skip
 @click.option("--show-text", is_flag=True, help="Show recovered texts in the report, which only you may then read.")
 @option("--deadline", None, "Seconds for the whole audit; what is done by then is reported.", type=float)
 @option("--seed", 0, "Decides which rows are drawn, and everything else that is random.", type=click.IntRange(min=0))
@@ -58,7 +65,7 @@ def audit(
     from unembed.audit import json_report
 
     before = None if baseline is None else json_report.read_report(baseline)
-    options = AuditOptions(show_text=show_text, **chosen | {"device": device_of(chosen["device"])})
+    options = AuditOptions(show_text=show_text, **chosen)
     from unembed.audit.audit import audit as run
     from unembed.audit.baseline import reached
 
@@ -87,16 +94,21 @@ def audit(
 
 
 class _Bars:
-    """A bar on standard error for what is done with a collection, if that is a terminal."""
+    """On standard error, if that is a terminal: that it is loading, then a bar for what is done with a collection."""
 
     def __init__(self) -> None:
         self.key: tuple[str, str] | None = None
         self.bar: tqdm[Any] | None = None
+        self.loading = ExitStack()
 
     def __enter__(self) -> "_Bars":
+        from unembed.cli.terminal import working
+
+        self.loading.enter_context(working("opening the store, loading the inverter"))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.loading.close()
         if self.bar is not None:
             self.bar.close()
 

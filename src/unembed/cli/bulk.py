@@ -53,7 +53,7 @@ def record(inversion: Inversion, row: int, label: Label | None = None) -> dict[s
     }
     if inversion.seconds is not None:
         tree["seconds"] = round(inversion.seconds, 3)
-        tree |= {"exact": inversion.exact, "near": inversion.near}
+        tree |= {"exact": inversion.exact, "plausible": inversion.plausible}
     if inversion.candidates:
         tree["candidates"] = [
             {"text": other.text, "cosine": _rounded(other.cosine), "score": round(other.score, 6)}

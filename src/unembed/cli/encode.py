@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.command_group import say
-from unembed.cli.options import DEVICES, ENCODER, TEXT_FILES, check_ending, device_of, option, room_of
+from unembed.cli.options import DEVICES, ENCODER, TEXT_FILES, check_ending, option, room_of
+from unembed.denoiser.devices import device_of
 from unembed.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import sys
 import click
 
 from unembed.cli.command_group import CONTINUE, GreedyCommand
-from unembed.cli.options import DEVICES, TEXT_FILES, device_of, option
+from unembed.cli.options import DEVICES, TEXT_FILES, option
+from unembed.denoiser.devices import device_of
 
 STEPS = ("surrogate", "student", "calibration")
 

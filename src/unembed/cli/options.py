@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import click
 
 from unembed.decoding.options import Decoding
+from unembed.denoiser.devices import device_of
 from unembed.errors import InputError
 from unembed.search.options import Search, options_of
 
@@ -152,20 +153,6 @@ def remote_encoder(
     click.get_current_context().call_on_close(end)  # after an error or Ctrl-C too: it may have cost money
     remote.probe()
     return remote
-
-
-def device_of(name: str) -> str:
-    """A device that torch has. Raises InputError."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if not (number or "0").isdecimal() or int(number or 0) >= here.get(kind, 0):
-        known = ", ".join(kind for kind, count in here.items() if count)
-        raise InputError(f"device is {name!r}, expected one that this machine has ({known}), or auto")
-    return name
 
 
 def check_ending(output: str | None, ending: str) -> None:

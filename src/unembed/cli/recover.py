@@ -68,6 +68,8 @@ def recover(
         vectors = stored(opened, found[0].name, inverter.recipe.dimension)
         bars = sys.stderr.isatty()
         scanned = scan(vectors, inverter.recipe, bars, normalize=True, skip_bad=True)
+        for line in opened.notes:
+            say(f"note: {line}")
         if scanned.bad:
             say(f"note: {scanned.bad:,} of {scanned.rows:,} rows are no embeddings and are left out")
         how = "without --overwrite" if overwrite else "again"

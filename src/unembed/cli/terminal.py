@@ -172,9 +172,9 @@ def outcome(inversion: "Inversion") -> str:
     costs = f"after {inversion.seconds:.1f} s, {inversion.encoder_calls:,} encoder calls"
     if inversion.exact:
         return f"exact {costs}"
-    if inversion.near:
+    if inversion.plausible:
         return f"not exact {costs}, which is all that it may spend"
-    return f"nothing near was found {costs}: this may be no embedding of this encoder"
+    return f"nothing close was found {costs}: this may be no embedding of this encoder"
 
 
 def show_round_trip(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unembed.encoders.encoder import Encoder
 
 EXACT = 1 - 1e-6  # float32 cosine from which a text is the very one: float noise is 2e-7, the next text is at 1 - 1e-3
-NEAR = 0.7  # cosine that a search reaches early for an embedding of the encoder, and hardly ever for another vector
+PLAUSIBLE = 0.7  # cosine that a search reaches early for an embedding of the encoder, hardly ever for another vector
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Inversion:
         return self.cosine is not None and self.cosine >= EXACT
 
     @property
-    def near(self) -> bool:
-        """Whether a search found anything near; else the embedding may be none of this encoder."""
-        return self.cosine is not None and self.cosine >= NEAR
+    def plausible(self) -> bool:
+        """Whether the embedding may be one of this encoder: a search nearly always comes so close to those that are."""
+        return self.cosine is not None and self.cosine >= PLAUSIBLE
 
     @classmethod
     def of_none(cls, why: str) -> "Inversion":

@@ -3,4 +3,5 @@
 model.py            the transformer with AdaLN-Zero
 short_attention.py  attention over short texts on a GPU (Triton)
 precision.py        bfloat16 where it is faster
+devices.py          where torch computes
 """

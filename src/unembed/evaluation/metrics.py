@@ -23,15 +23,12 @@ from unembed.errors import InputError, extra
 
 with extra("evaluate", "measuring"):
     from rapidfuzz.distance import LCSseq
-    from sacrebleu.metrics.bleu import BLEU
 
 RESAMPLES = 2000
 BINS = 15  # of confidences
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 128, 256, 512)  # longest truth of each bucket of `by_length`
 
 Floats = NDArray[np.float64]
-
-_SACREBLEU = BLEU(effective_order=True)  # for the n-gram counts of one text, on which effective_order has no influence
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +96,10 @@ def bleu(recovered: Sequence[str], truths: Sequence[str]) -> Scores:
         InputError: no texts, unequal numbers of them, or an empty truth.
     """
     _check(recovered, truths)
+    sacrebleu = _bleu()(effective_order=True)  # which has no influence on the n-gram counts of one text
     rows = []
     for r, t in zip(recovered, truths, strict=True):
-        counts = _SACREBLEU.sentence_score(r, [t])
+        counts = sacrebleu.sentence_score(r, [t])
         rows.append([counts.sys_len, counts.ref_len, *counts.counts, *counts.totals])
     return Scores(np.array(rows, np.float64), _corpus_bleu)
 
@@ -252,9 +250,16 @@ def _ratio(sums: Floats) -> Floats:
     return np.asarray(sums[:, 0] / sums[:, 1], np.float64)
 
 
+def _bleu() -> Any:
+    """sacrebleu's class, imported when it is used: an audit needs all else here, and it takes half a second."""
+    with extra("evaluate", "measuring"):
+        from sacrebleu.metrics.bleu import BLEU
+    return BLEU
+
+
 def _corpus_bleu(sums: Floats) -> Floats:
     # nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp in sacrebleu's notation.
     figures = []
     for sys_len, ref_len, *counts in sums.round().astype(int).tolist():
-        figures.append(BLEU.compute_bleu(counts[:4], counts[4:], sys_len, ref_len, smooth_method="exp").score)
+        figures.append(_bleu().compute_bleu(counts[:4], counts[4:], sys_len, ref_len, smooth_method="exp").score)
     return np.array(figures, np.float64)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from unembed import __version__
-from unembed.server import api_docs, http_errors, published_demo, v1
+from unembed.server import api_docs, defences, http_errors, published_demo, v1
 from unembed.server.batching import Batcher
 from unembed.server.body_limits import Intake
 from unembed.server.context import Context
@@ -70,6 +70,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     http_errors.install(app)
     app.include_router(published_demo.router(context))
     app.include_router(v1.router(context))
+    app.include_router(defences.router(context))
     app.mount("/static", PageFiles(directory=published_demo.WEB, check_dir=False))
 
     @app.get("/docs", include_in_schema=False)

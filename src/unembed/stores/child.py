@@ -8,6 +8,7 @@ Arrow's stream format. The child has bounded memory and time, leaves no core dum
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -33,6 +34,8 @@ BEFORE = {  # each thread takes address space
     "LANCE_CPU_THREADS": "2", "LANCE_IO_THREADS": "4", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
+
+PLACES = re.compile(r",? ?/[^\s:]+\.rs:\d+(:\d+)?")  # in a library's own source
 
 Frame = tuple[dict[str, Any], Any]
 
@@ -189,7 +192,7 @@ def _main(module: str, operation: str, location: str, words: str) -> None:
     except MemoryError:
         found = ["DataError", f"{place}: takes more than {memory >> 20:,} MiB of memory; is it damaged?"]
     except BaseException as error:  # also the panics of Rust, which are no Exceptions
-        words = printable(str(error) or type(error).__name__)
+        words = printable(PLACES.sub("", str(error)) or type(error).__name__)
         found = ["DataError", f"{place}: cannot be read ({words[:300]})"]
     _write(stream, {"error": found})
 

@@ -4,6 +4,7 @@ What comes back of a quantised index is an approximation; the collection's `numb
 `faiss.index_factory` would take it. Of LangChain's pair only `index.faiss` is read: `index.pkl` is a pickle.
 """
 
+import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,10 +111,21 @@ def _load(location: str) -> Any:
     try:
         index = faiss.read_index(location)
     except RuntimeError as error:
-        raise DataError(f"{printable(location)}: cannot be read as FAISS ({_words(error)})") from error
+        raise DataError(f"{printable(location)}: {_what_is_wrong(location, error)}") from error
     if not 0 < index.d <= WIDEST or index.ntotal < 0:
         raise DataError(f"{printable(location)}: has {index.ntotal:,} vectors of {index.d:,} numbers")
     return index
+
+
+def _what_is_wrong(location: str, error: Exception) -> str:
+    """Why FAISS does not read a file, and what to do, in words of its owner."""
+    with builtins.open(location, "rb") as file:
+        head = file.read(4)
+    if len(head) == 4 and "not recognized" in str(error):
+        if head[:2] == b"IB":
+            return "is a FAISS index of binary vectors, which are not read, expected one of float32 vectors"
+        return "does not begin as a FAISS index does, expected a file that faiss.write_index wrote"
+    return "is cut short or damaged, expected a whole FAISS index: take it from a backup, or write it again"
 
 
 def _words(error: Exception) -> str:

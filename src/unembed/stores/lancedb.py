@@ -5,11 +5,13 @@ They are the collection `NAME (deleted)`: rows of any version still there that t
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unembed.errors import DataError, printable
+from unembed.errors import DataError, UnembedError, printable
 from unembed.stores import child, columns
 from unembed.stores.columns import Columns, Vector
 from unembed.stores.local import existing
@@ -120,6 +122,11 @@ def _version_traces(known: dict[str, Any]) -> list[Trace]:
 
 def tables(location: str) -> Iterator[child.Frame]:
     """What is known of a table, and its first rows."""
+    with _told(location):
+        yield _known(location)
+
+
+def _known(location: str) -> child.Frame:
     table = _open(location)
     notes: list[str] = []
     versions, fragments = table.versions(), table.get_fragments()
@@ -134,11 +141,16 @@ def tables(location: str) -> Iterator[child.Frame]:
         "notes": notes,
     }
     names = columns.looked_at(table.schema.names)
-    yield known, child.sample(table.scanner(columns=names, limit=columns.SAMPLE).to_table())
+    return known, child.sample(table.scanner(columns=names, limit=columns.SAMPLE).to_table())
 
 
 def scan(location: str, needed: Sequence[str], batch: int, deleted: bool) -> Iterator[child.Frame]:
     """Record batches of columns, that of vectors first: of the latest version, or of rows that it does not have."""
+    with _told(location):
+        yield from _scan(location, needed, batch, deleted)
+
+
+def _scan(location: str, needed: Sequence[str], batch: int, deleted: bool) -> Iterator[child.Frame]:
     table = _open(location)
     if not deleted:
         yield from (({}, part) for part in _batches(table, needed, batch))
@@ -163,6 +175,28 @@ def scan(location: str, needed: Sequence[str], batch: int, deleted: bool) -> Ite
             keys = _keys(part)
             yield {}, part.filter([key not in seen for key in keys])
             seen.update(keys)
+
+
+@contextmanager
+def _told(location: str) -> Iterator[None]:
+    """Say of what Lance does not read why, and what to do, in words of its owner."""
+    try:
+        yield
+    except UnembedError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        words, advice = str(error), "take the table from a backup"
+        if "Permission denied" in words:
+            what, advice = "a file of it cannot be read (Permission denied)", "expected one that you may read"
+        elif "/_versions" in words:
+            what = "its list of versions (_versions) is missing, so that it is no table, or a damaged one"
+        elif missing := re.search(r"Not found: (\S+\.\w+)", words):
+            what = f"its file {'/'.join(missing[1].split('/')[-2:])} is missing"
+        elif re.search("unsupported|not supported|not implemented|feature flag", words, re.IGNORECASE):
+            what, advice = "it has a form that the installed reader does not know", "pip install -U pylance"
+        else:
+            what = "a file of it is cut short or damaged"
+        raise DataError(f"{printable(location)}: {printable(what)}: {advice}") from error
 
 
 def _open(location: str) -> Any:

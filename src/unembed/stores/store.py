@@ -54,7 +54,8 @@ class Trace:
     """Something that a store gives away without any inversion.
 
     kind: `text` in clear, `encoder` named, `endpoint`, `secret`, `hash` of texts, `deleted` rows still there, `version`
-    (an earlier state), `copy` (a snapshot or backup beside it), `readable` (by every user of the machine).
+    (an earlier state), `copy` (a snapshot or backup beside it), `queue` (of changes, in the store itself), `readable`
+    (by every user of the machine).
     detail: one sentence, without the secret itself. count: rows that it is about, where that is known. where: file,
     table or column.
     """

@@ -74,6 +74,13 @@ export async function embed(text, model, signal) {
   return { vector: Float32Array.from(entry.embedding), tokens: entry.tokens ?? [], ids: entry.ids ?? [] };
 }
 
+/** {vector, similarity, bytes}: an embedding as a store keeps it. */
+export async function defend(vector, defence, { id, normalize }, signal) {
+  const body = { embeddings: Array.from(vector), model: id, normalize, ...defence };
+  const { bytes, data: [entry] } = await json("v1/defences", { body, signal });
+  return { vector: Float32Array.from(entry.embedding), similarity: entry.cosine, bytes };
+}
+
 export async function randomText(model, hard) {
   const query = new URLSearchParams({ model, hard });
   return (await json(`random?${query}`)).text;

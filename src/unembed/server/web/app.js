@@ -13,13 +13,16 @@ import "./token-grid.js";
 import "./trial-table.js";
 import "./vector-view.js";
 import { embed, listModels, randomText } from "./api.js";
-import { DEFENCES, protect } from "./defence.js";
+import { DEFENCES, inWords, protect } from "./defence.js";
 import { Announcer, count, find, fixed, h, plural, showError } from "./dom.js";
+import { pause } from "./inversion.js";
 import { Run } from "./run.js";
 import { readLink, writeLink } from "./link.js";
 import { remark } from "./remark.js";
 import { Settings } from "./settings.js";
-import { cosine, norm, unit } from "./vector.js";
+import { norm, unit } from "./vector.js";
+
+const REST = 0.15; // seconds without a change of the defence before the server is asked
 
 const live = new Announcer(find("#live"));
 const settings = new Settings(() => {
@@ -33,6 +36,7 @@ const run = new Run(live);
 /** What is being inverted: {text, truth, vector, source}; text and truth are null where they are not known. */
 let subject = null;
 let busy = null; // AbortController of what was begun by a press
+let preview = null; // that of the vector that is shown
 let made = null; // what the results that are shown were asked by
 
 /** All that a result depends on. A new embedding clears the results, so that it need not be told apart from another. */
@@ -58,17 +62,26 @@ function remember() {
   history.replaceState(null, "", writeLink(state) || location.pathname + location.search);
 }
 
-/** The vector as a thief would find it. */
-const leaked = () => protect(subject.vector, defences.defence);
-
-function showVector() {
-  if (!subject) {
-    defences.tell(null);
-    return;
+/** Show the vector as a thief would find it. The server is asked for it, after a rest; a newer call ends an older one. */
+async function showVector(rest = 0) {
+  preview?.abort();
+  defences.tell(null);
+  if (!subject) return;
+  const { vector } = subject;
+  preview = new AbortController();
+  const { signal } = preview;
+  try {
+    if (rest && defences.defence.kind !== "none") await pause(rest, signal);
+    const kept = await protect(vector, defences.defence, settings.model, signal);
+    if (signal.aborted) return;
+    view.show(kept.vector, vector);
+    defences.tell(kept, vector.length);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    const message = `What is kept of it is not known. ${error.message}`;
+    defences.refuse(message);
+    live.say(message);
   }
-  const vector = leaked();
-  view.show(vector, defences.defence.kind === "none" ? vector : subject.vector);
-  defences.tell(subject.vector, cosine(vector, subject.vector));
 }
 
 function take(next) {
@@ -162,16 +175,17 @@ async function start() {
 }
 
 async function invert(abort) {
-  const { kind, strength } = defences.defence;
+  const { defence } = defences;
+  const { model, values } = settings;
   const inverted = subject;
-  const defence = kind === "none" ? "None" : `${DEFENCES[kind].title}: ${DEFENCES[kind].says(strength, subject.vector.length)}`;
-  const vector = leaked();
-  made = asked(subject.text);
-  const inversion = run.start(subject, vector, settings.model, settings.values, abort);
+  const question = asked(inverted.text);
+  const { vector, similarity } = await protect(inverted.vector, defence, model, abort.signal);
+  made = question;
+  const inversion = run.start(inverted, vector, model, values, abort);
   changed();
-  for (const trial of await inversion) {
-    find("trial-table").add(inverted, { ...trial, defence, similarity: cosine(vector, inverted.vector) });
-  }
+  const { title } = DEFENCES[defence.kind];
+  const said = defence.kind === "none" ? title : `${title}: ${inWords(defence)}`;
+  for (const trial of await inversion) find("trial-table").add(inverted, { ...trial, defence: said, similarity });
 }
 
 async function share() {
@@ -198,7 +212,7 @@ function listen() {
   find("#text").addEventListener("input", typed);
   find("#text").addEventListener("keydown", key);
   find("embedding-input").addEventListener("embedding", takeEmbedding);
-  defences.addEventListener("change", () => { showVector(); changed(); });
+  defences.addEventListener("change", () => { showVector(REST); changed(); });
   find("#model").addEventListener("change", () => {
     settings.adapt({ ...settings.values, ...find("encoder-control").wish });
     forget();
@@ -211,6 +225,7 @@ function forget() {
   stop();
   find("#embedding-note").textContent = "";
   subject = null;
+  showVector();
   run.lay(settings.model.length, settings.values, null);
   noteText();
   changed();

@@ -1,6 +1,6 @@
 /** Which defence, how strong, and what it costs. Fires "change". */
 
-import { DEFENCES } from "./defence.js";
+import { DEFENCES, inWords } from "./defence.js";
 import { count, fixed, h } from "./dom.js";
 
 class DefenceControl extends HTMLElement {
@@ -27,32 +27,43 @@ class DefenceControl extends HTMLElement {
   set defence({ kind, strength }) {
     this.querySelector(`[value=${kind}]`).checked = true;
     this.strength.value = strength;
-    this.strength.disabled = kind === "none";
+    this.strength.disabled = !graded({ kind, strength });
     this.tell(null);
   }
 
   changed() {
-    this.strength.disabled = this.defence.kind === "none";
+    this.strength.disabled = !graded(this.defence);
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Say what the defence does to a vector; `similarity` is the cosine between before and after. */
-  tell(vector, similarity) {
-    const { kind, strength } = this.defence;
-    if (kind === "none" || vector === null) {
-      this.strength.setAttribute("aria-valuetext", "no defence");
-      this.cost.textContent = kind === "none" ? "As the encoder made it." : "";
+  /** Say what the defence does; `kept` is what the server made of an embedding of `dimension` numbers, once it is known. */
+  tell(kept, dimension) {
+    const { kind } = this.defence;
+    const says = inWords(this.defence);
+    this.cost.classList.remove("error");
+    this.strength.setAttribute("aria-valuetext", says || "no defence");
+    if (kind === "none") {
+      this.cost.textContent = "As the encoder made it.";
       return;
     }
-    const d = vector.length;
-    const says = DEFENCES[kind].says(strength, d);
-    this.strength.setAttribute("aria-valuetext", says);
-    const bytes = DEFENCES[kind].bytes(strength, d);
-    const size = bytes === 4 * d ? "" : `, ${count(bytes)} bytes instead of ${count(4 * d)}`;
-    this.cost.replaceChildren(
-      `${says[0].toUpperCase()}${says.slice(1)}${size}. Similarity to the true embedding: `,
-      h("strong", {}, fixed(similarity)), ".");
+    const sentence = `${says[0].toUpperCase()}${says.slice(1)}`;
+    if (!kept) {
+      this.cost.textContent = `${sentence}.`;
+      return;
+    }
+    const before = 4 * dimension;
+    const size = kept.bytes === before ? "" : `, ${count(kept.bytes)} bytes instead of ${count(before)}`;
+    this.cost.replaceChildren(`${sentence}${size}. Similarity to the true embedding: `, h("strong", {}, fixed(kept.similarity)), ".");
+  }
+
+  /** Say why the server's answer is missing. */
+  refuse(message) {
+    this.cost.textContent = message;
+    this.cost.classList.add("error");
   }
 }
+
+/** Whether a defence has a strength. */
+const graded = ({ kind, strength }) => DEFENCES[kind].amount(strength) !== null;
 
 customElements.define("defence-control", DefenceControl);

@@ -30,7 +30,8 @@ export async function* serverSentEvents(response) {
   }
 }
 
-function pause(seconds, signal) {
+/** Raises AbortError where `signal` is raised before. */
+export function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, seconds * 1000);
     signal.addEventListener("abort", () => {

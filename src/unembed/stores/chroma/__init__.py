@@ -98,7 +98,7 @@ class Chroma:
         )
         own = [
             *_counted("text", "Rows have their text in clear.", "embedding_metadata", texts),
-            *_counted("copy", "Vectors and their texts are in the queue too.", "embeddings_queue", queued),
+            *_counted("queue", "Vectors, with their texts, are in the queue too.", "embeddings_queue", queued),
             *traces.encoder_traces(part.encoder, "collections"),
             *traces.of_settings(part.settings, "collections"),
             *traces.secrets(self._sample(part)),

@@ -35,6 +35,7 @@ class Index:
         dimension: of the vectors.
         labels: uint64 (count,), in the order of the file.
         marked: bool (count,), rows that hnswlib flags as deleted.
+        cut: whether its file holds fewer rows than its header says.
         notes: what of it could not be read.
     """
 
@@ -52,8 +53,12 @@ class Index:
         self._state = self._seen()
         self._bytes = self._state[0]
         claimed, self.count = self.count, min(self.count, self._bytes // self._size, ROWS)
-        if self.count < claimed:
-            self.notes.append(f"{folder.name}/data_level0.bin: holds {self.count} rows of {claimed}, it is cut")
+        self.cut = self.count < claimed
+        if self.cut:
+            self.notes.append(
+                f"{folder.name}/data_level0.bin: is cut short, it holds {self.count:,} rows of {claimed:,}: a backup "
+                "may have the others"
+            )
         self.labels = np.zeros(self.count, np.uint64)
         self.marked = np.zeros(self.count, bool)
         step = max(BLOCK // self._size, 1)

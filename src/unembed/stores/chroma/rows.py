@@ -21,7 +21,9 @@ def live_rows(database: Database, segment: str, vectors: Vectors, faults: Faults
     for page in pages(_listed(database, segment), PARAMETERS):
         found = dict(zip((number for number, _ in page), vectors.of([name for _, name in page]), strict=True))
         for number, name, text, more in _with_metadata(database, page, faults):
-            if found[number] is None:
+            if found[number] is None and vectors.damaged:
+                faults.add("rows whose vector is lost, since the file of the index is cut short or damaged", name)
+            elif found[number] is None:
                 faults.add("rows whose vector is neither in the index nor in the queue", name)
             yield Row(name, found[number], text, more)
     yield from queue_rows(database, vectors, rest.pending)

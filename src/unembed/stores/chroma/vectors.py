@@ -44,6 +44,7 @@ class Vectors:
         self.index: Index | None = None
         self.labels: dict[str, int] = {}
         self.queued: dict[str, int | None] = {}
+        self._unread = False
         self._database, self._topic = database, TOPIC + collection
         try:
             closed = folder.is_dir() and not os.access(folder, os.X_OK)
@@ -51,6 +52,7 @@ class Vectors:
                 self.index = Index(folder)
                 self.notes += self.index.notes
         except DataError as error:
+            self._unread = True
             self.notes.append(str(error))
         state = self._read_labels(folder / "index_metadata.pickle")
         self._lengths = self._scale(metric) if self.index else None
@@ -121,6 +123,11 @@ class Vectors:
     def known(self) -> bool:
         """Whether ids can be found in the index."""
         return bool(self.labels) or self.index is None or not self.index.count
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the index is there and cannot be read whole."""
+        return self._unread or (self.index is not None and self.index.cut)
 
     def slots(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Rows of the index, -1 for ids that it does not have."""
