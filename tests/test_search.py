@@ -1,5 +1,6 @@
 """Guided inversion as a user sees it: it finds the very text, spends no more than it may, and goes on after a kill."""
 
+import collections
 import itertools
 import math
 import time
@@ -14,9 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fakes import LocalEncoder, local_parts, tiny_parts, tiny_texts
 from unembed.decoding.inversion import EXACT, Inversion
+from unembed.decoding.options import Decoding
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
+from unembed.search.beginnings import Beginnings
+from unembed.search.likelihoods import Conditioned
 from unembed.search.options import Search, SearchTuning
+from unembed.surrogate.bag import Surrogate
 
 PARTS = local_parts()
 TEXTS = ["wild horse and dog", "the old cat", *tiny_texts(4, seed=2)[2:]]
@@ -125,7 +130,7 @@ def test_an_encoder_may_answer_with_any_length() -> None:
 
 @pytest.mark.parametrize("texts", [[], [()], [tuple(range(5, 69))]], ids=["none", "empty", "too long"])
 def test_without_a_blind_candidate_it_begins_with_single_words(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: (texts, 0))
+    monkeypatch.setattr(Beginnings, "blind", lambda *_: texts)
     first, *_ = inverter().search(E[HARD], seconds=None, max_calls=60)
     assert len(first.text.split()) == 1
     assert first.cosine == pytest.approx(own_cosine(first.text, E[HARD]), abs=1e-6)
@@ -140,7 +145,8 @@ def test_the_shortest_time_gives_the_best_blind_candidate() -> None:
 
 def test_a_search_that_finds_nothing_new_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unembed.search.loop.Searcher._propose", lambda self, parent: {})
-    monkeypatch.setattr(Inverter, "_blind_candidates", lambda *_: lambda times, count: ([(20,), (21,)], 0))
+    monkeypatch.setattr(Beginnings, "blind", lambda *_: [(20,), (21,)])
+    monkeypatch.setattr(Beginnings, "again", lambda *_: [(20,), (21,)])
     (found,) = inverter().invert(E[HARD], max_calls=1000)
     assert found.encoder_calls == 2
 
@@ -154,25 +160,40 @@ def test_a_vector_that_no_text_has_ends_at_its_budget() -> None:
 
 
 def test_a_search_that_is_stuck_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From other blind candidates; what was found before is kept."""
+    """From texts that are made of the words of its nearest hypotheses; what was found before is kept."""
     begun: list[int] = []
-    plain = Inverter._blind_candidates
+    plain = Beginnings.again
 
-    def counted(self: Inverter, *arguments: Any) -> Any:
-        begin = plain(self, *arguments)
+    def counted(self: Beginnings, times: int, count: int, near: Any, over: Any) -> Any:
+        begun.append(times)
+        texts = plain(self, times, count, near, over)
+        used = {i for ids in texts for i in ids}
+        assert len(used & {i for ids, _ in near for i in ids}) > len(used) / 2
+        return texts
 
-        def count(times: int, wanted: int) -> Any:
-            begun.append(times)
-            return begin(times, wanted)
-
-        return count
-
-    monkeypatch.setattr(Inverter, "_blind_candidates", counted)
+    monkeypatch.setattr(Beginnings, "again", counted)
     encoder = Asked()
-    *_, found = inverter(encoder).search(E[HARD], search=Search(max_calls=150, tuning=SearchTuning(patience=1)))
-    assert begun == list(range(len(begun)))
+    *_, found = inverter(encoder).search(E[HARD], search=Search(max_calls=400, tuning=SearchTuning(patience=1)))
+    assert begun == list(range(1, len(begun) + 1))
     assert len(begun) > 1
     assert found.cosine == pytest.approx(max(own_cosine(text, E[HARD]) for text in encoder.texts), abs=1e-6)
+
+
+def test_it_begins_again_from_the_words_that_it_is_told_and_not_when_time_is_over() -> None:
+    """The words of the hypotheses come back more often than others, the length is about theirs."""
+    denoiser = Conditioned(PARTS.denoiser, PARTS.tokenizer, E[HARD])
+    surrogate = Surrogate(PARTS.denoiser.table.weight, PARTS.surrogate)
+    beginnings = Beginnings(denoiser, surrogate, Decoding(steering=0.0), SearchTuning(), row=0)
+    for row in EASY:
+        ids = tuple(PARTS.tokenizer.encode(TEXTS[row]))
+        near = [(ids, E[row]), (ids[::-1], E[row])]
+        found = beginnings.again(1, 16, near, over=lambda: False)
+        assert all(0 < len(one) <= len(ids) + 4 for one in found)
+        commonest = collections.Counter(i for one in found for i in one).most_common(len(set(ids)) - 1)
+        assert {i for i, _ in commonest} < set(ids)
+        assert found == beginnings.again(1, 16, near, over=lambda: False)
+        assert found != beginnings.again(2, 16, near, over=lambda: False)
+        assert beginnings.again(1, 16, near, over=lambda: True) == []
 
 
 # --- what it costs

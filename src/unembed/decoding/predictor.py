@@ -8,7 +8,7 @@ Shape suffixes as in denoiser/model.py; C: rows looked at together; K: alternati
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,6 +61,8 @@ class Predictor:
         rows: the rows' numbers, which decide their random streams.
         alternatives: K, how many of the likeliest tokens to tell for each position.
         steering: of the same embeddings, without which `decoding.steering` changes nothing.
+        counts: row of the batch -> how often each token stands in its text (V,), where that is known before the first
+            pass, which else says so.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Predictor:
         rows: Sequence[int],
         alternatives: int = 0,
         steering: Steering | None = None,
+        counts: Mapping[int, Tensor] | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.modulation = modulation
@@ -78,7 +81,7 @@ class Predictor:
         self.decoding = decoding
         self.noise = Noise(decoding.seed, rows, stream=1)
         self.balance = Balance(decoding.balance, denoiser.mask_id, denoiser.end_ids, decoding.tuning)
-        self.expected: dict[int, Tensor] = {}  # row of the batch -> token counts (V,), from its first pass on
+        self.expected = dict(counts or {})  # row of the batch -> token counts (V,), of all from the first pass on
         self.given: dict[int, float] = {}  # row of the batch -> content tokens that were visible at first
         self.alternatives = alternatives
         self.steering = steering if decoding.steering else None
@@ -283,6 +286,7 @@ def stream(
     rows: Sequence[int] | None = None,
     start_BL: Tensor | None = None,
     steering: Steering | None = None,
+    counts: Mapping[int, Tensor] | None = None,
 ) -> Iterator[Frame]:
     """Decode a batch, one frame a pass, beginning with the frame before the first pass.
 
@@ -290,14 +294,14 @@ def stream(
         modulation: of B embeddings (`denoiser.condition`).
         rows: the rows' numbers for their random streams; 0 to B - 1 where not given.
         start_BL: canvas to begin with; all masks where not given. Only masked positions are decoded.
-        steering: of the same embeddings, without which `decoding.steering` changes nothing.
+        steering, counts: as `Predictor` takes them.
 
     Raises:
         InputError: an option is impossible.
     """
     rows = range(len(modulation.final)) if rows is None else rows
     strategy = begin(denoiser, decoding, rows, start_BL)
-    predictor = Predictor(denoiser, modulation, decoding, rows, steering=steering)
+    predictor = Predictor(denoiser, modulation, decoding, rows, steering=steering, counts=counts)
     frame = next(strategy)
     yield frame
     while not frame.done:

@@ -40,6 +40,7 @@ from unembed.encoders.recipes import known_recipe
 from unembed.encoders.recipes import locate as locate_encoder
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.errors import EmbeddingError, EncoderError, InputError
+from unembed.search.beginnings import Beginnings
 from unembed.search.encoder_calls import EncoderCalls, fast_lane
 from unembed.search.inversions import inversions
 from unembed.search.likelihoods import Conditioned
@@ -50,7 +51,6 @@ from unembed.storage.hub import push_folder
 from unembed.storage.packaged_inverters import DEFAULT, locate
 from unembed.surrogate.bag import Surrogate
 
-BEGIN_AGAIN = 7919  # added to the seed each time that a search begins again
 SECONDS = 30.0  # of a search that was given no limit
 
 
@@ -384,29 +384,15 @@ class Inverter:
         """The best so far of a guided inversion, after its blind candidates and after each round."""
         assert self.surrogate is not None
         encoder = EncoderCalls(self.encoder, self._fast_lane(search), self.tokenizer, search, self.recipe.dimension)
-        begin = self._blind_candidates(e_1D, decoding, search, row)
         e_D = e_1D[0].cpu().numpy()
+        denoiser = Conditioned(self.denoiser, self.tokenizer, e_D, self.inner)
+        beginnings = Beginnings(denoiser, self.surrogate, decoding, search.tuning, row)
         searcher = Searcher(
-            Conditioned(self.denoiser, self.tokenizer, e_D, self.inner), self.tokenizer, self._searched(), encoder, e_D,
-            begin, decoding, search, row, self._learn,
-        )  # fmt: skip
+            denoiser, beginnings, self.tokenizer, self._searched(), encoder, e_D, decoding, search, row, self._learn
+        )
         return inversions(
             searcher, None if search.journal_folder is None else Path(search.journal_folder) / f"{row}.npz"
         )
-
-    def _blind_candidates(
-        self, e_1D: Tensor, decoding: Decoding, search: Search, row: int
-    ) -> Callable[[int, int], tuple[list[tuple[int, ...]], int]]:
-        """Tokens of blind candidates for one embedding and their passes, others each time that a search begins."""
-        steps = min(decoding.steps, search.tuning.start_steps)
-
-        def begin(times: int, count: int) -> tuple[list[tuple[int, ...]], int]:
-            seed, temperature = decoding.seed + BEGIN_AGAIN * times, decoding.temperature or None  # at 0 all are alike
-            sampled = replace(decoding, steps=steps, candidates=count, temperature=temperature, seed=seed)
-            (best,) = self._invert_batch(e_1D, sampled, row)
-            return [tuple(self.tokenizer.content(one.ids)) for one in best.candidates or [best]], best.passes
-
-        return begin
 
     _learn: Callable[[Sequence[tuple[int, ...]], NDArray[np.float32]], None] | None = None  # from a search's answers
 

@@ -2,6 +2,7 @@
 
     loop.py             the search itself: propose, screen, ask, compose, judge
     options.py          what may be spent, the constants that were tuned, and the plan of an inversion
+    beginnings.py       where it starts from: blind candidates, later texts of the words found so far
     changes.py          proposals: exchanges, insertions, deletions, other orders of one text
     likelihoods.py      the denoiser's judgement: of a text, of other tokens in it, of tokens more
     gaussian_process.py the screen: a forecast of the embedding of each of thousands of proposals

@@ -18,7 +18,7 @@ from unembed.files.atomic import atomic_file
 from unembed.search.gaussian_process import Answers
 from unembed.search.loop import Hypothesis, Searcher
 
-FORMAT = 9
+FORMAT = 10
 
 
 def save_search(path: Path, searcher: Searcher) -> None:
@@ -78,13 +78,15 @@ def load_search(path: Path, searcher: Searcher) -> None:
     searcher.encoder.calls, searcher.encoder.seconds = calls, seconds
 
 
-def _told(hypothesis: Hypothesis) -> list[Any]:
-    return [hypothesis.ids, hypothesis.cosine, hypothesis.nats, hypothesis.changed, hypothesis.confidence]
+def _told(h: Hypothesis) -> list[Any]:
+    return [h.ids, h.cosine, h.nats, h.changed, h.explored, h.confidence]
 
 
 def _hypothesis(told: list[Any], e_hat: Any) -> Hypothesis:
-    ids, cosine, nats, changed, confidence = told
-    return Hypothesis(tuple(ids), e_hat, float(cosine), float(nats), bool(changed), confidence=confidence)
+    ids, cosine, nats, changed, explored, confidence = told
+    return Hypothesis(
+        tuple(ids), e_hat, float(cosine), float(nats), bool(changed), int(explored), confidence=confidence
+    )
 
 
 def _key(searcher: Searcher) -> str:

@@ -6,8 +6,9 @@ nearest that was not changed yet, is changed in every small way (`changes`), by 
 worth asking about. What the answers say of single changes tells which combinations of them are (`composition`): from
 these come most of the steps. Which hypothesis is best is decided by the cosine and by language: the cosine alone
 prefers heaps of words that lean the right way, from which no small change leads to a sentence. A search whose pool
-brings nothing better begins again from other blind candidates. It ends at the very text, or when its calls or its time
-are spent.
+brings nothing better is stuck. It asks about hundreds of changes of its nearest hypothesis, since the text may be a
+single one away; then it begins again, from texts that the denoiser makes of the words found so far (`beginnings`). It
+ends at the very text, or when its calls or its time are spent.
 
 The fast lane of a local encoder may be wrong in the fourth digit. So what is reported, and what ends the search, is
 the encoder's own float32 cosine of the decoded text: the nearest hypotheses are confirmed each round.
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from unembed.decoding.inversion import EXACT
 from unembed.decoding.options import Decoding
 from unembed.encoders.tokenizer import Tokenizer
+from unembed.search.beginnings import Beginnings
 from unembed.search.changes import Changes
 from unembed.search.composition import Change, compose
 from unembed.search.encoder_calls import EncoderCalls
@@ -47,6 +49,7 @@ class Hypothesis:
     cosine: float
     nats: float = 0.0  # the denoiser's log-likelihood of its tokens
     changed: bool = False  # whether its changes were proposed already
+    explored: int = 0  # rounds that asked about its changes because the search was stuck
     judged: tuple[Floats, Floats] | None = None  # the denoiser's likelihoods: (T, V) and (T,)
     proposals: Proposals | None = None  # its small changes, once they were listed
     confidence: list[float] | None = None  # of each token, once it was asked for
@@ -78,9 +81,8 @@ class Searcher:
         denoiser: conditioned on the embedding.
         surrogate: of the encoder that is asked.
         e_D: the embedding (D,).
-        begin: blind candidates and the passes that they took, from the number of times that the search has begun and
-            how many are wanted.
-        decoding: of the blind candidates; also the texts that are wanted in the end, and the seed.
+        beginnings: where it starts from, and starts again from.
+        decoding: of these; also the texts that are wanted in the end, and the seed.
         row: number of the embedding, which decides the random numbers.
         learn: told of every text that was asked about, with its embedding (N, D). What the denoiser makes of the
             embedding changes by it, so that the search begins again now and then beside its pool.
@@ -92,11 +94,11 @@ class Searcher:
     def __init__(
         self,
         denoiser: Conditioned,
+        beginnings: Beginnings,
         tokenizer: Tokenizer,
         surrogate: Surrogate,
         encoder: EncoderCalls,
         e_D: Floats,
-        begin: Callable[[int, int], tuple[Sequence[Ids], int]],
         decoding: Decoding,
         search: Search,
         row: int = 0,
@@ -106,7 +108,7 @@ class Searcher:
         self.surrogate = surrogate
         self.encoder = encoder
         self.e_D: Floats = (e_D / np.linalg.norm(e_D)).astype(np.float32)
-        self.begin = begin
+        self.beginnings = beginnings
         self.decoding = decoding
         self.search = search
         self.wanted = max(decoding.candidates, search.tuning.admitted)  # texts that are confirmed in a round
@@ -140,22 +142,26 @@ class Searcher:
         fruitless = 0
         while not state.exact and self.encoder.left > 0 and fruitless < FRUITLESS:
             calls = self.encoder.calls
-            if state.idle >= tuning.patience or not state.pool:
+            stuck = state.idle >= tuning.patience or not state.pool
+            if stuck and (nearest := self._unexplored()) is not None:
+                nearest.explored += 1
+                self._round(nearest, tuning.widened_asked)
+            elif stuck:
                 self._begin()
             elif self.learn is not None and state.rounds.bit_count() == 1:  # after 1, 2, 4, ... rounds
                 self._begin(beside=True)
             else:
-                self._round(self._parent())
+                self._round(self._parent(), tuning.frugal_asked if self.search.frugal else tuning.asked)
             fruitless = 0 if self.encoder.calls > calls else fruitless + 1
             state.rounds += 1
             yield state
 
-    def _round(self, parent: Hypothesis) -> None:
+    def _round(self, parent: Hypothesis, asked: int) -> None:
         """Ask about changes of a hypothesis, then about the best combinations of all that were ever measured of it."""
         tuning, frugal, state = self.search.tuning, self.search.frugal, self.state
         best = state.pool[0]
         proposals = self._propose(parent)
-        found = self._ask(self._screen(parent, proposals, tuning.frugal_asked if frugal else tuning.asked))
+        found = self._ask(self._screen(parent, proposals, asked))
         known = dict(zip(state.answers.texts, state.answers.e_ND, strict=True))
         changes = {ids: change for texts in proposals.values() for ids, change in texts.items() if ids in known}
         measured = [(change, known[ids]) for ids, change in changes.items()]
@@ -173,19 +179,38 @@ class Searcher:
         fresh = (hypothesis for hypothesis in self.state.pool if not hypothesis.changed)
         return max(fresh, key=lambda h: h.cosine, default=best) if self.state.rounds % 2 else best
 
+    def _unexplored(self) -> Hypothesis | None:
+        """What a stuck search changes in rounds of many more texts before it begins again, or None.
+
+        The nearest hypothesis of the pool, and of all pools what is as near. Few of a hypothesis' changes were asked
+        about, so that the text may be a single one away. Where calls are counted there are too few for this.
+        """
+        state, tuning = self.state, self.search.tuning
+        if self.search.frugal or not state.pool:
+            return None
+        least = max(h.cosine for h in state.pool)
+        several = [h for h in [*state.found, *state.pool] if h.explored < tuning.explorations and h.cosine >= least]
+        return max(several, key=lambda h: h.cosine, default=None)
+
     def _begin(self, beside: bool = False) -> None:
-        """Ask about blind candidates, whose pool takes the place of the one so far, or which join it."""
-        state, before = self.state, self.state.pool
+        """Ask about blind candidates, or about texts decoded again from the words of the nearest hypotheses.
+
+        Their pool takes the place of the one so far, unless they are to stand beside it: these are blind ones.
+        """
+        state, tuning, before = self.state, self.search.tuning, self.state.pool
+        near = {} if beside else {h.ids: h for h in [*state.found, *before]}
         if not beside:
             state.pool, state.idle = [], 0
-        starts = min(self.search.tuning.starts, self.search.max_calls or self.search.tuning.starts)
-        candidates, passes = self.begin(state.begun, starts)
-        self.denoiser.passes += passes
-        texts = [ids for ids in candidates if ids]
+        if near:
+            nearest = nlargest(tuning.teachers, near.values(), key=lambda h: h.cosine)
+            several = [(h.ids, h.e_hat) for h in nearest]
+            texts = self.beginnings.again(state.begun, tuning.again, several, lambda: self.encoder.left <= 0)
+        else:
+            texts = self.beginnings.blind(state.begun, min(tuning.starts, self.search.max_calls or tuning.starts))
         # There may be none: empty ones, and ones that are too long once they are tokenised again.
-        found = self._ask(texts)
+        found = self._ask([ids for ids in texts if ids])
         if not found and not before:
-            found = self._ask(self._words(starts))
+            found = self._ask(self._words(tuning.starts))
         self._admit(found)
         state.pool = state.pool or before
         state.begun += 1

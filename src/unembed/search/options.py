@@ -42,8 +42,10 @@ class SearchTuning:
     """Constants of the search (experiments/LOG.md, 2026-11-28 and 29, says which were chosen on texts).
 
     Attributes:
-        starts: blind candidates to begin with, and to begin again with.
+        starts: blind candidates to begin with.
         start_steps: passes of each of them.
+        again: texts to begin again with.
+        teachers: nearest hypotheses whose words these are made of.
         asked: texts embedded in a round, without the composed ones; shared by kind of proposal.
         composed: texts embedded in a round that join several changes.
         admitted: of these, the nearest, at which the denoiser looks; the others are only learned from.
@@ -56,11 +58,17 @@ class SearchTuning:
         kept: joined changes of more than two that may be asked, of each number.
         nat: cosine that one nat of the denoiser's log-likelihood is worth.
         pool: hypotheses kept.
-        patience: rounds without a better hypothesis after which the search begins again.
+        patience: rounds without a better hypothesis after which the search is stuck.
+        explorations: rounds for its nearest hypothesis then, before it begins again.
+        widened_asked: texts embedded in such a round, without the composed ones.
     """
 
     starts: int = 8
     start_steps: int = 2
+    again: int = 16
+    teachers: int = 8
+    explorations: int = 4
+    widened_asked: int = 120
     asked: int = 40
     composed: int = 48
     admitted: int = 4
@@ -79,7 +87,7 @@ class SearchTuning:
     kept: int = 12
     nat: float = 0.003
     pool: int = 64
-    patience: int = 8
+    patience: int = 4
     kernel: Kernel = Kernel()
 
 
