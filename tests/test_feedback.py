@@ -208,9 +208,7 @@ def test_hypotheses_come_in_sixes(batch: int, share: float) -> None:
 def test_all_that_is_random_comes_from_the_generator() -> None:
     texts = tiny_texts(24)
     e, denoiser = embedded(texts), denoiser_with()
-    one, same, other = (
-        make_hypotheses(denoiser, Asked(), canvases(texts), e, seeded(seed)).ids for seed in (0, 0, 1)
-    )
+    one, same, other = (make_hypotheses(denoiser, Asked(), canvases(texts), e, seeded(seed)).ids for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

@@ -1,4 +1,4 @@
-"""Edits: random changes of whole batches of texts, as index operations, of which training makes hypotheses (`feedback`).
+"""Edits: random changes of whole batches of texts, as index operations, for the hypotheses of training (`feedback`).
 
 An edit says of every place of a text from which place its token comes, and whether a mask stands there instead. So any
 number of them is one gather of the tokens, and no text is looked at by itself.
