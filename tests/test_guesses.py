@@ -106,7 +106,7 @@ def test_what_is_barred_is_put_nowhere() -> None:
 def test_a_revision_draws_anew_what_it_doubts() -> None:
     parts = tiny_parts()
     guesser, e = Guesser(parts.denoiser, seeded()), embeddings(6)
-    ids = torch.tensor([TOKENIZER.canvas(TOKENIZER.encode("the old cat watches the river"), LENGTH)] * 6)
+    ids = torch.tensor([TOKENIZER.canvas(TOKENIZER.encode("the old cat watched the river"), LENGTH)] * 6)
     modulation = parts.denoiser.condition(e)
     logits = parts.denoiser.logits(parts.denoiser.hidden(ids, modulation))
     chances = logits.softmax(-1)

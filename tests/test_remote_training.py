@@ -152,7 +152,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_rehearsal(here: Path, tmp_path: Path) -> None:
-    """From `pack` to a joined inverter, by a shell that does not see where it was packed, and on from it with feedback."""
+    """From `pack` to a joined inverter, by a shell that does not see where it was packed; then on with feedback."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     command = ["bash", SCRIPTS / "rehearse.sh", tmp_path, here / "config.yaml", here / "shards"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1800)
