@@ -2,9 +2,9 @@
 
     python runs/correction_table.py --texts held-out.txt --limit 100 --calls 1 --calls 5 --calls 20 --beam 1 --beam 4
 
-A beam's first calls are for its blind candidates, so fewer are not shown. Shown is the nearest text that was asked about (by its cosine), and
-what one pass more makes of it, which nobody was asked about: a step of Vec2Text ends there. `runs/search_curve.py`
-gives the same table of the guided search.
+A beam's first calls are for its blind candidates, so fewer are not shown. Shown is the nearest text that was asked
+about (by its cosine), and what one pass more makes of it, which nobody was asked about: a step of Vec2Text ends there.
+`runs/search_curve.py` gives the same table of the guided search.
 """
 
 import sys
