@@ -1,32 +1,36 @@
 """Correction by steps, with the fake encoder: what is asked, what is kept, when it ends."""
 
+import runpy
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from fakes import FakeEncoder, fake_encoder, perturbed, tiny_config, tiny_texts
 from unembed.decoding.guesses import Guesser
 from unembed.denoiser.model import Denoiser
+from unembed.inverter import Inverter
 from unembed.search import correction
 from unembed.search.correction import Corrector
 from unembed.search.encoder_calls import EncoderCalls
 from unembed.search.loop import Hypothesis
 from unembed.search.options import Search
-from unembed.storage.checkpoint import build_denoiser
+from unembed.storage.checkpoint import Parts, build_denoiser
 
 TOKENIZER = fake_encoder().tokenizer
+CONFIG = replace(tiny_config(), model=replace(tiny_config().model, feedback=True))
 TEXT = "the old cat watched the river"
 
 
 @pytest.fixture(scope="module")
 def denoiser() -> Denoiser:
-    config = tiny_config()
-    config = replace(config, model=replace(config.model, feedback=True))
     torch.manual_seed(0)
-    found = perturbed(build_denoiser(config, TOKENIZER), 0.2).requires_grad_(False)
+    found = perturbed(build_denoiser(CONFIG, TOKENIZER), 0.2).requires_grad_(False)
     found.output_bias[list(found.end_ids)] -= 3.0
     return found
 
@@ -109,3 +113,22 @@ def test_the_seed_decides(denoiser: Denoiser) -> None:
 
     assert texts(1) == texts(1)
     assert texts(1) != texts(2)
+
+
+def test_the_script_tells_what_calls_gain(denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inverter = Inverter(Parts(denoiser, TOKENIZER, CONFIG, {}), fake_encoder())
+    script = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "runs" / "correction_table.py")))
+    given = SimpleNamespace(from_pretrained=lambda name, **_: inverter)
+    monkeypatch.setitem(script.main.callback.__globals__, "Inverter", given)
+    (tmp_path / "texts.txt").write_text("\n".join(tiny_texts(8)), encoding="utf-8")
+    options = ["--texts", tmp_path / "texts.txt", "--tokens", "natural", "--calls", 1, "--calls", 9]
+    result = CliRunner().invoke(script.main, [*map(str, options), "--beam", "1", "--beam", "2"])
+    assert result.exit_code == 0, result.output
+    head, table = result.stdout.split("\n\n")
+    assert head == "8 texts"
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    cosines = {tuple(cell[:3]): float(cell[-1].split()[0]) for cell in cells}
+    assert [(beam, calls) for beam, calls, text in cosines if text == "asked about"] == [
+        ("1", "1"), ("1", "9"), ("2", "9")
+    ]  # fmt: skip
+    assert cosines["1", "1", "asked about"] < cosines["1", "9", "asked about"]
