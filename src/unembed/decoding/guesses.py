@@ -109,7 +109,7 @@ class Guesser:
         """
         temperature_BL = temperature_B1.expand(ids_BL.shape)
         several = (self.denoiser.hidden(ids_BL, modulation), ids_BL, barred_BL, temperature_BL)
-        parts = zip(*(tensor.split(self.rows_at_once) for tensor in several), strict=True)
+        parts = zip(*(torch.split(tensor, self.rows_at_once) for tensor in several), strict=True)
         choices = zip(*(self._chosen(*(tensor.flatten(0, 1) for tensor in part)) for part in parts), strict=True)
         tokens_BL, chances_BL, standing_BL, ending_BL = (torch.cat(some).view(ids_BL.shape) for some in choices)
         noise_BL = torch.rand(ids_BL.shape, generator=self.generator, device=self.generator.device).to(ids_BL.device)
