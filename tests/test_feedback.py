@@ -20,6 +20,7 @@ from unembed.objective.diffusion import corrupt, sample_times, training_loss
 from unembed.objective.feedback import guessed_rows, make_hypotheses
 from unembed.search.likelihoods import Conditioned
 from unembed.storage.checkpoint import build_denoiser, load_inverter, load_training, training_checkpoints
+from unembed.training import step
 from unembed.training.train import train
 
 TOKENIZER = tiny_tokenizer()
@@ -274,6 +275,19 @@ def test_the_other_rows_are_trained_on_as_without() -> None:
     told = training_loss(denoiser, canvas[:6], e[:6], config, seeded(), guesses)
     assert found.trained == told.trained + masked.sum()
     torch.testing.assert_close(found.loss * found.trained, told.loss * told.trained + blind, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_is_for_blind_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be longer than what a good hypothesis lacks."""
+    texts = tiny_texts(16)
+    config, e, seen = with_feedback(), embedded(texts), []
+    config = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, embedding_noise=0.1))
+    monkeypatch.setattr(step, "training_loss", lambda denoiser, canvas, e, *others: seen.append(e))
+    step.TrainingStep(denoiser_with(), config, fake_encoder())(canvases(texts), e, seeded())
+    rows = guessed_rows(0.5, 16)
+    assert 0 < rows < 16
+    assert torch.equal(seen[0][:rows], e[:rows])
+    assert (seen[0][rows:] != e[rows:]).all()
 
 
 # --- training
