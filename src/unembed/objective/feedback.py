@@ -67,12 +67,12 @@ def make_hypotheses(
     modulation = denoiser.condition(e_FD)
     left_F = torch.ones_like(canvas_FL[:, 0])
     left_F[: 2 * part], left_F[:part] = 2, 4
-    for count in (rows, 2 * part, part, part):
+    for count in (rows, 2 * part, part, part):  # rows that have masks, in passes of as few shapes as can be
         y_FL[:count] = guesser.filled(
             y_FL[:count], modulation.rows(slice(count)), temperature_F1[:count], left_F[:count], barred_FL[:count]
         )
         left_F -= 1
-    for every in (2, 4):
+    for every in (2, 4):  # of the blind ones, so that some of each number of passes are corrected
         some = slice(0, 4 * part, every)
         y_GL, lengths_G = ended(y_FL[some], end_ids)
         told = denoiser.condition(e_FD[some], hypothesis_BD=embed(y_GL, lengths_G))

@@ -85,12 +85,13 @@ class Corrector:
         e_PD = torch.from_numpy(self.e_D).to(device).expand(len(rows), -1)
         first_P1 = (torch.arange(len(rows), device=device) % tries == 0)[:, None]
         drawn_P1 = torch.rand(len(rows), 1, generator=self.guesser.generator).to(device)
-        revised_PL = self.guesser.revised(
-            ids_PL,
-            self.denoiser.condition(e_PD, hypothesis_BD=e_hat_PD),
-            torch.where(first_P1, 0.0, drawn_P1),
-            torch.where(first_P1, 2.0, drawn_P1),  # no probability is above 1
-        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.denoiser.precision != torch.float32):
+            revised_PL = self.guesser.revised(
+                ids_PL,
+                self.denoiser.condition(e_PD, hypothesis_BD=e_hat_PD),
+                torch.where(first_P1, 0.0, drawn_P1),
+                torch.where(first_P1, 2.0, drawn_P1),  # no probability is above 1
+            )
         self.passes += len(rows)
         texts = [tuple(self.tokenizer.content(ids)) for ids in ended(revised_PL, self.denoiser.end_ids)[0].tolist()]
         of_each = [texts[start : start + tries] for start in range(0, len(texts), tries)]
