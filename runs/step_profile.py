@@ -39,14 +39,17 @@ def main(path: Path, steps: int, lines: int) -> None:
     vocab_size, mask_id, end_ids = BERT
     denoiser = Denoiser(vocab_size, config.encoder.dimension, mask_id, config.model, end_ids)
     freeze(denoiser, config.training.freeze)
-    nothing = cast(Any, SimpleNamespace(tokenizer=None, encode_tokens=None))  # in the encoder's place
-    step = TrainingStep(denoiser, config, nothing).cuda()
+
+    def embeddings(ids_BL: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:  # in the encoder's place
+        return F.normalize(torch.randn(len(ids_BL), config.encoder.dimension, device="cuda"), dim=-1)
+
+    step = TrainingStep(denoiser, config, cast(Any, SimpleNamespace(encode_tokens=embeddings))).cuda()
     if config.training.compile:
         step.compile_parts()
     optimizers = make_optimizers(denoiser, config.training)
     # Not below 1,000, where [MASK] is, which is never a target.
     canvas_BL = torch.randint(1000, vocab_size, (config.training.batch_size, config.model.max_tokens), device="cuda")
-    e_BD = F.normalize(torch.randn(len(canvas_BL), config.encoder.dimension, device="cuda"), dim=-1)
+    e_BD = embeddings(canvas_BL, canvas_BL)
 
     def once() -> None:
         step(canvas_BL, e_BD, torch.Generator("cuda").manual_seed(0)).loss.backward()

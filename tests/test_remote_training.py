@@ -152,18 +152,24 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_rehearsal(here: Path, tmp_path: Path) -> None:
-    """From `pack` to a joined inverter, by a shell that does not see where it was packed."""
+    """From `pack` to a joined inverter, by a shell that does not see where it was packed; then on with feedback."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     command = ["bash", SCRIPTS / "rehearse.sh", tmp_path, here / "config.yaml", here / "shards"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "work/run: done\nload 1 of 1 -> out\ninverter of 20 steps -> here/joined/inverter\n" in done.stdout
+    assert "again/run: done\nload 1 of 1 -> again-out\ninverter of 40 steps -> here/fed/inverter\n" in done.stdout
     joined, run = tmp_path / "here" / "joined", tmp_path / "there" / "work" / "run"
     assert {"job.json", "log.txt", "log.jsonl", "inverter"} == set(os.listdir(joined))
     found, average = load_inverter(joined / "inverter"), load_inverter(run / "inverter")
     assert found.config.encoder == load_config(here / "config.yaml").encoder  # what it is for, not what it saw
     for name, weights in average.denoiser.state_dict().items():
         assert (found.denoiser.state_dict()[name] - weights).abs().max() <= 0.005 * weights.abs().max()
+    fed = load_inverter(tmp_path / "here" / "fed" / "inverter")
+    assert not found.denoiser.feedback.weight.any()
+    assert fed.denoiser.feedback.weight.any()
+    assert fed.config.diffusion.feedback_share == 0.6
+    assert set(os.listdir(tmp_path / "here" / "fed")) == set(os.listdir(joined))
 
 
 def test_training_goes_on(here: Path, tmp_path: Path) -> None:

@@ -127,11 +127,11 @@ class DiffusionConfig(metaclass=_Checked):
     condition_dropout: Rate = _key("share of embeddings replaced by the learned null embedding", 0.1)
     # Each text draws its own from 0 to this, so that an inverter can read noisy vectors too.
     embedding_noise: Weight = _key(
-        "largest standard deviation of Gaussian noise on a unit embedding's coordinates", 0.0
+        "largest standard deviation of Gaussian noise on a unit embedding's coordinates, hypotheses' excepted", 0.0
     )
     corrupt_visible: Rate = _key("share of visible tokens replaced by random ones and trained on", 0.0)
     keep_visible: Rate = _key("share of visible tokens left right and trained on, so that not all are doubted", 0.0)
-    feedback_share: Rate = _key("share of rows that are trained on a hypothesis and its embedding", 0.0)
+    feedback_share: Rate = _key("share of rows that are trained on a hypothesis and its embedding, in sixes", 0.0)
     vocabulary_sample: Natural = _key(
         "tokens drawn to estimate the softmax's normaliser besides the batch's own targets; 0: all of them", 0
     )

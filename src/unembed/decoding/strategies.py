@@ -79,7 +79,7 @@ class Canvas:
     ) -> None:
         self.ids = ids
         self.mask_id = mask_id
-        self.end_ids = torch.tensor(end_ids, dtype=torch.int64, device=ids.device)
+        self.end_ids = end_ids
         self.decoding = decoding
         self.confidence = torch.zeros(ids.shape, device=ids.device)
         self.passes = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
@@ -125,22 +125,21 @@ class Canvas:
         outdone_BL = torch.maximum(beside_BL[:, :-2], beside_BL[:, 2:]) > sure_BL
         return prediction.confidence - repeated_BL.float() - outdone_BL.float() - 3 * ends_BL.float()
 
-    def due(self, prediction: Prediction, left: int) -> Tensor:
+    def due(self, prediction: Prediction, left: int | Tensor) -> Tensor:
         """(B,): how many masks to fill now so that `left` passes, this one included, share the text equally.
 
         The text is as long as the denoiser expects: the positions behind it are EOS and PAD, which come last and
-        together, and take no pass from it. Where nothing else is predicted any more, all are due.
+        together, and take no pass from it. Where nothing else is predicted any more, all are due. `left` may be each
+        row's own (B,).
         """
-        masks_B = self.masked.sum(1)
-        if left == 1:
-            return masks_B
         content_B = ((1 - prediction.ending) * self.masked).sum(1)
         share_B = torch.round(content_B / left).long().clamp(min=1)
-        return torch.where((self.masked & ~self.ends(prediction)).any(1), share_B, masks_B)
+        shared_B = (self.masked & ~self.ends(prediction)).any(1) & (left > 1)
+        return torch.where(shared_B, share_B, self.masked.sum(1))
 
     def ends(self, prediction: Prediction) -> Tensor:
         """(B, L) bool: where EOS or PAD is predicted."""
-        return torch.isin(prediction.tokens, self.end_ids)
+        return is_end(prediction.tokens, self.end_ids)
 
     def unchanged(self) -> Prediction:
         """The prediction that a canvas without masks needs no pass for."""
@@ -260,6 +259,14 @@ def surest(canvas: Canvas, certain: float) -> Generator[Frame, Prediction, None]
         certain_BL = canvas.masked & (prediction.confidence >= certain) & ~canvas.ends(prediction)
         canvas.reveal(due_BL | certain_BL, prediction)
     yield canvas.frame(last=True)
+
+
+def is_end(ids: Tensor, end_ids: Sequence[int]) -> Tensor:
+    """Where EOS or PAD stands, in the shape of `ids`. Their ids are not copied to a GPU, which would wait for them."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for end in end_ids:
+        found |= ids == end
+    return found
 
 
 def quotas(count_B: Tensor, steps: int) -> list[Tensor]:

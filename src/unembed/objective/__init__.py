@@ -2,6 +2,6 @@
 
 diffusion.py       corruption with masks, and the loss
 feedback.py        hypotheses, whose embeddings the denoiser is shown too
-random_edits.py    random changes of a text, of which hypotheses are made
+edits.py           random changes of texts, of which hypotheses are made
 autoregressive.py  the autoregressive twin that the denoiser is compared with
 """

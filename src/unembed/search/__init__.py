@@ -7,6 +7,7 @@
     likelihoods.py      the denoiser's judgement: of a text, of other tokens in it, of tokens more
     gaussian_process.py the screen: a forecast of the embedding of each of thousands of proposals
     composition.py      several changes at once, chosen by what each was measured to do alone
+    correction.py       correction by steps, Vec2Text's way to spend calls, to compare with
     encoder_calls.py    the encoder as the search sees it: token ids in, embeddings out, calls and seconds counted
     inversions.py       what a search has reached, as inversions
     journal.py          a search on disk, so that a killed one goes on

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from unembed.config import Config, TrainingConfig
 from unembed.corpus.windows import Batch
+from unembed.decoding.guesses import Choose, choose
 from unembed.denoiser.model import Block, Denoiser
 from unembed.encoders.encoder import Encoder
 from unembed.objective.autoregressive import autoregressive_loss
 from unembed.objective.diffusion import CrossEntropy, Hypotheses, Loss, noisy, training_loss, whole_cross_entropy
-from unembed.objective.feedback import make_hypotheses
+from unembed.objective.feedback import guessed_rows, make_hypotheses
 
 
 def embedded(
@@ -45,26 +46,28 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.config = config
-        self.tokenizer, self.embed = encoder.tokenizer, encoder.encode_tokens
+        self.embed = encoder.encode_tokens
         self.cross_entropy: CrossEntropy | None = None
+        self.choose: Choose = choose
 
     def forward(self, canvas_BL: Tensor, e_BD: Tensor, generator: torch.Generator) -> Loss:
         settings = self.config.diffusion
-        e_BD = noisy(e_BD, settings.embedding_noise, generator)
+        guessed = guessed_rows(settings.feedback_share, len(canvas_BL))
+        # Not of hypotheses: the noise would be longer than what a good one lacks.
+        e_BD = torch.cat([e_BD[:guessed], noisy(e_BD[guessed:], settings.embedding_noise, generator)])
         with autocast(canvas_BL.device, self.config.training):
             if self.config.model.causal:
                 return autoregressive_loss(self.denoiser, canvas_BL, e_BD, settings, generator)
             hypotheses: Hypotheses | None = None
-            if guessed := round(settings.feedback_share * len(canvas_BL)):
+            if guessed:
                 hypotheses = make_hypotheses(
-                    self.denoiser, self.tokenizer, self.embed, canvas_BL[:guessed], e_BD[:guessed],
-                    settings.vocabulary_sample, generator,
-                )  # fmt: skip
+                    self.denoiser, self.embed, canvas_BL[:guessed], e_BD[:guessed], generator, self.choose
+                )
             # By its name in this module, where a test may put another in its place.
             return training_loss(self.denoiser, canvas_BL, e_BD, settings, generator, hypotheses, self.cross_entropy)
 
     def compile_parts(self) -> None:
-        """Compile what most of a step's time goes to: a block, once for all of them, and the whole-vocabulary loss.
+        """Compile what most of a step's time goes to: a block, once for all of them, and what reads whole vocabularies.
 
         A GPU's kernels then read and write each tensor once. To compile all blocks as one takes minutes more, and
         gains nothing between them.
@@ -78,6 +81,7 @@ class TrainingStep(nn.Module):
         for block in self.denoiser.blocks:
             block.compile(dynamic=False)
         self.cross_entropy = torch.compile(whole_cross_entropy, dynamic=False)
+        self.choose = torch.compile(choose, dynamic=False)
 
 
 def short_is_faster(config: Config, device: torch.device) -> bool:

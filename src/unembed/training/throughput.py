@@ -5,6 +5,7 @@ import torch
 from unembed.config import Config
 from unembed.denoiser.model import Denoiser, count_parameters
 from unembed.encoders.encoder import Encoder
+from unembed.objective.feedback import EMBEDDINGS, PASSES
 
 # Dense bf16 FLOP/s from the makers' data sheets, by a part of the device's name.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "V100": 125e12}
@@ -46,13 +47,14 @@ def _flops_of_canvas(denoiser: Denoiser, encoder: Encoder, config: Config, lengt
     trained = length * (masked + (1 - masked) * (config.diffusion.corrupt_visible + config.diffusion.keep_visible))
     if model.causal:  # every position predicts its next token
         trained = length
-    # A hypothesis is made by one more pass over a canvas of which half is masked, embedded, and trained on everywhere.
+    # Hypotheses are made by whole passes, embedded, and trained on everywhere.
     guessed = config.diffusion.feedback_share
     trained = (1 - guessed) * trained + guessed * length
     denoising: float = 6 * (once + length * (each + attention))
     denoising += (6 if denoiser.table.weight.requires_grad else 4) * trained * vocabulary * model.width
-    denoising += 2 * guessed * (once + length * (each + attention) + length / 2 * vocabulary * model.width)
+    whole = length * (each + attention + denoiser.table.num_embeddings * model.width)
+    denoising += 2 * guessed * PASSES * (once + whole)
     network = getattr(encoder, "network", None)
     frozen = sum(p.numel() for name, p in network.named_parameters() if "embed" not in name) if network else 0
-    texts = guessed + (config.data.embeddings == "fly")
+    texts = guessed * EMBEDDINGS + (config.data.embeddings == "fly")
     return float(denoising + 2 * texts * length * frozen)
