@@ -162,21 +162,38 @@ def test_a_vector_that_no_text_has_ends_at_its_budget() -> None:
 def test_a_search_that_is_stuck_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """From texts that are made of the words of its nearest hypotheses; what was found before is kept."""
     begun: list[int] = []
+    hypotheses: list[list[str]] = []
     plain = Beginnings.again
 
     def counted(self: Beginnings, times: int, count: int, near: Any, over: Any) -> Any:
         begun.append(times)
-        texts = plain(self, times, count, near, over)
-        used = {i for ids in texts for i in ids}
-        assert len(used & {i for ids, _ in near for i in ids}) > len(used) / 2
-        return texts
+        hypotheses.append([self.denoiser.tokenizer.decode(ids) for ids, _ in near])
+        return plain(self, times, count, near, over)
 
     monkeypatch.setattr(Beginnings, "again", counted)
     encoder = Asked()
     *_, found = inverter(encoder).search(E[HARD], search=Search(max_calls=400, tuning=SearchTuning(patience=1)))
     assert begun == list(range(1, len(begun) + 1))
     assert len(begun) > 1
+    assert {text for texts in hypotheses for text in texts} <= set(encoder.texts)
+    nearest = [max(own_cosine(text, E[HARD]) for text in texts) for texts in hypotheses]
+    assert nearest == sorted(nearest)  # what was near once is told again
     assert found.cosine == pytest.approx(max(own_cosine(text, E[HARD]) for text in encoder.texts), abs=1e-6)
+
+
+def test_a_stuck_search_asks_about_many_changes_of_its_nearest_hypothesis() -> None:
+    """Where seconds are what is scarce: a round of many texts, all near the best one."""
+    tuning = SearchTuning(patience=1, asked=4, composed=2, explorations=1, widened_asked=60)
+    encoder = Asked()
+    rounds = inverter(encoder).search(E[HARD], search=Search(seconds=60.0, tuning=tuning))
+    sizes, before = [], 0
+    for _ in rounds:
+        sizes.append(len(encoder.texts) - before)
+        before = len(encoder.texts)
+        if sizes[-1] > 40:
+            break
+    assert max(sizes[:-1]) <= 16
+    assert 40 < sizes[-1] <= 62 + SearchTuning().admitted
 
 
 def test_it_begins_again_from_the_words_that_it_is_told_and_not_when_time_is_over() -> None:
