@@ -163,6 +163,7 @@ def test_what_comes_back_of_another_encoder_is_measured(aligner: Aligner, invert
     assert -1 <= report.cosine <= 1
 
 
+@pytest.mark.slow
 def test_a_search_asks_the_other_encoder(aligner: Aligner, inverter: Inverter, turned: Turned, tmp_path: Path) -> None:
     aligned = inverter.aligned(aligner, turned)
     for text in ("a young king.", "no river is quiet."):

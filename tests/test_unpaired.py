@@ -40,6 +40,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((normalised(a) * normalised(b)).sum(1).mean())
 
 
+@pytest.mark.slow
 def test_a_rotation_is_recovered_from_disjoint_samples():
     mixture, other = Mixture(0), encoder(64)
     got = align_unpaired(mixture.draw(4000), other(mixture.draw(4000)), settings=QUICK)
@@ -50,6 +51,7 @@ def test_a_rotation_is_recovered_from_disjoint_samples():
     assert cosine(got.linear(test), other(test)) > 0.9
 
 
+@pytest.mark.slow
 def test_dimensions_lengths_and_means_may_differ():
     mixture, other = Mixture(1), encoder(96, scale=5, constant=0.05)
     got = align_unpaired(mixture.draw(3000), other(mixture.draw(3000)), settings=QUICK)

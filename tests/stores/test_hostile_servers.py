@@ -25,6 +25,7 @@ from unembed.stores.qdrant import server as qdrant_server
 from unembed.stores.server import HttpStore
 
 __all__ = ["no_keys"]
+pytestmark = pytest.mark.slow  # starts servers
 
 # A server, its reader, the path of a page of rows, the collection in it, and how many pages hold all 250 rows.
 STORES = {

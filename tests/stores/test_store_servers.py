@@ -29,6 +29,7 @@ from unembed.stores.qdrant import server as qdrant_server
 from unembed.stores.store import Collection, Rows, Store
 
 __all__ = ["no_keys"]
+pytestmark = pytest.mark.slow  # starts servers
 
 
 @pytest.fixture
