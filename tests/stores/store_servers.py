@@ -18,6 +18,7 @@ import base64
 import contextlib
 import copy
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -29,7 +30,7 @@ Answer = tuple[int, Any]
 Headers = Mapping[str, str]
 
 
-class StoreServer:
+class StoreServer(ABC):
     """What a server has been asked, and how it answers. `change` may replace any answer before it is sent."""
 
     key = ""
@@ -39,11 +40,13 @@ class StoreServer:
         self.url = ""
         self.change: Callable[[str, Answer], Any] = lambda path, answer: answer
 
+    @abstractmethod
     def answer(self, method: str, path: list[str], query: Query, body: Any, headers: Headers) -> Answer:
-        raise NotImplementedError
+        """Status and body of the answer to a request."""
 
+    @abstractmethod
     def refusal(self, status: int, message: str) -> Answer:
-        raise NotImplementedError
+        """An error as this server tells it."""
 
 
 @contextlib.contextmanager

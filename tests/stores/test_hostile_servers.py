@@ -216,6 +216,9 @@ class Other(StoreServer):
     def answer(self, *_: Any) -> Any:
         return 200, {}
 
+    def refusal(self, status: int, message: str) -> Any:
+        return status, {"error": message}
+
 
 def test_vectors_that_are_none_are_nan(case: Case) -> None:
     bad = [

@@ -259,7 +259,7 @@ def _bleu() -> Any:
 
 def _corpus_bleu(sums: Floats) -> Floats:
     # nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp in sacrebleu's notation.
-    figures = []
+    figures, compute = [], _bleu().compute_bleu
     for sys_len, ref_len, *counts in sums.round().astype(int).tolist():
-        figures.append(_bleu().compute_bleu(counts[:4], counts[4:], sys_len, ref_len, smooth_method="exp").score)
+        figures.append(compute(counts[:4], counts[4:], sys_len, ref_len, smooth_method="exp").score)
     return np.array(figures, np.float64)

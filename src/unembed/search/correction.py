@@ -17,7 +17,7 @@ from unembed.decoding.guesses import Guesser, ended
 from unembed.decoding.inversion import EXACT
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
-from unembed.search.encoder_calls import EncoderCalls
+from unembed.search.encoder_calls import EncoderCalls, as_read
 from unembed.search.loop import Floats, Hypothesis, Ids
 
 TRIES = 2  # revisions of each hypothesis in a pass, of which one is asked about where it is new
@@ -98,11 +98,6 @@ class Corrector:
         return list(chain.from_iterable(zip(*of_each, strict=True)))
 
     def _new(self, rows: Sequence[Ids]) -> list[Ids]:
-        """The first of some texts that were not asked about, as many as the beam has.
-
-        A text is what it tokenises to once it is decoded: that is what the encoder sees.
-        """
-        read = [tuple(ids) for ids in self.tokenizer.encode_batch([self.tokenizer.decode(ids) for ids in rows])]
-        special = set(self.tokenizer.special_ids)
-        fit = [ids for ids in dict.fromkeys(read) if 0 < len(ids) <= self.length and not special & {*ids}]
+        """The first of some texts that were not asked about, as many as the beam has."""
+        fit = as_read(self.tokenizer, rows, self.length)
         return [ids for ids in fit if ids not in self._seen][: self.beam]

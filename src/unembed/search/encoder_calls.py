@@ -110,3 +110,13 @@ class EncoderCalls:
 def fast_lane(encoder: Encoder, tokenizer: Tokenizer | None = None) -> FastEncoder | None:
     """The fast lane of a local transformer, for rows of a tokenizer's ids; other encoders have none."""
     return FastEncoder(encoder, tokenizer) if isinstance(encoder, TransformerEncoder) else None
+
+
+def as_read(tokenizer: Tokenizer, rows: Sequence[Ids], length: int) -> list[Ids]:
+    """What the encoder sees of texts: what each tokenises to once it is decoded, each once.
+
+    Left out is what is empty or longer than `length` then, or holds a special token, which is lost when it is decoded.
+    """
+    read = dict.fromkeys(tuple(ids) for ids in tokenizer.encode_batch([tokenizer.decode(ids) for ids in rows]))
+    special = set(tokenizer.special_ids)
+    return [ids for ids in read if 0 < len(ids) <= length and special.isdisjoint(ids)]

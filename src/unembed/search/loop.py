@@ -27,7 +27,7 @@ from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.beginnings import Beginnings
 from unembed.search.changes import Changes
 from unembed.search.composition import Change, compose
-from unembed.search.encoder_calls import EncoderCalls
+from unembed.search.encoder_calls import EncoderCalls, as_read
 from unembed.search.gaussian_process import Answers, Forecast
 from unembed.search.likelihoods import Conditioned
 from unembed.search.options import Search
@@ -115,7 +115,6 @@ class Searcher:
         self.row = row
         self.learn = learn
         self.length = denoiser.length
-        self.special = set(tokenizer.special_ids)
         self.denoiser = denoiser
         self.state = State(np.random.default_rng([decoding.seed, row]), Answers(search.tuning.kernel))
 
@@ -261,15 +260,9 @@ class Searcher:
         return list(chosen)
 
     def _ask(self, rows: Sequence[Ids]) -> list[Hypothesis]:
-        """Embed what is new of some texts, and learn from the answers.
-
-        A text is what it tokenises to once it is decoded: that is what the encoder sees.
-        """
+        """Embed what is new of some texts, and learn from the answers."""
         state = self.state
-        texts = [self.tokenizer.decode(ids) for ids in rows]
-        read = [tuple(ids) for ids in self.tokenizer.encode_batch(texts)]
-        new = [ids for ids in dict.fromkeys(read) if 0 < len(ids) <= self.length and hash(ids) not in state.seen]
-        new = [ids for ids in new if not set(ids) & self.special]  # an unknown token is lost when it is decoded
+        new = [ids for ids in as_read(self.tokenizer, rows, self.length) if hash(ids) not in state.seen]
         e_ND = self.encoder.embed(new)
         new = new[: len(e_ND)]
         state.seen.update(map(hash, rows))
