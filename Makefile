@@ -1,7 +1,7 @@
 # make demo           set up .venv, serve the demo page, say where; Ctrl-C stops it
 # make demo-terminal  set up .venv and watch sentences come back from their embeddings in the terminal
 # make test           set up .venv and run every test
-# make test-fast      the tests that take no training, no search, no process of their own: a minute and a half
+# make test-fast      the tests that take no training, no search, no process of their own: a minute
 # make lint           what CI checks besides the tests: ruff and mypy
 # make format         let ruff rewrite what it can
 # make clean          remove .venv and all caches

@@ -92,13 +92,14 @@ def test_insertions_are_ranked_by_the_cosine_of_each() -> None:
     assert any(text[0] not in BASE for text in texts)
 
 
-def test_deletions_are_all_runs_of_neighbours() -> None:
-    listed = [change.of(BASE) for change in changes().deletions()]
-    expected = [BASE[:a] + BASE[a + size :] for size in (1, 2) for a in range(len(BASE) - size + 1)]
-    assert sorted(listed) == sorted(expected)
-    assert [change.nats for change in changes().deletions()] == pytest.approx(
-        [-STANDING[a : a + size].sum() for size in (1, 2) for a in range(len(BASE) - size + 1)]
-    )
+def test_deletions_are_all_runs_of_neighbours_the_least_likely_first() -> None:
+    runs = {BASE[:a] + BASE[a + size :]: (a, size) for size in (1, 2) for a in range(len(BASE) - size + 1)}
+    listed = changes().deletions()
+    assert sorted(change.of(BASE) for change in listed) == sorted(runs)
+    several = [STANDING[a : a + size] for a, size in (runs[change.of(BASE)] for change in listed)]
+    assert [change.nats for change in listed] == pytest.approx([-some.sum() for some in several])
+    means = [float(some.mean()) for some in several]
+    assert means == sorted(means)
     assert [change.of((4,)) for change in changes((4,)).deletions()] == []  # there is no empty text
     assert {change.of((4, 5)) for change in changes((4, 5)).deletions()} == {(4,), (5,)}
 

@@ -83,10 +83,11 @@ def test_what_is_not_known_has_no_features() -> None:
     assert shared[2] == 0
 
 
-def made(answered: list[Ids], e_ND: np.ndarray, hypotheses: list[Ids]) -> Forecast:
+def made(answered: list[Ids], e_ND: np.ndarray) -> Forecast:
+    """Of changes to BASE."""
     answers = Answers(KERNEL)
     answers.take(answered, e_ND)
-    return Forecast(SURROGATE, answers, E, [(ids, embedded(ids)) for ids in hypotheses])
+    return Forecast(SURROGATE, answers, BASE, embedded(BASE))
 
 
 def embedded(ids: Ids) -> np.ndarray:
@@ -129,33 +130,22 @@ def test_it_is_the_posterior(seed: int, count: int) -> None:
         y_D = SURROGATE.unnormalised(BASE, embedded(BASE)) + bag(ids) - bag(BASE) + change_F @ w_FD
         spread = KERNEL.caution * D * scale * (change_F @ covariance_FF @ change_F)
         expected.append(y_D @ E / math.sqrt(y_D @ y_D + spread))
-    np.testing.assert_allclose(made(answered, e_ND, [BASE]).cosines(asked, BASE), expected, atol=1e-4)
-
-
-def test_each_hypothesis_has_a_forecast_of_its_own() -> None:
-    answered, asked = [BASE, *around(0, 20)], around(1, 5)
-    e_ND = otherwise(0, len(answered))
-    hypotheses = answered[:3]
-    together = made(answered, e_ND, hypotheses)
-    found = [together.cosines(asked, ids) for ids in hypotheses]
-    for ids, cosines_P in zip(hypotheses, found, strict=True):
-        np.testing.assert_allclose(cosines_P, made(answered, e_ND, [ids]).cosines(asked, ids), atol=1e-5)
-    assert not np.allclose(found[0], found[1])
+    np.testing.assert_allclose(made(answered, e_ND).embeddings(asked) @ E, expected, atol=1e-4)
 
 
 def test_of_a_hypothesis_itself_it_is_certain() -> None:
-    forecast = made([BASE, *around(0, 20)], otherwise(0, 21), [BASE])
-    assert forecast.cosines([BASE], BASE)[0] == pytest.approx(float(embedded(BASE) @ E), abs=1e-5)
+    forecast = made([BASE, *around(0, 20)], otherwise(0, 21))
+    assert forecast.embeddings([BASE])[0] @ E == pytest.approx(float(embedded(BASE) @ E), abs=1e-5)
 
 
 def test_the_less_is_known_the_less_is_promised() -> None:
     """Of texts that the surrogate takes for the same as the hypothesis: orders of its words."""
     answered = [BASE, *around(3, 40)]
-    forecast = made(answered, otherwise(1, len(answered)), [BASE])
+    forecast = made(answered, otherwise(1, len(answered)))
     noise = np.random.default_rng(0)
     orders = [tuple(noise.permutation(BASE).tolist()) for _ in range(200)]
     swapped = (BASE[1], BASE[0], *BASE[2:])
-    before, near, *far = forecast.cosines([BASE, swapped, *orders], BASE)
+    before, near, *far = forecast.embeddings([BASE, swapped, *orders]) @ E
     assert np.mean(far) < near < before + 0.05
     assert np.mean(far) < before
 
@@ -174,9 +164,9 @@ def test_it_learns_which_orders_are_good() -> None:
     e_ND = np.stack([learned(right, leads, ids) for ids in known])
     answers = Answers(KERNEL)
     answers.take(known, e_ND)
-    forecast = Forecast(SURROGATE, answers, E, [(BASE, e_ND[0])])
+    forecast = Forecast(SURROGATE, answers, BASE, e_ND[0])
     measured = [float(learned(right, leads, ids) @ E) for ids in asked]
-    assert np.corrcoef(forecast.cosines(asked, BASE), measured)[0, 1] > 0.6
+    assert np.corrcoef(forecast.embeddings(asked) @ E, measured)[0, 1] > 0.6
 
 
 def test_what_mends_the_same_does_not_help_twice() -> None:
@@ -185,10 +175,10 @@ def test_what_mends_the_same_does_not_help_twice() -> None:
     several = [(8, 3, 9, *BASE[3:]), (*BASE[:3], 31, 20, 8), (*BASE[:2], 20, 8, *BASE[4:])]
     known = [BASE] * 3 + [ids for ids in several for _ in range(3)]
     e_ND = np.stack([start_D] * 3 + [start_D + 1.0 * twice_D] * 9)
-    forecast = made(known, (e_ND / np.linalg.norm(e_ND, axis=1, keepdims=True)).astype(np.float32), [BASE])
-    one = forecast.cosines(several[:2], BASE).max()
-    scalar = 2 * (one - forecast.cosines([BASE], BASE)[0])  # what cosines alone would foresee of both
-    both = forecast.cosines([(8, 3, 9, 31, 20, 8)], BASE)[0] - forecast.cosines([BASE], BASE)[0]
+    forecast = made(known, (e_ND / np.linalg.norm(e_ND, axis=1, keepdims=True)).astype(np.float32))
+    one, other, none, joined = forecast.embeddings([*several[:2], BASE, (8, 3, 9, 31, 20, 8)]) @ E
+    scalar = 2 * (max(one, other) - none)  # what cosines alone would foresee of both
+    both = joined - none
     assert both < 0.9 * scalar
 
 
@@ -203,6 +193,6 @@ def test_only_the_latest_answers_count() -> None:
     np.testing.assert_array_equal(answers.e_ND, latest.e_ND)
     np.testing.assert_array_equal(answers.gram_NN, latest.gram_NN)
     # A hypothesis that is no longer among them can still be changed.
-    gone = Forecast(SURROGATE, answers, E, [(BASE, unit(linear(list(BASE))))])
-    assert np.isfinite(gone.cosines([BASE, (1, 2)], BASE)).all()
+    gone = Forecast(SURROGATE, answers, BASE, embedded(BASE))
+    assert np.isfinite(gone.embeddings([BASE, (1, 2)])).all()
     assert len(E) == D

@@ -19,6 +19,7 @@ from unembed.decoding.options import Decoding
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
 from unembed.search.beginnings import Beginnings
+from unembed.search.gaussian_process import Forecast
 from unembed.search.likelihoods import Conditioned
 from unembed.search.options import Search, SearchTuning
 from unembed.surrogate.bag import Surrogate
@@ -194,6 +195,24 @@ def test_a_stuck_search_asks_about_many_changes_of_its_nearest_hypothesis() -> N
             break
     assert max(sizes[:-1]) <= 16
     assert 40 < sizes[-1] <= 62 + SearchTuning().admitted
+
+
+def test_a_word_that_the_forecast_is_wrong_about_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the forecast alone no text with it ever would be."""
+    encoder = Asked()
+    assert "learned" in TEXTS[HARD]
+    (token, *_), foreseen = encoder.tokenizer.encode("learned"), Forecast.embeddings
+
+    def wrong(self: Forecast, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        signs = [-1 if token in ids else 1 for ids in texts]
+        return np.array(signs, np.float32)[:, None] * foreseen(self, texts)
+
+    monkeypatch.setattr(Forecast, "embeddings", wrong)
+    search = inverter(encoder).search(E[HARD], seconds=None, max_calls=150, first_row=HARD)
+    next(search)
+    assert not any("learned" in text.split() for text in encoder.texts)
+    collections.deque(search, 0)
+    assert any("learned" in text.split() for text in encoder.texts)
 
 
 def test_it_begins_again_from_the_words_that_it_is_told_and_not_when_time_is_over() -> None:

@@ -2,7 +2,7 @@
 
 Exchanges and insertions are ranked over the whole vocabulary by the cosine that
 the surrogate's bag of tokens promises (`surrogate.Surrogate`) and the denoiser's log-likelihood; what order and place
-do to an embedding a bag cannot know, so all deletions and orders are listed and left to the forecast.
+do to an embedding a bag cannot know, so all deletions are listed, the least likely tokens' first, and all orders.
 
 Shape suffixes: T tokens of the hypothesis, V vocabulary, D dimension of an embedding.
 """
@@ -94,13 +94,14 @@ class Changes:
         return found
 
     def deletions(self) -> list[Change]:
-        """Neighbours deleted, up to half of the text."""
+        """Neighbours deleted, up to half of the text, the least likely first."""
         count = len(self.ids)
-        return [
+        several = [
             Change(dict.fromkeys(range(first, last), ()), nats=-float(self.standing_T[first:last].sum()))
             for size in range(1, count // 2 + 1)
             for first, last in zip(range(count), range(size, count + 1), strict=False)
         ]
+        return sorted(several, key=lambda change: -change.nats / len(change.replaced))
 
     def orders(self) -> list[Change]:
         """Two blocks in each other's place, or one moved: all of them, or a sample of a long text's."""

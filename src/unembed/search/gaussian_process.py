@@ -25,8 +25,8 @@ since what is uncertain leads away from e more often than towards it: the less a
 are known, the less is promised of it. The scale s^2 is the one of greatest likelihood; caution is less than 1, since
 the kernel overstates what is uncertain.
 
-Shape suffixes: N texts answered about, H hypotheses, X both, P texts asked about, L tokens of the longest, T tokens of
-a text, D dimension of an embedding, K known features, F those of them that X have.
+Shape suffixes: N texts answered about, X these and the hypothesis, P texts asked about, L tokens of the longest, T
+tokens of a text, D dimension of an embedding, K known features, F those of them that X have.
 """
 
 from collections.abc import Sequence
@@ -131,51 +131,43 @@ class Answers:
 
 
 class Forecast:
-    """What to expect of changes to some hypotheses, by the answers so far, of which there must be one at least.
+    """What to expect of changes to a hypothesis, by the answers so far, of which there must be one at least.
 
     Args:
-        e_D: the embedding whose text is searched for.
-        hypotheses: the tokens of each, and its embedding (D,).
+        ids: the hypothesis' tokens.
+        e_hat: its embedding (D,).
     """
 
-    def __init__(
-        self,
-        surrogate: Surrogate,
-        answers: Answers,
-        e_D: Floats,
-        hypotheses: Sequence[tuple[tuple[int, ...], Floats]],
-    ) -> None:
+    def __init__(self, surrogate: Surrogate, answers: Answers, ids: tuple[int, ...], e_hat: Floats) -> None:
         self.surrogate = surrogate
         self.answers = answers
-        self.e_D: Floats = (e_D / np.linalg.norm(e_D)).astype(np.float32)
-        texts = [ids for ids, _ in hypotheses]
-        self.number = {ids: number for number, ids in enumerate(texts)}
-        self.starts_HD = np.stack([surrogate.unnormalised(*hypothesis) for hypothesis in hypotheses])
-        self.bags_HD = self._bags(texts)
-        self.answered = len(answers.texts)
-        self.features = Features([*answers.texts, *texts], answers.kernel)
-        phi_XK, own_X = self.features.of([*answers.texts, *texts])
+        self.start_D, self.bag_1D = surrogate.unnormalised(ids, e_hat), self._bags([ids])
+        known = [*answers.texts, ids]
+        self.features = Features(known, answers.kernel)
+        phi_XK, own_X = self.features.of(known)
         self.used = np.unique(phi_XK.indices)
         self.phi_FX = torch.from_numpy(phi_XK[:, self.used].astype(np.float32).toarray(order="F").T)
         noise_N = answers.kernel.noise / np.array([len(ids) for ids in answers.texts]) ** 2
         lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
         self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
         self.alpha_ND, self.scale = self._learned()
-        self.shared_HX, self.own_H = self._shared(phi_XK[self.answered :]), own_X[self.answered :]
+        self.shared_1X, self.own = self._shared(phi_XK[-1:]), own_X[-1]
 
-    def cosines(self, texts: Sequence[Sequence[int]], hypothesis: tuple[int, ...]) -> Doubles:
-        """(P,) to expect of texts (one token at least each) that were made of a hypothesis."""
-        number = self.number[hypothesis]
-        changed_PD = self._bags(texts) - self.bags_HD[number]
+    def embeddings(self, texts: Sequence[Sequence[int]]) -> Floats:
+        """(P, D) to expect of changed texts, one token at least each.
+
+        Of length 1 where they are certain, else shorter, so that the product with e is the cosine to expect.
+        """
         phi_PK, own_P = self.features.of(texts)
         shared_PX = self._shared(phi_PK)
-        difference_PN = (shared_PX - self.shared_HX[number])[:, : self.answered]
-        y_PD = self.starts_HD[number] + changed_PD + difference_PN @ self.alpha_ND
-        apart_P = own_P + self.own_H[number] - 2 * shared_PX[:, self.answered + number]
+        difference_PN = (shared_PX - self.shared_1X)[:, :-1]
+        y_PD = self.start_D + self._bags(texts) - self.bag_1D + difference_PN @ self.alpha_ND
+        apart_P = own_P + self.own - 2 * shared_PX[:, -1]
         v_P = (apart_P - ((difference_PN @ self.inverse_NN.T) ** 2).sum(1)).clip(min=0)
-        spread_P = self.answers.kernel.caution * len(self.e_D) * self.scale * v_P
-        cosine_P: Doubles = y_PD @ self.e_D / np.sqrt(((y_PD**2).sum(1) + spread_P).clip(min=1e-6))
-        return cosine_P
+        spread_P = self.answers.kernel.caution * y_PD.shape[1] * self.scale * v_P
+        length_P = np.sqrt(((y_PD**2).sum(1) + spread_P).clip(min=1e-6))
+        found: Floats = (y_PD / length_P[:, None]).astype(np.float32)
+        return found
 
     def _learned(self) -> tuple[Floats, float]:
         """What the answers add to what the surrogate says of their texts: weights of the answers (N, D), and s^2."""
@@ -187,7 +179,7 @@ class Forecast:
         return self.inverse_NN.T @ white_ND, float((white_ND**2).mean())
 
     def _shared(self, phi_PK: csr_array) -> Floats:
-        """The kernel of some texts with those answered about and the hypotheses, (P, N + H)."""
+        """The kernel of some texts with those answered about and, last, the hypothesis, (P, X)."""
         used_PF = phi_PK[:, self.used].astype(np.float32)
         shared_PX: Floats = F.embedding_bag(  # a product with a dense matrix, three times as fast as scipy's
             torch.from_numpy(used_PF.indices), self.phi_FX, torch.from_numpy(used_PF.indptr[:-1]), mode="sum",

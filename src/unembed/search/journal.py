@@ -18,7 +18,7 @@ from unembed.files.atomic import atomic_file
 from unembed.search.gaussian_process import Answers
 from unembed.search.loop import Hypothesis, Searcher
 
-FORMAT = 10
+FORMAT = 11
 
 
 def save_search(path: Path, searcher: Searcher) -> None:

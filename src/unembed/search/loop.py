@@ -14,9 +14,10 @@ The fast lane of a local encoder may be wrong in the fourth digit. So what is re
 the encoder's own float32 cosine of the decoded text: the nearest hypotheses are confirmed each round.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,18 +157,13 @@ class Searcher:
             yield state
 
     def _round(self, parent: Hypothesis, asked: int) -> None:
-        """Ask about changes of a hypothesis, then about the best combinations of all that were ever measured of it."""
-        tuning, frugal, state = self.search.tuning, self.search.frugal, self.state
+        """Ask about changes of a hypothesis, then about combinations of all that are known of it."""
+        tuning, state = self.search.tuning, self.state
         best = state.pool[0]
         proposals = self._propose(parent)
         found = self._ask(self._screen(parent, proposals, asked))
-        known = dict(zip(state.answers.texts, state.answers.e_ND, strict=True))
-        changes = {ids: change for texts in proposals.values() for ids, change in texts.items() if ids in known}
-        measured = [(change, known[ids]) for ids, change in changes.items()]
-        composed = tuning.frugal_composed if frugal else tuning.composed
-        joined = compose(parent.e_hat, measured, self.e_D, 2 * composed, tuning)
-        new = dict.fromkeys(change.of(parent.ids) for change in joined)
-        found += self._ask([ids for ids in new if hash(ids) not in state.seen][:composed])
+        composed = tuning.frugal_composed if self.search.frugal else tuning.composed
+        found += self._ask(self._compose(parent, proposals, composed))
         parent.changed = True
         self._admit(found)
         state.idle = 0 if state.pool[0] is not best else state.idle + 1
@@ -194,12 +190,13 @@ class Searcher:
     def _begin(self, beside: bool = False) -> None:
         """Ask about blind candidates, or about texts decoded again from the words of the nearest hypotheses.
 
-        Their pool takes the place of the one so far, unless they are to stand beside it: these are blind ones.
+        Their pool takes the place of the one so far, unless they are to stand beside it: these are blind ones. Where
+        calls are counted they join it too, since few of its changes were asked about.
         """
         state, tuning, before = self.state, self.search.tuning, self.state.pool
         near = {} if beside else {h.ids: h for h in [*state.found, *before]}
         if not beside:
-            state.pool, state.idle = [], 0
+            state.pool, state.idle = before if self.search.frugal else [], 0
         if near:
             nearest = nlargest(tuning.teachers, near.values(), key=lambda h: h.cosine)
             several = [(h.ids, h.e_hat) for h in nearest]
@@ -239,25 +236,73 @@ class Searcher:
         return parent.proposals
 
     def _screen(self, parent: Hypothesis, proposals: Proposals, count: int) -> list[Ids]:
-        """The most promising of each kind that were not asked about, by forecast and language."""
-        tuning, seen = self.search.tuning, self.state.seen
-        new = {
-            kind: {ids: change for ids, change in texts.items() if ids and hash(ids) not in seen}
-            for kind, texts in proposals.items()
-        }
+        """The most promising of each kind that were not asked about, by forecast and language.
+
+        By turns with the first of their list, which is in the order of what the surrogate and the denoiser promise: a
+        text that the forecast is wrong about would never be asked about. Orders have no such order.
+        """
+        new = {kind: self._unasked(texts) for kind, texts in proposals.items()}
         every = {ids: change for texts in new.values() for ids, change in texts.items()}
-        if not every:
-            return []
-        forecast = Forecast(self.surrogate, self.state.answers, self.e_D, [(parent.ids, parent.e_hat)])
-        cosines = forecast.cosines(list(every), parent.ids).tolist()
-        score = {
-            ids: cosine + tuning.nat * change.nats for (ids, change), cosine in zip(every.items(), cosines, strict=True)
-        }
+        expected = self._expected(parent, every)
+        score = self._scored(expected, every)
         chosen: dict[Ids, None] = {}
         for kind, texts in new.items():
-            most = max(1, round(count * getattr(tuning, kind)))
-            chosen |= dict.fromkeys(nlargest(most, texts, key=score.__getitem__))
+            most = max(1, round(count * getattr(self.search.tuning, kind)))
+            ranked = nlargest(self._reviewed * most, texts, key=score.__getitem__)
+            if kind == "orders":
+                ranked = self._review(ranked, expected, most)
+            else:
+                both = (texts, ranked) if self.state.rounds % 2 else (ranked, texts)
+                ranked = list(dict.fromkeys(chain.from_iterable(zip(*both, strict=False))))
+            chosen |= dict.fromkeys(ranked[:most])
         return list(chosen)
+
+    def _compose(self, parent: Hypothesis, proposals: Proposals, count: int) -> list[Ids]:
+        """The most promising combinations of changes: of those ever measured, and of the best by forecast."""
+        tuning = self.search.tuning
+        known = dict(zip(self.state.answers.texts, self.state.answers.e_ND, strict=True))
+        every = {ids: change for texts in proposals.values() for ids, change in texts.items()}
+        unasked = self._unasked(every)
+        expected = self._expected(parent, unasked)
+        score = self._scored(expected, unasked)
+        single = known | {ids: expected[ids] for ids in nlargest(tuning.imagined, score, key=score.__getitem__)}
+        several = [(change, single[ids]) for ids, change in every.items() if ids in single]
+        joined = compose(parent.e_hat, several, self.e_D, 2 * max(count, tuning.beam), tuning)
+        new = self._unasked({change.of(parent.ids): change for change in joined})
+        expected = self._expected(parent, new)
+        score = self._scored(expected, new)
+        return self._review(nlargest(self._reviewed * count, score, key=score.__getitem__), expected, count)
+
+    def _unasked(self, changes: Mapping[Ids, Change]) -> dict[Ids, Change]:
+        return {ids: change for ids, change in changes.items() if ids and hash(ids) not in self.state.seen}
+
+    def _expected(self, parent: Hypothesis, changes: Mapping[Ids, Change]) -> dict[Ids, Floats]:
+        """The embedding (D,) to expect of each changed text."""
+        if not changes:
+            return {}
+        forecast = Forecast(self.surrogate, self.state.answers, parent.ids, parent.e_hat)
+        return dict(zip(changes, forecast.embeddings(list(changes)), strict=True))
+
+    def _scored(self, expected: Mapping[Ids, Floats], changes: Mapping[Ids, Change]) -> dict[Ids, float]:
+        """How promising changed texts are, by the cosine to expect and what their changes say of language."""
+        return {ids: float(e @ self.e_D) + self.search.tuning.nat * changes[ids].nats for ids, e in expected.items()}
+
+    @property
+    def _reviewed(self) -> int:
+        """Times as many texts as can be asked about, at which the denoiser looks first."""
+        return self.search.tuning.reviewed if self.search.frugal else 1
+
+    def _review(self, texts: list[Ids], expected: Mapping[Ids, Floats], count: int) -> list[Ids]:
+        """The most promising texts, by the cosine to expect and the denoiser's likelihood of all their tokens."""
+        if len(texts) <= count:
+            return texts
+        e_hats = [expected[ids] / np.linalg.norm(expected[ids]) for ids in texts]
+        nats = [float(nats_T.sum()) for _, nats_T in self.denoiser.likelihoods(texts, e_hats)]
+        score = {
+            ids: float(expected[ids] @ self.e_D) + self.search.tuning.nat * one
+            for ids, one in zip(texts, nats, strict=True)
+        }
+        return nlargest(count, texts, key=score.__getitem__)
 
     def _ask(self, rows: Sequence[Ids]) -> list[Hypothesis]:
         """Embed what is new of some texts, and learn from the answers."""
