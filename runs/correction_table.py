@@ -23,8 +23,8 @@ from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter
 from unembed.search.correction import Corrector
 from unembed.search.encoder_calls import EncoderCalls
-from unembed.search.loop import Hypothesis
 from unembed.search.options import Search
+from unembed.search.state import Hypothesis
 
 FIGURES = ("exact_match", "bleu", "token_f1", "cosine")
 

@@ -18,8 +18,8 @@ from unembed.inverter import Inverter
 from unembed.search import correction
 from unembed.search.correction import Corrector
 from unembed.search.encoder_calls import EncoderCalls
-from unembed.search.loop import Hypothesis
 from unembed.search.options import Search
+from unembed.search.state import Hypothesis
 from unembed.storage.checkpoint import Parts, build_denoiser
 
 TOKENIZER = fake_encoder().tokenizer

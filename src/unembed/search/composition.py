@@ -1,13 +1,14 @@
-"""Composition: several changes of one hypothesis at once, chosen by what each was measured to do alone.
+"""Composition: several changes of one hypothesis at once, chosen by what each does alone.
 
 A round embeds a hypothesis h with many single changes. They act nearly independently of each other, so that of changes
 i, j, ... together
 
     e(h + i + j) ~ e(h) + d_i + d_j,      d_i = e(h + i) - e(h),
 
-is to be expected, normalised. So which few of the measured d add up to what h lacks is a sparse approximation problem
-(matching pursuit, Mallat & Zhang 1993, doi 10.1109/78.258082), solved here by a beam: all pairs, then the best pairs
-with every third change, and so on. It finds changes that help only together, which no search by single steps accepts.
+is to be expected, normalised; the embedding to expect stands for one that was not measured. So which few of the d add
+up to what h lacks is a sparse approximation problem (matching pursuit, Mallat & Zhang 1993, doi 10.1109/78.258082),
+solved here by a beam: all pairs, then the best pairs with every third change, and so on. It finds changes that help
+only together, which no search by single steps accepts.
 
 Shape suffixes: N changes, D dimension of an embedding.
 """

@@ -18,7 +18,7 @@ from unembed.decoding.inversion import EXACT
 from unembed.denoiser.model import Denoiser
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.encoder_calls import EncoderCalls, as_read
-from unembed.search.loop import Floats, Hypothesis, Ids
+from unembed.search.state import Floats, Hypothesis, Ids
 
 TRIES = 2  # revisions of each hypothesis in a pass, of which one is asked about where it is new
 FRUITLESS = 8  # passes without a new text after which there is none to be expected

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from unembed.decoding.inversion import Inversion
 from unembed.search.journal import load_search, save_search
-from unembed.search.loop import Hypothesis, Searcher
+from unembed.search.loop import Searcher
+from unembed.search.state import Hypothesis
 
 
 def inversions(searcher: Searcher, journal: Path | None = None) -> Iterator[Inversion]:

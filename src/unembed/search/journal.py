@@ -16,7 +16,8 @@ import numpy as np
 from unembed.errors import InputError
 from unembed.files.atomic import atomic_file
 from unembed.search.gaussian_process import Answers
-from unembed.search.loop import Hypothesis, Searcher
+from unembed.search.loop import Searcher
+from unembed.search.state import Hypothesis
 
 FORMAT = 11
 
@@ -25,7 +26,7 @@ def save_search(path: Path, searcher: Searcher) -> None:
     """Write how far a search has come, whole or not at all. Raises OutputError."""
     state = searcher.state
     tree = {
-        "format": FORMAT, "search": _key(searcher), "noise": state.noise.bit_generator.state,
+        "format": FORMAT, "search": _key(searcher),
         "pool": [_told(h) for h in state.pool], "found": [_told(h) for h in state.found],
         "rounds": state.rounds, "idle": state.idle, "begun": state.begun,
         "calls": searcher.encoder.calls, "seconds": searcher.encoder.seconds, "passes": searcher.denoiser.passes,
@@ -65,7 +66,6 @@ def load_search(path: Path, searcher: Searcher) -> None:
         values = {name: int(tree[name]) for name in ("rounds", "idle", "begun")}
         calls, passes, seconds = int(tree["calls"]), int(tree["passes"]), float(tree["seconds"])
         seen = set(arrays["seen"].tolist())
-        searcher.state.noise.bit_generator.state = tree["noise"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as a search; delete it to search anew") from error
     state = searcher.state

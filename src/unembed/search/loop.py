@@ -2,77 +2,37 @@
 
 A hypothesis is a text of which the encoder's embedding is known. Each round one of them, by turns the best and the
 nearest that was not changed yet, is changed in every small way (`changes`), by what the denoiser makes of it
-(`denoising`). A forecast (`forecast`) that has learned from all answers so far says which of these thousand texts are
-worth asking about. What the answers say of single changes tells which combinations of them are (`composition`): from
-these come most of the steps. Which hypothesis is best is decided by the cosine and by language: the cosine alone
-prefers heaps of words that lean the right way, from which no small change leads to a sentence. A search whose pool
-brings nothing better is stuck. It asks about hundreds of changes of its nearest hypothesis, since the text may be a
-single one away; then it begins again, from texts that the denoiser makes of the words found so far (`beginnings`). It
-ends at the very text, or when its calls or its time are spent.
+(`likelihoods`). A forecast (`gaussian_process`) that has learned from all answers so far says which of these thousand
+texts are worth asking about, by turns with the order in which they are listed. What the answers say of single changes,
+and the forecast of others, tells which combinations of them are (`composition`): from these come most of the steps.
+Which hypothesis is best is decided by the cosine and by language: the cosine alone prefers heaps of words that lean the
+right way, from which no small change leads to a sentence. A search whose pool brings nothing better is stuck. It asks
+about hundreds of changes of its nearest hypothesis, since the text may be a single one away; then it begins again, from
+texts that the denoiser makes of the words found so far (`beginnings`). It ends at the very text, or when its calls or
+its time are spent.
 
 The fast lane of a local encoder may be wrong in the fourth digit. So what is reported, and what ends the search, is
 the encoder's own float32 cosine of the decoded text: the nearest hypotheses are confirmed each round.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from heapq import nlargest
-from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unembed.decoding.inversion import EXACT
 from unembed.decoding.options import Decoding
 from unembed.encoders.tokenizer import Tokenizer
 from unembed.search.beginnings import Beginnings
 from unembed.search.changes import Changes
-from unembed.search.composition import Change, compose
 from unembed.search.encoder_calls import EncoderCalls, as_read
-from unembed.search.gaussian_process import Answers, Forecast
+from unembed.search.gaussian_process import Answers
 from unembed.search.likelihoods import Conditioned
 from unembed.search.options import Search
+from unembed.search.screening import Screen
+from unembed.search.state import Floats, Hypothesis, Ids, Proposals, State
 from unembed.surrogate.bag import Surrogate
 
 FRUITLESS = 10  # rounds without a new text after which there is none to be expected
-
-Ids = tuple[int, ...]
-Floats = NDArray[np.float32]
-Proposals = dict[str, dict[Ids, Change]]  # kind -> the texts that changes lead to, and the changes
-
-
-@dataclass
-class Hypothesis:
-    """A text whose embedding is known."""
-
-    ids: Ids
-    e_hat: Floats  # (D,) of length 1
-    cosine: float
-    nats: float = 0.0  # the denoiser's log-likelihood of its tokens
-    changed: bool = False  # whether its changes were proposed already
-    explored: int = 0  # rounds that asked about its changes because the search was stuck
-    judged: tuple[Floats, Floats] | None = None  # the denoiser's likelihoods: (T, V) and (T,)
-    proposals: Proposals | None = None  # its small changes, once they were listed
-    confidence: list[float] | None = None  # of each token, once it was asked for
-
-
-@dataclass
-class State:
-    """A search as far as it has come."""
-
-    noise: np.random.Generator
-    answers: Answers
-    pool: list[Hypothesis] = field(default_factory=list)  # best first, by cosine and language
-    found: list[Hypothesis] = field(default_factory=list)  # confirmed, nearest first, of all pools
-    seen: set[int] = field(default_factory=set)  # hashes of token rows that were asked about, or lead to such
-    rounds: int = 0
-    idle: int = 0  # rounds since the pool's best was found
-    begun: int = 0  # times that the search began
-
-    @property
-    def exact(self) -> bool:
-        """Whether the very text was found."""
-        return bool(self.found) and self.found[0].cosine >= EXACT
 
 
 class Searcher:
@@ -117,7 +77,8 @@ class Searcher:
         self.learn = learn
         self.length = denoiser.length
         self.denoiser = denoiser
-        self.state = State(np.random.default_rng([decoding.seed, row]), Answers(search.tuning.kernel))
+        self.state = State(Answers(search.tuning.kernel))
+        self.screen = Screen(denoiser, surrogate, self.e_D, search, self.state)
 
     @property
     def passes(self) -> int:
@@ -161,9 +122,9 @@ class Searcher:
         tuning, state = self.search.tuning, self.state
         best = state.pool[0]
         proposals = self._propose(parent)
-        found = self._ask(self._screen(parent, proposals, asked))
+        found = self._ask(self.screen.changes(parent, proposals, asked))
         composed = tuning.frugal_composed if self.search.frugal else tuning.composed
-        found += self._ask(self._compose(parent, proposals, composed))
+        found += self._ask(self.screen.combinations(parent, proposals, composed))
         parent.changed = True
         self._admit(found)
         state.idle = 0 if state.pool[0] is not best else state.idle + 1
@@ -234,75 +195,6 @@ class Searcher:
                 kind: {change.of(parent.ids): change for change in several} for kind, several in listed.items()
             }
         return parent.proposals
-
-    def _screen(self, parent: Hypothesis, proposals: Proposals, count: int) -> list[Ids]:
-        """The most promising of each kind that were not asked about, by forecast and language.
-
-        By turns with the first of their list, which is in the order of what the surrogate and the denoiser promise: a
-        text that the forecast is wrong about would never be asked about. Orders have no such order.
-        """
-        new = {kind: self._unasked(texts) for kind, texts in proposals.items()}
-        every = {ids: change for texts in new.values() for ids, change in texts.items()}
-        expected = self._expected(parent, every)
-        score = self._scored(expected, every)
-        chosen: dict[Ids, None] = {}
-        for kind, texts in new.items():
-            most = max(1, round(count * getattr(self.search.tuning, kind)))
-            ranked = nlargest(self._reviewed * most, texts, key=score.__getitem__)
-            if kind == "orders":
-                ranked = self._review(ranked, expected, most)
-            else:
-                both = (texts, ranked) if self.state.rounds % 2 else (ranked, texts)
-                ranked = list(dict.fromkeys(chain.from_iterable(zip(*both, strict=False))))
-            chosen |= dict.fromkeys(ranked[:most])
-        return list(chosen)
-
-    def _compose(self, parent: Hypothesis, proposals: Proposals, count: int) -> list[Ids]:
-        """The most promising combinations of changes: of those ever measured, and of the best by forecast."""
-        tuning = self.search.tuning
-        known = dict(zip(self.state.answers.texts, self.state.answers.e_ND, strict=True))
-        every = {ids: change for texts in proposals.values() for ids, change in texts.items()}
-        unasked = self._unasked(every)
-        expected = self._expected(parent, unasked)
-        score = self._scored(expected, unasked)
-        single = known | {ids: expected[ids] for ids in nlargest(tuning.imagined, score, key=score.__getitem__)}
-        several = [(change, single[ids]) for ids, change in every.items() if ids in single]
-        joined = compose(parent.e_hat, several, self.e_D, 2 * max(count, tuning.beam), tuning)
-        new = self._unasked({change.of(parent.ids): change for change in joined})
-        expected = self._expected(parent, new)
-        score = self._scored(expected, new)
-        return self._review(nlargest(self._reviewed * count, score, key=score.__getitem__), expected, count)
-
-    def _unasked(self, changes: Mapping[Ids, Change]) -> dict[Ids, Change]:
-        return {ids: change for ids, change in changes.items() if ids and hash(ids) not in self.state.seen}
-
-    def _expected(self, parent: Hypothesis, changes: Mapping[Ids, Change]) -> dict[Ids, Floats]:
-        """The embedding (D,) to expect of each changed text."""
-        if not changes:
-            return {}
-        forecast = Forecast(self.surrogate, self.state.answers, parent.ids, parent.e_hat)
-        return dict(zip(changes, forecast.embeddings(list(changes)), strict=True))
-
-    def _scored(self, expected: Mapping[Ids, Floats], changes: Mapping[Ids, Change]) -> dict[Ids, float]:
-        """How promising changed texts are, by the cosine to expect and what their changes say of language."""
-        return {ids: float(e @ self.e_D) + self.search.tuning.nat * changes[ids].nats for ids, e in expected.items()}
-
-    @property
-    def _reviewed(self) -> int:
-        """Times as many texts as can be asked about, at which the denoiser looks first."""
-        return self.search.tuning.reviewed if self.search.frugal else 1
-
-    def _review(self, texts: list[Ids], expected: Mapping[Ids, Floats], count: int) -> list[Ids]:
-        """The most promising texts, by the cosine to expect and the denoiser's likelihood of all their tokens."""
-        if len(texts) <= count:
-            return texts
-        e_hats = [expected[ids] / np.linalg.norm(expected[ids]) for ids in texts]
-        nats = [float(nats_T.sum()) for _, nats_T in self.denoiser.likelihoods(texts, e_hats)]
-        score = {
-            ids: float(expected[ids] @ self.e_D) + self.search.tuning.nat * one
-            for ids, one in zip(texts, nats, strict=True)
-        }
-        return nlargest(count, texts, key=score.__getitem__)
 
     def _ask(self, rows: Sequence[Ids]) -> list[Hypothesis]:
         """Embed what is new of some texts, and learn from the answers."""

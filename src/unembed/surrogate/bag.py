@@ -20,7 +20,7 @@ with z_t (K) in 8 bits: .81. What it is for:
 
     e(after) ~ |mean x + b| e_hat + (x_t - x_s) / T
 
-  How wrong that is for the text at hand, `search.forecast` learns from the encoder's answers.
+  How wrong that is for the text at hand, `search.gaussian_process` learns from the encoder's answers.
 - Several blind candidates are ranked by the cosine that bag and student say together (`cosines`). A student (`student`)
   corrects the bag by the tokens' order, a tenth as dear as the encoder; not every surrogate has one.
 
