@@ -71,7 +71,11 @@ class Screen:
         return self._review(nlargest(self.reviewed * count, score, key=score.__getitem__), expected, count)
 
     def _unasked(self, changes: Mapping[Ids, Change]) -> dict[Ids, Change]:
-        return {ids: change for ids, change in changes.items() if ids and hash(ids) not in self.state.seen}
+        """Those that lead to texts, no longer than a canvas, that were not asked about."""
+        possible = range(1, self.denoiser.length + 1)
+        return {
+            ids: change for ids, change in changes.items() if len(ids) in possible and hash(ids) not in self.state.seen
+        }
 
     def _expected(self, parent: Hypothesis, changes: Mapping[Ids, Change]) -> dict[Ids, Floats]:
         """The embedding (D,) to expect of each changed text."""
