@@ -56,7 +56,7 @@ class SearchTuning:
         beam: joined changes that are tried with every further one.
         widened: further changes kept for each of the beam.
         kept: joined changes of more than two that may be asked, of each number.
-        imagined: changes that were not asked about, the most promising, which are joined like those that were.
+        unasked_joined: changes that were not asked about, the most promising, which are joined like those that were.
         reviewed: where calls are counted, times as many orders and joined changes as are asked about, at which the
             denoiser looks first.
         nat: cosine that one nat of the denoiser's log-likelihood is worth.
@@ -88,7 +88,7 @@ class SearchTuning:
     beam: int = 24
     widened: int = 4
     kept: int = 12
-    imagined: int = 100
+    unasked_joined: int = 100
     reviewed: int = 3
     nat: float = 0.003
     pool: int = 64

@@ -41,7 +41,7 @@ class Screen:
         """About `count` changed texts that were not asked about, a share of each kind."""
         new = {kind: self._unasked(texts) for kind, texts in proposals.items()}
         every = {ids: change for texts in new.values() for ids, change in texts.items()}
-        expected = self._expected(parent, every)
+        expected = self._expected(self._forecast(parent), every)
         score = self._scored(expected, every)
         chosen: dict[Ids, None] = {}
         for kind, texts in new.items():
@@ -59,14 +59,15 @@ class Screen:
         """At most `count` texts that join changes: those ever asked about, and the best others by forecast."""
         known = dict(zip(self.state.answers.texts, self.state.answers.e_ND, strict=True))
         every = {ids: change for texts in proposals.values() for ids, change in texts.items()}
-        unasked = self._unasked(every)
-        expected = self._expected(parent, unasked)
+        unasked, forecast = self._unasked(every), self._forecast(parent)
+        expected = self._expected(forecast, unasked)
         score = self._scored(expected, unasked)
-        single = known | {ids: expected[ids] for ids in nlargest(self.tuning.imagined, score, key=score.__getitem__)}
+        best = nlargest(self.tuning.unasked_joined, score, key=score.__getitem__)
+        single = known | {ids: expected[ids] for ids in best}
         several = [(change, single[ids]) for ids, change in every.items() if ids in single]
         joined = compose(parent.e_hat, several, self.e_D, 2 * max(count, self.tuning.beam), self.tuning)
         new = self._unasked({change.of(parent.ids): change for change in joined})
-        expected = self._expected(parent, new)
+        expected = self._expected(forecast, new)
         score = self._scored(expected, new)
         return self._review(nlargest(self.reviewed * count, score, key=score.__getitem__), expected, count)
 
@@ -77,12 +78,12 @@ class Screen:
             ids: change for ids, change in changes.items() if len(ids) in possible and hash(ids) not in self.state.seen
         }
 
-    def _expected(self, parent: Hypothesis, changes: Mapping[Ids, Change]) -> dict[Ids, Floats]:
+    def _forecast(self, parent: Hypothesis) -> Forecast:
+        return Forecast(self.surrogate, self.state.answers, parent.ids, parent.e_hat)
+
+    def _expected(self, forecast: Forecast, changes: Mapping[Ids, Change]) -> dict[Ids, Floats]:
         """The embedding (D,) to expect of each changed text."""
-        if not changes:
-            return {}
-        forecast = Forecast(self.surrogate, self.state.answers, parent.ids, parent.e_hat)
-        return dict(zip(changes, forecast.embeddings(list(changes)), strict=True))
+        return dict(zip(changes, forecast.embeddings(list(changes)), strict=True)) if changes else {}
 
     def _scored(self, expected: Mapping[Ids, Floats], changes: Mapping[Ids, Change]) -> dict[Ids, float]:
         """How promising changed texts are, by the cosine to expect and what their changes say of language."""
