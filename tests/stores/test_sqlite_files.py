@@ -139,6 +139,7 @@ def test_a_process_that_forgets_to_close_leaves_no_copy(folder: Path, tmp_path: 
     (tmp_path / "temporary").mkdir()
     script = (
         "import os, signal, sys; from pathlib import Path; from unembed.stores.sqlite_files import Database\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs have not
         "kept = Database(Path(sys.argv[1]), []); print(len(os.listdir(os.environ['TMPDIR'])))\n"
         "os.kill(os.getpid(), signal.SIGINT)"
     )
