@@ -14,9 +14,10 @@ from unembed.encoders.encoder import Encoder, load_encoder
 # Files that train, search, start processes or load the packaged inverter, which `make test-fast` leaves out.
 SLOW = {
     "test_audit_commands", "test_autoregressive", "test_bad_input", "test_bad_rows", "test_bulk", "test_chain",
-    "test_checkpoint", "test_cli", "test_encoder", "test_evaluate", "test_extras", "test_extremes", "test_feedback",
-    "test_fit", "test_hostile_files", "test_inverter", "test_losses", "test_prepare", "test_remote_training",
-    "test_search", "test_student", "test_train", "test_unpaired", "test_words",
+    "test_checkpoint", "test_cli", "test_correction", "test_encoder", "test_encoder_url", "test_evaluate",
+    "test_extras", "test_extremes", "test_feedback", "test_fit", "test_forms_and_defences", "test_hostile_files",
+    "test_inverter", "test_losses", "test_prepare", "test_remote_training", "test_reports", "test_search",
+    "test_student", "test_train", "test_txtai", "test_unpaired", "test_words",
 }  # fmt: skip
 
 
