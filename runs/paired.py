@@ -3,7 +3,7 @@ differences with their intervals.
 
     python runs/paired.py OLD NEW --texts validation.txt --limit 300
     python runs/paired.py OLD --texts validation.txt --set balance=0.5 --set decoding.sharpness=1
-    python runs/paired.py OLD --texts validation.txt --tokens 6-16 --max-calls 500 --set search.nat=.001
+    python runs/paired.py OLD --texts validation.txt --tokens 6-16 --max-calls 500 --set search.frugal_nat=.001
 
 `--set` takes a field of `Decoding` or `Search`, or a tuned constant: decoding.FIELD, search.FIELD or
 search.kernel.FIELD (`unembed.decoding.options`, `unembed.search.options`). Several inverters and settings may be named:

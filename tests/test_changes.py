@@ -7,7 +7,7 @@ import pytest
 
 from test_surrogate import LINEAR, TABLE, V, linear, unit
 from unembed.search.changes import LEAST, Changes
-from unembed.search.options import SearchTuning
+from unembed.search.options import Search, SearchTuning
 from unembed.surrogate.bag import Surrogate
 
 SURROGATE = Surrogate(TABLE, LINEAR)
@@ -29,7 +29,15 @@ def likelihoods(rows: int) -> np.ndarray:
 def changes(ids: tuple[int, ...] = BASE, nat: float = NAT, seed: int = 0) -> Changes:
     e_hat = unit(linear(list(ids))).astype(np.float32)
     standing = np.resize(STANDING, len(ids))
-    return Changes(SURROGATE, ids, e_hat, E, standing, SearchTuning(nat=nat), np.random.default_rng(seed))
+    return Changes(
+        SURROGATE,
+        ids,
+        e_hat,
+        E,
+        standing,
+        Search(1.0, tuning=SearchTuning(listed_nat=nat)),
+        np.random.default_rng(seed),
+    )
 
 
 def cosine(found: Changes, after: tuple[int, ...]) -> float:

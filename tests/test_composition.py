@@ -8,7 +8,7 @@ import pytest
 from unembed.search.composition import Change, compose
 from unembed.search.options import SearchTuning
 
-TUNING = SearchTuning(nat=0.0)
+TUNING = SearchTuning()
 IDS = (10, 11, 12, 13, 14, 15)
 Floats = np.ndarray
 
@@ -60,7 +60,7 @@ def test_language_counts() -> None:
         (changes[i][0] & changes[j][0]).of(ids): promised(e_hat, e, rows[[i, j]]) + 0.3 * (nats[i] + nats[j])
         for i, j in combinations(range(9), 2)
     }
-    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, SearchTuning(nat=0.3))]
+    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, TUNING, 0.3)]
     pairs = [text for text in joined if text in every]
     best = sorted(every, key=lambda text: -every[text])[: len(pairs)]
     assert len(pairs) >= 24
@@ -75,7 +75,7 @@ def test_the_best_pairs_are_those_of_all(seed: int) -> None:
     every = {
         (changes[i][0] & changes[j][0]).of(ids): promised(e_hat, e, rows[[i, j]]) for i, j in combinations(range(9), 2)
     }
-    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, TUNING)]
+    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, TUNING, 0.0)]
     pairs = [text for text in joined if text in every]
     best = sorted(every, key=lambda text: -every[text])[: len(pairs)]
     assert len(pairs) >= 24
@@ -92,7 +92,7 @@ def test_the_best_of_three_and_four_is_that_of_all(seed: int) -> None:
     def value(text: tuple[int, ...]) -> float:
         return promised(e_hat, e, rows[[place for place in ids if text[place] >= 20]])
 
-    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, TUNING)]
+    joined = [change.of(ids) for change in compose(e_hat, changes, e, 500, TUNING, 0.0)]
     assert len(joined) == len(set(joined))
     values = [value(text) for text in joined]
     assert values == sorted(values, reverse=True)
@@ -101,7 +101,7 @@ def test_the_best_of_three_and_four_is_that_of_all(seed: int) -> None:
         found = [value(text) for text in joined if sum(token >= 20 for token in text) == size]
         assert found[0] == pytest.approx(max(every), abs=1e-5)
     assert max(sum(token >= 20 for token in text) for text in joined) == TUNING.joined
-    assert [change.of(ids) for change in compose(e_hat, changes, e, 3, TUNING)] == joined[:3]
+    assert [change.of(ids) for change in compose(e_hat, changes, e, 3, TUNING, 0.0)] == joined[:3]
 
 
 def test_changes_in_each_others_way_are_not_joined() -> None:
@@ -115,7 +115,7 @@ def test_changes_in_each_others_way_are_not_joined() -> None:
         Change({}, (*order[1:], 5)),
     ]
     kinds.append(Change({4: (9,)}))
-    joined = {change.of(IDS) for change in compose(e_hat, list(zip(kinds, rows, strict=True)), e, 500, TUNING)}
+    joined = {change.of(IDS) for change in compose(e_hat, list(zip(kinds, rows, strict=True)), e, 500, TUNING, 0.0)}
     apart = {
         (0, 3), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5), (3, 5), (4, 5),
         (0, 3, 5), (0, 4, 5), (1, 3, 5), (1, 4, 5), (2, 3, 5), (2, 4, 5),
@@ -131,6 +131,6 @@ def test_changes_in_each_others_way_are_not_joined() -> None:
 
 def test_of_one_change_there_is_nothing_to_join() -> None:
     e_hat, e, rows = vectors(0, 2)
-    assert compose(e_hat, [], e, 5, TUNING) == []
-    assert compose(e_hat, [(Change({0: (1,)}), rows[0])], e, 5, TUNING) == []
-    assert compose(e_hat, [(Change({0: (1,)}), rows[0]), (Change({0: (2,)}), rows[1])], e, 5, TUNING) == []
+    assert compose(e_hat, [], e, 5, TUNING, 0.0) == []
+    assert compose(e_hat, [(Change({0: (1,)}), rows[0])], e, 5, TUNING, 0.0) == []
+    assert compose(e_hat, [(Change({0: (1,)}), rows[0]), (Change({0: (2,)}), rows[1])], e, 5, TUNING, 0.0) == []

@@ -1,6 +1,7 @@
 """The screen: which changed and joined texts are worth an encoder call."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,20 @@ def test_kinds_have_shares_and_lists_are_taken_by_turns_with_the_forecast(search
     assert set(chosen) - set(list(listed)[: len(chosen)])  # and others, whatever the list says
 
 
+def test_the_nearer_a_hypothesis_is_the_less_language_counts() -> None:
+    several = insertions(BASE)
+    e_hat = embedded(BASE)
+    far, near = Hypothesis(BASE, e_hat, 0.5), Hypothesis(BASE, e_hat, 1 - 1e-6)
+    found = screen(far, SEARCHES[1])
+    expected = Forecast(found.surrogate, found.state.answers, BASE, e_hat).embeddings(list(several)) @ E
+    ranked = [list(several)[number] for number in np.argsort(expected)]
+    proposals = {"insertions": {ids: replace(several[ids], nats=-float(rank)) for rank, ids in enumerate(ranked)}}
+    assert found.changes(far, proposals, 5) == [ranked[0]]  # the likeliest, of which the forecast expects least
+    (best,) = found.changes(near, proposals, 5)
+    assert expected[list(several).index(best)] == pytest.approx(expected.max(), abs=1e-4)  # several have the same words
+    assert expected.max() > expected.min() + 0.01
+
+
 def test_what_is_joined_was_never_asked_about_alone() -> None:
     """Those of which the forecast expects most: a search that has measured nothing has combinations all the same."""
     known = parent(BASE)
@@ -96,7 +111,7 @@ def test_where_calls_are_counted_the_denoiser_decides_between_orders() -> None:
     expected = Forecast(reviewed.surrogate, reviewed.state.answers, BASE, known.e_hat).embeddings(best)
     judged = reviewed.denoiser.likelihoods(best, list(expected / np.linalg.norm(expected, axis=1, keepdims=True)))
     score = {
-        ids: float(e_D @ E) + SEARCHES[0].tuning.nat * float(nats.sum())
+        ids: float(e_D @ E) + SEARCHES[0].tuning.frugal_nat * float(nats.sum())
         for ids, e_D, (_, nats) in zip(best, expected, judged, strict=True)
     }
     assert asked == sorted(best, key=lambda ids: -score[ids])[: len(asked)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.utils.rnn import pad_sequence
 
 from fakes import LocalEncoder, local_parts, tiny_parts, tiny_texts
@@ -248,6 +249,26 @@ def test_a_rows_result_depends_on_its_number_and_the_seed_alone() -> None:
     assert told(inverter().invert(E[HARD], max_calls=50, first_row=2)) == told(together[2:])
     assert told(inverter().invert(E[HARD], max_calls=50, first_row=1)) != told(together[2:])
     assert told(inverter().invert(E[HARD], max_calls=50, first_row=2, seed=1)) != told(together[2:])
+
+
+def test_numpy_has_one_thread_while_a_search_works_and_as_many_as_before_between_rounds() -> None:
+    """Its threads would wait in a busy loop on the cores that torch needs."""
+
+    def threads() -> set[int]:
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    class Looks(LocalEncoder):
+        def encode(self, texts: Sequence[str], batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+            seen.append(threads())
+            return super().encode(texts)
+
+    seen: list[set[int]] = []
+    with threadpool_limits(2, user_api="blas"):
+        search = inverter(Looks()).search(E[HARD], max_calls=40)
+        for _ in search:
+            assert threads() == {2}
+    assert len(seen) > 1
+    assert set.union(*seen) == {1}
 
 
 def test_it_ends_in_time() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unembed.search.composition import Change
-from unembed.search.options import SearchTuning
+from unembed.search.options import Search
 from unembed.surrogate.bag import Surrogate
 
 LEAST = -50.0  # nats that an exchange or an insertion loses at most
@@ -33,8 +33,8 @@ class Changes:
         e_hat: its embedding (D,).
         e_D: the embedding that is searched for.
         standing_T: log-likelihood of the tokens.
-        tuning: how many are listed, which the forecast can look at in a fraction of the time that the encoder takes for
-            those asked, and what a nat is worth.
+        search: says how many are listed, which the forecast can look at in a fraction of the time that the encoder
+            takes for those asked, and what a nat is worth.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class Changes:
         e_hat: Floats,
         e_D: Floats,
         standing_T: Floats,
-        tuning: SearchTuning,
+        search: Search,
         noise: np.random.Generator,
     ) -> None:
         self.ids = ids
         self.standing_T = standing_T
-        self.tuning = tuning
+        self.tuning = search.tuning
+        self.nat = search.listed_nat
         self.noise = noise
         self.x_VD, self.xx_V = surrogate.x_VD, surrogate.squares
         self.e_D = e_D
@@ -115,7 +116,7 @@ class Changes:
         """Cosine after a move of y whose product with e is `along`, and that adds `squared` to |y|^2; and language."""
         y_D = self.y_D
         cosine = (y_D @ self.e_D + along) / np.sqrt(np.maximum(y_D @ y_D + squared, 1e-6))
-        score: NDArray[Any] = cosine + self.tuning.nat * nats.clip(min=LEAST)
+        score: NDArray[Any] = cosine + self.nat * nats.clip(min=LEAST)
         score[np.isneginf(nats)] = -np.inf
         return score
 

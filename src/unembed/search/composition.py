@@ -56,7 +56,7 @@ class Change:
 
 
 def compose(
-    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int, tuning: SearchTuning
+    e_hat: Floats, changes: Sequence[tuple[Change, Floats]], e_D: Floats, count: int, tuning: SearchTuning, nat: float
 ) -> list[Change]:
     """The `count` most promising joined changes, of two to `joined` each, best first.
 
@@ -64,7 +64,8 @@ def compose(
         e_hat: the hypothesis' embedding (D,), of length 1.
         changes: of the hypothesis, each with the embedding (D,) that it led to, of length 1.
         e_D: the embedding that is searched for, of length 1.
-        tuning: how wide the beam is, and what a nat of log-likelihood is worth.
+        tuning: how wide the beam is.
+        nat: cosine that a nat of log-likelihood is worth.
     """
     if len(changes) < 2:
         return []
@@ -73,7 +74,7 @@ def compose(
     along_N, gram_NN = d_ND @ e_D, d_ND @ d_ND.T
     square_N = 2 * d_ND @ e_hat + gram_NN.diagonal()
 
-    nats_N = tuning.nat * np.array([change.nats for change, _ in changes])
+    nats_N = nat * np.array([change.nats for change, _ in changes])
 
     def promised(
         along: NDArray[Any], square: NDArray[Any], language: NDArray[Any], possible: NDArray[Any]

@@ -35,6 +35,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dtrtri
 from scipy.sparse import csr_array
 from torch.nn import functional as F
 
@@ -149,7 +150,7 @@ class Forecast:
         self.phi_FX = torch.from_numpy(phi_XK[:, self.used].astype(np.float32).toarray(order="F").T)
         noise_N = answers.kernel.noise / np.array([len(ids) for ids in answers.texts]) ** 2
         lower_NN = np.linalg.cholesky(answers.gram_NN + np.diag(noise_N))
-        self.inverse_NN: Floats = np.linalg.inv(lower_NN).astype(np.float32)
+        self.inverse_NN: Floats = dtrtri(lower_NN, lower=1)[0].astype(np.float32)
         self.alpha_ND, self.scale = self._learned()
         self.shared_1X, self.own = self._shared(phi_XK[-1:]), own_X[-1]
 
@@ -171,9 +172,8 @@ class Forecast:
 
     def _learned(self) -> tuple[Floats, float]:
         """What the answers add to what the surrogate says of their texts: weights of the answers (N, D), and s^2."""
-        several = zip(self.answers.texts, self.answers.e_ND, strict=True)
-        d_ND = np.stack([self.surrogate.unnormalised(*answer) for answer in several])
-        d_ND -= self._bags(self.answers.texts)
+        bags_ND = self._bags(self.answers.texts)
+        d_ND = self.surrogate.as_long(bags_ND, self.answers.e_ND) - bags_ND
         d_ND -= d_ND.mean(0)
         white_ND = self.inverse_NN @ d_ND
         return self.inverse_NN.T @ white_ND, float((white_ND**2).mean())

@@ -19,7 +19,7 @@ from unembed.search.gaussian_process import Answers
 from unembed.search.loop import Searcher
 from unembed.search.state import Hypothesis
 
-FORMAT = 11
+FORMAT = 12
 
 
 def save_search(path: Path, searcher: Searcher) -> None:

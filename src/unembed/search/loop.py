@@ -185,7 +185,7 @@ class Searcher:
             gains_TV, nats_T = self._judged(parent)
             # Random numbers of its own, so that a search that goes on lists the same changes.
             own = np.random.default_rng([self.decoding.seed, self.row, *parent.ids])
-            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, self.search.tuning, own)
+            changes = Changes(self.surrogate, parent.ids, parent.e_hat, self.e_D, nats_T, self.search, own)
             listed = {
                 "exchanges": changes.exchanges(gains_TV), "deletions": changes.deletions(), "orders": changes.orders()
             }  # fmt: skip
@@ -218,7 +218,9 @@ class Searcher:
         near = near[: tuning.admitted]
         if near and not state.exact:
             self._judge(near)
-        pool = sorted([*state.pool, *near], key=lambda h: -h.cosine - tuning.nat * h.nats)
+        several = [*state.pool, *near]
+        nat = self.search.language(max((h.cosine for h in several), default=1.0))
+        pool = sorted(several, key=lambda h: -h.cosine - nat * h.nats)
         state.pool = pool[: tuning.pool]
         for hypothesis in pool[tuning.admitted :]:
             hypothesis.judged = None  # V numbers a token

@@ -59,7 +59,10 @@ class SearchTuning:
         unasked_joined: changes that were not asked about, the most promising, which are joined like those that were.
         reviewed: where calls are counted, times as many orders and joined changes as are asked about, at which the
             denoiser looks first.
-        nat: cosine that one nat of the denoiser's log-likelihood is worth.
+        nat: what one nat of the denoiser's log-likelihood is worth, as a share of what a hypothesis lacks of a cosine
+            of 1 (`Search.language`).
+        listed_nat: cosine that a nat is worth where the bag of tokens ranks all exchanges and insertions.
+        frugal_nat: cosine that a nat is worth, there too, where calls are counted.
         pool: hypotheses kept.
         patience: rounds without a better hypothesis after which the search is stuck.
         explorations: rounds for its nearest hypothesis then, before it begins again.
@@ -90,7 +93,9 @@ class SearchTuning:
     kept: int = 12
     unasked_joined: int = 100
     reviewed: int = 3
-    nat: float = 0.003
+    nat: float = 0.1
+    listed_nat: float = 0.03
+    frugal_nat: float = 0.003
     pool: int = 64
     patience: int = 4
     kernel: Kernel = Kernel()
@@ -126,6 +131,15 @@ class Search:
     def frugal(self) -> bool:
         """Whether calls are counted."""
         return self.max_calls is not None
+
+    def language(self, cosine: float) -> float:
+        """The cosine that one nat is worth beside a hypothesis: the nearer it is, the more its cosine tells."""
+        return self.tuning.frugal_nat if self.frugal else self.tuning.nat * max(0.0, 1 - cosine)
+
+    @property
+    def listed_nat(self) -> float:
+        """The cosine that one nat is worth where the bag of tokens ranks all exchanges and insertions."""
+        return self.tuning.frugal_nat if self.frugal else self.tuning.listed_nat
 
 
 class Options(TypedDict, total=False):

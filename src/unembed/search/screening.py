@@ -32,6 +32,7 @@ class Screen:
         self.denoiser = denoiser
         self.surrogate = surrogate
         self.e_D = e_D
+        self.search = search
         self.tuning = search.tuning
         # Times as many texts as can be asked about, at which the denoiser looks first: where calls are what is scarce.
         self.reviewed = search.tuning.reviewed if search.frugal else 1
@@ -42,13 +43,14 @@ class Screen:
         new = {kind: self._unasked(texts) for kind, texts in proposals.items()}
         every = {ids: change for texts in new.values() for ids, change in texts.items()}
         expected = self._expected(self._forecast(parent), every)
-        score = self._scored(expected, every)
+        nat = self.search.language(parent.cosine)
+        score = self._scored(expected, every, nat)
         chosen: dict[Ids, None] = {}
         for kind, texts in new.items():
             most = max(1, round(count * getattr(self.tuning, kind)))
             ranked = nlargest(self.reviewed * most, texts, key=score.__getitem__)
             if kind == "orders":  # which are listed in no order
-                ranked = self._review(ranked, expected, most)
+                ranked = self._review(ranked, expected, most, nat)
             else:
                 both = (texts, ranked) if self.state.rounds % 2 else (ranked, texts)
                 ranked = list(dict.fromkeys(chain.from_iterable(zip(*both, strict=False))))
@@ -61,15 +63,16 @@ class Screen:
         every = {ids: change for texts in proposals.values() for ids, change in texts.items()}
         unasked, forecast = self._unasked(every), self._forecast(parent)
         expected = self._expected(forecast, unasked)
-        score = self._scored(expected, unasked)
+        nat = self.search.language(parent.cosine)
+        score = self._scored(expected, unasked, nat)
         best = nlargest(self.tuning.unasked_joined, score, key=score.__getitem__)
         single = known | {ids: expected[ids] for ids in best}
         several = [(change, single[ids]) for ids, change in every.items() if ids in single]
-        joined = compose(parent.e_hat, several, self.e_D, 2 * max(count, self.tuning.beam), self.tuning)
+        joined = compose(parent.e_hat, several, self.e_D, 2 * max(count, self.tuning.beam), self.tuning, nat)
         new = self._unasked({change.of(parent.ids): change for change in joined})
         expected = self._expected(forecast, new)
-        score = self._scored(expected, new)
-        return self._review(nlargest(self.reviewed * count, score, key=score.__getitem__), expected, count)
+        score = self._scored(expected, new, nat)
+        return self._review(nlargest(self.reviewed * count, score, key=score.__getitem__), expected, count, nat)
 
     def _unasked(self, changes: Mapping[Ids, Change]) -> dict[Ids, Change]:
         """Those that lead to texts, no longer than a canvas, that were not asked about."""
@@ -85,18 +88,18 @@ class Screen:
         """The embedding (D,) to expect of each changed text."""
         return dict(zip(changes, forecast.embeddings(list(changes)), strict=True)) if changes else {}
 
-    def _scored(self, expected: Mapping[Ids, Floats], changes: Mapping[Ids, Change]) -> dict[Ids, float]:
+    def _scored(self, expected: Mapping[Ids, Floats], changes: Mapping[Ids, Change], nat: float) -> dict[Ids, float]:
         """How promising changed texts are, by the cosine to expect and what their changes say of language."""
-        return {ids: float(e @ self.e_D) + self.tuning.nat * changes[ids].nats for ids, e in expected.items()}
+        return {ids: float(e @ self.e_D) + nat * changes[ids].nats for ids, e in expected.items()}
 
-    def _review(self, texts: list[Ids], expected: Mapping[Ids, Floats], count: int) -> list[Ids]:
+    def _review(self, texts: list[Ids], expected: Mapping[Ids, Floats], count: int, nat: float) -> list[Ids]:
         """The most promising texts, by the cosine to expect and the denoiser's likelihood of all their tokens."""
         if len(texts) <= count:
             return texts
         e_hats = [expected[ids] / np.linalg.norm(expected[ids]) for ids in texts]
         judged = self.denoiser.likelihoods(texts, e_hats)
         score = {
-            ids: float(expected[ids] @ self.e_D) + self.tuning.nat * float(nats_T.sum())
+            ids: float(expected[ids] @ self.e_D) + nat * float(nats_T.sum())
             for ids, (_, nats_T) in zip(texts, judged, strict=True)
         }
         return nlargest(count, texts, key=score.__getitem__)

@@ -198,6 +198,10 @@ class Surrogate:
         That is about the length before normalisation, where embeddings are normalised; where they are not, their own
         lengths differ from those of the unit embeddings that a surrogate is fitted to.
         """
-        size = np.linalg.norm(self.x_VD[list(ids)].mean(0) + self.fitted.bias.numpy())
-        scaled: Floats = (size / np.linalg.norm(e_hat) * e_hat).astype(np.float32)
+        return self.as_long(self.x_VD[list(ids)].mean(0), e_hat)
+
+    def as_long(self, bag: Floats, e_hat: Floats) -> Floats:
+        """Embeddings (..., D) with the lengths of their texts' bags, which are given without the bias."""
+        size = np.linalg.norm(bag + self.fitted.bias.numpy(), axis=-1, keepdims=True)
+        scaled: Floats = (size / np.linalg.norm(e_hat, axis=-1, keepdims=True) * e_hat).astype(np.float32)
         return scaled
