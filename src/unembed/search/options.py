@@ -133,7 +133,7 @@ class Search:
         return self.max_calls is not None
 
     def language(self, cosine: float) -> float:
-        """The cosine that one nat is worth beside a hypothesis: less the nearer it is; fixed where calls are counted."""
+        """The cosine that one nat is worth beside a hypothesis: the less the nearer it is, unless calls are counted."""
         return self.tuning.frugal_nat if self.frugal else self.tuning.nat * max(0.0, 1 - cosine)
 
     @property
