@@ -16,6 +16,7 @@ from fakes import FakeEncoder, fake_encoder, save_tiny_inverter, tiny_parts, tin
 from unembed.alignment.aligner import FILE, TENSORS, Aligner
 from unembed.alignment.linear import Linear, normalised, procrustes, ridge
 from unembed.alignment.local import LocalMap
+from unembed.alignment.residuals import NOISE, WIDTH, Residuals
 from unembed.cli.main import main
 from unembed.config import Recipe
 from unembed.errors import CheckpointError, DataError, RecipeError, UnembedError
@@ -116,6 +117,39 @@ def test_a_local_map_learns_what_a_linear_one_cannot() -> None:
     assert 1 - after < (1 - before) / 3
 
 
+def test_what_the_nearest_pairs_add_is_kernel_ridge_regression() -> None:
+    vectors, rest = normalised(RNG.standard_normal((40, S))), RNG.standard_normal((40, D)).astype(np.float32)
+    asked = normalised(RNG.standard_normal((3, S)))
+
+    def kernel(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        return np.exp(-((x[:, None] - y[None]) ** 2).sum(-1) / (2 * WIDTH**2))
+
+    expected = kernel(asked, vectors) @ np.linalg.inv(kernel(vectors, vectors) + NOISE * np.eye(40)) @ rest
+    np.testing.assert_allclose(Residuals(vectors, rest).at(asked), expected, atol=1e-4)
+
+
+def test_the_nearest_pairs_mend_what_a_linear_map_gets_wrong(inverter: Inverter) -> None:
+    """Of an encoder that is another function of the same texts."""
+    texts, held, mixed = tiny_texts(600, 1), tiny_texts(100, 9), RNG.standard_normal((D, S))
+
+    def other(several: Sequence[str]) -> NDArray[np.float32]:
+        return normalised(np.sin(2 * inverter.encode(several) @ mixed))
+
+    fitted = align(inverter, Pairs(texts, other(texts), True), "other")
+    assert fitted.about["method"] == "ridge and nearest pairs"
+    true, mended = inverter.encode(held), fitted(other(held))
+    linear = fitted.forth(other(held))
+    assert (mended * true).sum(1).mean() > (linear * true).sum(1).mean() + 0.03
+
+
+def test_the_nearest_pairs_are_left_out_where_they_tell_nothing_but_noise(inverter: Inverter, turned: Turned) -> None:
+    texts = tiny_texts(300, 1)
+    noisy = normalised(turned.encode(texts) + 0.1 * RNG.standard_normal((300, S)))
+    fitted = align(inverter, Pairs(texts, noisy, True), "other")
+    assert fitted.about["method"] == "ridge"
+    np.testing.assert_array_equal(fitted(noisy), fitted.forth(noisy))
+
+
 def test_the_map_is_judged_by_pairs_that_it_has_not_seen(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
     texts = tiny_texts(100, 99)
     true = (aligner(turned.encode(texts)) * inverter.encode(texts)).sum(1).mean()
@@ -182,6 +216,10 @@ def test_a_search_asks_the_other_encoder(aligner: Aligner, inverter: Inverter, t
 
 
 def test_a_folder_comes_back_and_damage_is_told(aligner: Aligner, inverter: Inverter, tmp_path: Path) -> None:
+    halves = (RNG.standard_normal((9, n)).astype(np.float16).astype(np.float32) for n in (S, D))
+    of_pairs, rest = halves
+    of_pairs = normalised(of_pairs).astype(np.float16).astype(np.float32)
+    aligner = replace(aligner, residuals=Residuals(of_pairs, rest))
     aligner.save(tmp_path / "a")
     found = Aligner.load(tmp_path / "a")
     assert (found.source, found.target, dict(found.about)) == (aligner.source, aligner.target, dict(aligner.about))
@@ -197,9 +235,17 @@ def test_a_folder_comes_back_and_damage_is_told(aligner: Aligner, inverter: Inve
     for name, change, reason in (
         ("forth.weight", lambda t: t[:, :3], "holds other tensors"),
         ("back.mean_source", lambda t: t * float("nan"), "not finite"),
+        ("pairs.vectors", lambda t: t[1:], "holds other tensors"),
+        ("pairs.residuals", lambda t: t[:, 0], "holds other tensors"),
+        ("pairs.vectors", lambda t: t * 1000, "have not length 1"),
     ):
         save_tensors(tensors | {name: change(tensors[name]).contiguous()}, tmp_path / "a" / TENSORS)
         refused(reason)
+    save_tensors({name: t for name, t in tensors.items() if name != "pairs.vectors"}, tmp_path / "a" / TENSORS)
+    refused("holds other tensors")
+    linear = {name: t for name, t in tensors.items() if not name.startswith("pairs.")}  # as before there were pairs
+    save_tensors(linear, tmp_path / "a" / TENSORS)
+    np.testing.assert_array_equal(Aligner.load(tmp_path / "a")(x), aligner.forth(x))
     save_tensors(tensors, tmp_path / "a" / TENSORS)
     for damaged in ("{", "[]", text.replace('"dimension": 24', '"dimension": 10000000'), "[" * 100_000):
         (tmp_path / "a" / FILE).write_text(damaged)

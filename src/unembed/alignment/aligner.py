@@ -1,10 +1,11 @@
 """The aligner: a map from another encoder's space into an inverter's, and one back, in a folder of its own.
 
     aligner.json          the other encoder's recipe, the inverter it is for, how it was fitted and what it reached
-    aligner.safetensors   both maps
+    aligner.safetensors   both maps, and the pairs by which the first is mended near each vector
 
 The way forth is for the denoiser, which knows its own encoder's vectors alone. The way back is for guided inversion,
-which asks the other encoder: it takes the surrogate there.
+which asks the other encoder: it takes the surrogate there. The pairs' vectors are kept in half precision: whoever has
+the folder has them.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unembed.alignment.linear import Linear
+from unembed.alignment.linear import Linear, normalised
+from unembed.alignment.residuals import Residuals
 from unembed.config import Recipe, config_to_dict, recipe_from_dict
 from unembed.errors import CheckpointError
 from unembed.files.atomic import atomic_folder
@@ -28,6 +30,8 @@ from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
+HALF = 0.01  # by which a vector's length may differ from 1 in half precision
+PAIRS = "pairs.vectors", "pairs.residuals"  # of the latter file, where there were pairs
 
 Floats = NDArray[np.float32]
 
@@ -42,6 +46,7 @@ class Aligner:
         forth: (n, S) -> (n, D) of length 1.
         back: (n, D) -> (n, S) of length 1.
         about: how it was fitted, and what it reached on held-out pairs; JSON-ready.
+        residuals: what `forth` leaves of the pairs; of none where there were no pairs.
     """
 
     source: Recipe
@@ -49,10 +54,14 @@ class Aligner:
     forth: Linear
     back: Linear
     about: Mapping[str, Any] = field(default_factory=dict)
+    residuals: Residuals | None = None
 
     def __call__(self, vectors: NDArray[Any]) -> Floats:
         """Vectors (n, S) as the inverter takes them, (n, D) of length 1."""
-        return self.forth(vectors)
+        if self.residuals is None:
+            return self.forth(vectors)
+        near = [self.residuals.near(x_S).at(x_S[None]) for x_S in normalised(vectors)]
+        return normalised(self.forth.before_length(vectors) + np.concatenate(near))
 
     @property
     def fingerprint(self) -> str:
@@ -87,11 +96,15 @@ class Aligner:
 
     def _tensors(self) -> dict[str, Tensor]:
         maps = {"forth": self.forth, "back": self.back}
-        return {
+        found = {
             f"{name}.{part}": torch.tensor(value)  # a copy: both maps may share their means
             for name, one in maps.items()
             for part, value in one._asdict().items()
         }
+        if self.residuals is not None:
+            of_pairs = zip(PAIRS, self.residuals, strict=True)
+            found |= {name: torch.from_numpy(value).half().contiguous() for name, value in of_pairs}
+        return found
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -112,6 +125,9 @@ class Aligner:
             for name, (s, d) in ends.items()
             for part, shape in (("mean_source", (s,)), ("mean_target", (d,)), ("weight", (s, d)))
         }
+        if pairs := tensors.keys() & PAIRS:
+            n = len(tensors[min(pairs)]) if tensors[min(pairs)].dim() else 0
+            shapes |= {PAIRS[0]: (n, source.dimension), PAIRS[1]: (n, target.dimension)}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
             raise CheckpointError(f"{Path(folder) / TENSORS}: holds other tensors than {FILE} says")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
@@ -119,4 +135,7 @@ class Aligner:
         forth, back = (
             Linear.of(*(tensors[f"{name}.{part}"].float().numpy() for part in Linear._fields)) for name in ends
         )
-        return cls(source, target, forth, back, about)
+        residuals = Residuals(*(tensors[name].float().numpy() for name in PAIRS)) if pairs else None
+        if residuals is not None and (np.abs(np.linalg.norm(residuals.vectors, axis=1) - 1) > HALF).any():
+            raise CheckpointError(f"{Path(folder) / TENSORS}: holds pairs whose vectors have not length 1")
+        return cls(source, target, forth, back, about, residuals)

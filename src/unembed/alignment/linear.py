@@ -43,7 +43,12 @@ class Linear(NamedTuple):
 
     def __call__(self, x_NS: NDArray[Any]) -> Floats:
         """Vectors (N, D) of length 1."""
-        return normalised((x_NS.astype(np.float32) - self.mean_source) @ self.weight + self.mean_target)
+        return normalised(self.before_length(x_NS))
+
+    def before_length(self, x_NS: NDArray[Any]) -> Floats:
+        """The same, before they are brought to length 1."""
+        found_ND: Floats = np.asarray((x_NS.astype(np.float32) - self.mean_source) @ self.weight + self.mean_target)
+        return found_ND
 
     @classmethod
     def of(cls, mean_S: NDArray[Any], mean_D: NDArray[Any], weight_SD: NDArray[Any]) -> Self:

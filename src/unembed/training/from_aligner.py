@@ -3,7 +3,7 @@
 An aligned inverter maps each vector and then reads it by its projection and by AdaLN's. All three are linear in the
 vector, so that one matrix can take the place of two. The denoiser that results reads the other encoder's vectors
 itself, computes at first what the aligned inverter does, and can be trained from there. Only the length that the
-aligner brings each vector to is taken for the mean one.
+aligner brings each vector to is taken for the mean one, and what the nearest pairs mend is left out.
 
     projection (m A + b) = (projection A') x + ...,    m = s ((x - mean_S) W + mean_D)
 

@@ -1,0 +1,69 @@
+"""What a linear map gets wrong near a vector, told by the nearest pairs.
+
+A linear map A is the best one on average. Of a pair (x_i, y_i) it leaves r_i = y_i - A(x_i), which is much the same for
+vectors nearby, so that
+
+    y(x) ~ A(x) + k(x) (K + noise)^-1 R,      k(x, x') = exp(-|x - x'|^2 / 2 width^2)
+
+(kernel ridge regression of the residuals) over the pairs nearest to x. With 1,000 pairs or more this is a closer map
+than the linear one (docs/aligners.md); with few it changes next to nothing.
+
+Shape suffixes: N pairs, M vectors asked about, S dimensions of the source, D of the target.
+"""
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from unembed.alignment.linear import normalised
+
+NEAREST = 256  # pairs; level from 128 to 512
+WIDTH = 0.7  # of the kernel: vectors of a cosine of .75 are so far apart
+NOISE = 0.1  # of the residuals, as a share of their variance
+
+Floats = NDArray[np.float32]
+
+
+class Residuals(NamedTuple):
+    """Vectors of pairs, and what a linear map leaves of them.
+
+    Attributes:
+        vectors: (N, S), of length 1.
+        rest: (N, D), what was to be found less what the map gives, before that is brought to length 1.
+    """
+
+    vectors: Floats
+    rest: Floats
+
+    @classmethod
+    def none(cls, source: int, target: int) -> Self:
+        """Of no pairs, between spaces of these dimensions."""
+        return cls(np.empty((0, source), np.float32), np.empty((0, target), np.float32))
+
+    def and_of(self, x_NS: Floats, rest_ND: Floats) -> "Residuals":
+        """With further pairs."""
+        return Residuals(np.concatenate([self.vectors, x_NS]), np.concatenate([self.rest, rest_ND]))
+
+    def near(self, x_S: NDArray[Any]) -> "Residuals":
+        """Those of the pairs nearest to a vector of length 1."""
+        if len(self.vectors) <= NEAREST:
+            return self
+        nearest = np.argsort(-(self.vectors @ x_S), kind="stable")[:NEAREST]
+        return Residuals(self.vectors[nearest], self.rest[nearest])
+
+    def at(self, x_MS: NDArray[Any]) -> Floats:
+        """What to add to the linear map of vectors (M, S), by all of these pairs: (M, D)."""
+        if not len(self.vectors):
+            return np.zeros((len(x_MS), self.rest.shape[1]), np.float32)
+        gram_NN = _kernel(self.vectors, self.vectors) + NOISE * np.eye(len(self.vectors), dtype=np.float32)
+        weights_ND = cho_solve(cho_factor(gram_NN, check_finite=False), self.rest, check_finite=False)
+        found: Floats = _kernel(normalised(x_MS), self.vectors) @ weights_ND
+        return found
+
+
+def _kernel(x_NS: Floats, y_MS: Floats) -> Floats:
+    """Of vectors of length 1."""
+    found: Floats = np.exp((x_NS @ y_MS.T - 1) / np.float32(WIDTH**2))
+    return found
