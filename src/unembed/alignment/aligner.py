@@ -28,6 +28,7 @@ from unembed.files.atomic import atomic_folder
 from unembed.files.json_files import read_json
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
+from unembed.threads import one_numpy_thread
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
 HALF = 0.01  # by which a vector's length may differ from 1 in half precision
@@ -60,7 +61,8 @@ class Aligner:
         """Vectors (n, S) as the inverter takes them, (n, D) of length 1."""
         if self.residuals is None:
             return self.forth(vectors)
-        near = [self.residuals.near(x_S).at(x_S[None]) for x_S in normalised(vectors)]
+        with one_numpy_thread():
+            near = [self.residuals.near(x_S).at(x_S[None]) for x_S in normalised(vectors)]
         return normalised(self.forth.before_length(vectors) + np.concatenate(near))
 
     @property

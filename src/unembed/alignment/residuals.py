@@ -50,7 +50,7 @@ class Residuals(NamedTuple):
         """Those of the pairs nearest to a vector of length 1."""
         if len(self.vectors) <= NEAREST:
             return self
-        nearest = np.argsort(-(self.vectors @ x_S), kind="stable")[:NEAREST]
+        nearest = np.argpartition(-(self.vectors @ x_S), NEAREST)[:NEAREST]
         return Residuals(self.vectors[nearest], self.rest[nearest])
 
     def at(self, x_MS: NDArray[Any]) -> Floats:
@@ -58,8 +58,8 @@ class Residuals(NamedTuple):
         if not len(self.vectors):
             return np.zeros((len(x_MS), self.rest.shape[1]), np.float32)
         gram_NN = _kernel(self.vectors, self.vectors) + NOISE * np.eye(len(self.vectors), dtype=np.float32)
-        weights_ND = cho_solve(cho_factor(gram_NN, check_finite=False), self.rest, check_finite=False)
-        found: Floats = _kernel(normalised(x_MS), self.vectors) @ weights_ND
+        shared_NM = _kernel(self.vectors, normalised(x_MS))
+        found: Floats = cho_solve(cho_factor(gram_NN, check_finite=False), shared_NM, check_finite=False).T @ self.rest
         return found
 
 

@@ -1,21 +1,17 @@
 """Searches as inversions: what a search has reached, as `Inversion`.
 
-A search multiplies matrices with NumPy and with torch by turns. Each has threads of its own, and NumPy's (OpenBLAS)
-wait in a busy loop on the cores that torch needs next. On two cores a round took .57 s, and .33 s with one thread for
-NumPy.
+A search multiplies matrices with NumPy and with torch by turns, so NumPy has one thread meanwhile (`threads`).
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-
-from threadpoolctl import ThreadpoolController
 
 from unembed.decoding.inversion import Inversion
 from unembed.search.journal import load_search, save_search
 from unembed.search.loop import Searcher
 from unembed.search.state import Hypothesis
+from unembed.threads import one_numpy_thread
 
 
 def inversions(searcher: Searcher, journal: Path | None = None) -> Iterator[Inversion]:
@@ -31,7 +27,7 @@ def inversions(searcher: Searcher, journal: Path | None = None) -> Iterator[Inve
         load_search(journal, searcher)
     states = searcher.run()
     while True:
-        with _libraries().limit(limits=1, user_api="blas"):
+        with one_numpy_thread():
             state = next(states, None)
         if state is None:
             return
@@ -39,12 +35,6 @@ def inversions(searcher: Searcher, journal: Path | None = None) -> Iterator[Inve
             save_search(journal, searcher)
         several = [_inversion(searcher, found) for found in state.found[: searcher.decoding.candidates]]
         yield replace(several[0], candidates=several if searcher.decoding.candidates > 1 else [])
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    """The libraries of this process that have threads, which takes some milliseconds to find out."""
-    return ThreadpoolController()
 
 
 def _inversion(searcher: Searcher, found: Hypothesis) -> Inversion:
