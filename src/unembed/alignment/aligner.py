@@ -23,12 +23,12 @@ from torch import Tensor
 from unembed.alignment.linear import Linear, normalised
 from unembed.alignment.residuals import Residuals
 from unembed.config import Recipe, config_to_dict, recipe_from_dict
+from unembed.denoiser.threads import one_numpy_thread
 from unembed.errors import CheckpointError
 from unembed.files.atomic import atomic_folder
 from unembed.files.json_files import read_json
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
-from unembed.threads import one_numpy_thread
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
 HALF = 0.01  # by which a vector's length may differ from 1 in half precision

@@ -1,6 +1,6 @@
 """Searches as inversions: what a search has reached, as `Inversion`.
 
-A search multiplies matrices with NumPy and with torch by turns, so NumPy has one thread meanwhile (`threads`).
+A search multiplies matrices with NumPy and with torch by turns, so NumPy has one thread meanwhile (`denoiser.threads`).
 """
 
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from unembed.decoding.inversion import Inversion
+from unembed.denoiser.threads import one_numpy_thread
 from unembed.search.journal import load_search, save_search
 from unembed.search.loop import Searcher
 from unembed.search.state import Hypothesis
-from unembed.threads import one_numpy_thread
 
 
 def inversions(searcher: Searcher, journal: Path | None = None) -> Iterator[Inversion]:
