@@ -31,7 +31,7 @@ from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
-HALF = 0.01  # by which a vector's length may differ from 1 in half precision
+HALF = 0.01  # by which a vector of length 1 may be longer in half precision
 PAIRS = "pairs.vectors", "pairs.residuals"  # of the latter file, where there were pairs
 
 Floats = NDArray[np.float32]
@@ -62,7 +62,7 @@ class Aligner:
         if self.residuals is None:
             return self.forth(vectors)
         with one_numpy_thread():
-            near = [self.residuals.near(x_S).at(x_S[None]) for x_S in normalised(vectors)]
+            near = [self.residuals.near(c_S).at(c_S[None]) for c_S in self.forth.centred(vectors)]
         return normalised(self.forth.before_length(vectors) + np.concatenate(near))
 
     @property
@@ -138,6 +138,6 @@ class Aligner:
             Linear.of(*(tensors[f"{name}.{part}"].float().numpy() for part in Linear._fields)) for name in ends
         )
         residuals = Residuals(*(tensors[name].float().numpy() for name in PAIRS)) if pairs else None
-        if residuals is not None and (np.abs(np.linalg.norm(residuals.vectors, axis=1) - 1) > HALF).any():
-            raise CheckpointError(f"{Path(folder) / TENSORS}: holds pairs whose vectors have not length 1")
+        if residuals is not None and (np.linalg.norm(residuals.vectors, axis=1) > 1 + HALF).any():
+            raise CheckpointError(f"{Path(folder) / TENSORS}: holds pairs whose vectors are longer than 1")
         return cls(source, target, forth, back, about, residuals)

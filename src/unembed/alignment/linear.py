@@ -50,6 +50,10 @@ class Linear(NamedTuple):
         found_ND: Floats = np.asarray((x_NS.astype(np.float32) - self.mean_source) @ self.weight + self.mean_target)
         return found_ND
 
+    def centred(self, x_NS: NDArray[Any]) -> Floats:
+        """Vectors (N, S) less the source's mean, of length 1: where they lie, whatever they have in common."""
+        return normalised(x_NS - self.mean_source)
+
     @classmethod
     def of(cls, mean_S: NDArray[Any], mean_D: NDArray[Any], weight_SD: NDArray[Any]) -> Self:
         """From arrays of any precision."""

@@ -30,16 +30,16 @@ class LocalMap:
 
     def __init__(self, aligner: Aligner, x_S: NDArray[Any], embed: Callable[[Sequence[Ids]], Floats]) -> None:
         self.forth = aligner.forth
-        self.x_S = x_S.astype(np.float32)
+        self.c_S = self.forth.centred(x_S[None].astype(np.float32))[0]
         self.embed = embed
         pairs = aligner.residuals or Residuals.none(len(x_S), aligner.target.dimension)
-        self._residuals = pairs.near(self.x_S)
+        self._residuals = pairs.near(self.c_S)
 
     def learn(self, rows: Sequence[Ids], x_NS: Floats) -> None:
         """Take in texts with their vectors (N, S), of length 1."""
         rest_ND = self.embed(rows) - self.forth.before_length(x_NS)
-        self._residuals = self._residuals.and_of(x_NS, rest_ND).near(self.x_S)
+        self._residuals = self._residuals.and_of(self.forth.centred(x_NS), rest_ND).near(self.c_S)
 
     def __call__(self, x_NS: NDArray[Any]) -> Floats:
         """Vectors (N, D) of length 1."""
-        return normalised(self.forth.before_length(x_NS) + self._residuals.at(x_NS))
+        return normalised(self.forth.before_length(x_NS) + self._residuals.at(self.forth.centred(x_NS)))

@@ -121,9 +121,9 @@ def align(
 
     def fitted(vectors: Floats, targets: Floats, mean_D: Floats | None, about: dict[str, Any]) -> Aligner:
         forth, penalty = ridge(vectors, targets, mean_D=mean_D)
-        kept = vectors[:KEPT]
-        rest_ND = targets[:KEPT] - forth.before_length(kept)
-        residuals = Residuals(*(part.astype(np.float16).astype(np.float32) for part in (kept, rest_ND)))
+        kept, rest_ND = vectors[:KEPT], targets[:KEPT] - forth.before_length(vectors[:KEPT])
+        of_pairs = forth.centred(kept), rest_ND
+        residuals = Residuals(*(part.astype(np.float16).astype(np.float32) for part in of_pairs))
         return Aligner(recipe, inverter.recipe, forth, back.linear, about | {"penalty": penalty}, residuals)
 
     linear, mapped = np.empty_like(targets), np.empty_like(targets)
