@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unembed.alignment.aligner import Aligner
 from unembed.alignment.linear import normalised
-from unembed.alignment.residuals import Residuals
+from unembed.alignment.residuals import NEAREST, Residuals
 
 Ids = tuple[int, ...]
 Floats = NDArray[np.float32]
@@ -37,8 +37,12 @@ class LocalMap:
 
     def learn(self, rows: Sequence[Ids], x_NS: Floats) -> None:
         """Take in texts with their vectors (N, S), of length 1."""
-        rest_ND = self.embed(rows) - self.forth.before_length(x_NS)
-        self._residuals = self._residuals.and_of(self.forth.centred(x_NS), rest_ND).near(self.c_S)
+        c_NS, known = self.forth.centred(x_NS), self._residuals
+        least = float((known.vectors @ self.c_S).min()) if len(known.vectors) >= NEAREST else -np.inf
+        near = np.flatnonzero(c_NS @ self.c_S > least)  # the others would be left out: they need not be embedded
+        if len(near):
+            rest_ND = self.embed([rows[i] for i in near.tolist()]) - self.forth.before_length(x_NS[near])
+            self._residuals = known.and_of(c_NS[near], rest_ND).near(self.c_S)
 
     def __call__(self, x_NS: NDArray[Any]) -> Floats:
         """Vectors (N, D) of length 1."""
