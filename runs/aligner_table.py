@@ -4,8 +4,9 @@
 
 PAIRS.txt holds one text a line, which the other encoder embeds; an aligner is fitted to the first 10, 100, 1,000 and
 8,000 of them. Held-out texts, one file a domain, are cut to 32 tokens, embedded by the
-other encoder and recovered blindly. --defence does to every vector of the other encoder what a defence would, pairs
-included: int8, a random rotation, or Gaussian noise of a standard deviation that is a share of a coordinate's.
+other encoder and recovered blindly. --words: how many single words both encoders embed besides. --defence does to every
+vector of the other encoder what a defence would, pairs and words included: int8, a random rotation, or Gaussian noise
+of a standard deviation that is a share of a coordinate's.
 Started again, the script goes on where it stopped.
 
 Names are the words of the truth that begin with a capital away from the text's start, and its numbers; the share of
@@ -16,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from unembed.denoiser.precision import granted
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.evaluation import metrics
 from unembed.inverter import Inverter
-from unembed.training.align import Pairs, align
+from unembed.training.align import Pairs, align, asked_words
 
 DEFENCES = ("none", "rotation", "int8", "noise-0.25", "noise-0.5", "noise-1")
 METRICS = ("bleu", "rouge_l", "token_f1", "names", "exact_match", "cosine")
@@ -45,11 +47,12 @@ Floats = NDArray[np.float32]
 @click.option("--pairs", required=True, help="texts that it embeds, to fit to")
 @click.option("--texts", "domains", required=True, multiple=True, help="held-out texts, one file a domain")
 @click.option("--count", "counts", multiple=True, type=int, default=(10, 100, 1000, 8000), show_default=True)
+@click.option("--words", "word_counts", multiple=True, type=int, default=(0, 30_000), show_default=True)
 @click.option("--defence", "defences", multiple=True, type=click.Choice(DEFENCES), default=("none",), show_default=True)
 @click.option("--limit", default=200, show_default=True, help="texts a domain")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="finished rows, JSON lines")
 def main(
-    encoder: str, pairs: str, domains: tuple[str, ...], counts: tuple[int, ...],
+    encoder: str, pairs: str, domains: tuple[str, ...], counts: tuple[int, ...], word_counts: tuple[int, ...],
     defences: tuple[str, ...], limit: int, output: Path,
 ) -> None:  # fmt: skip
     inverter, other = Inverter.from_pretrained(), load_encoder(encoder)
@@ -61,22 +64,23 @@ def main(
         truth = truths(read_texts(domain), inverter.tokenizer, 32, inverter.length, limit)
         held[Path(domain).stem] = truth, other.encode(truth.texts)
     cased = {Path(domain).stem: _cased(domain, held[Path(domain).stem][0].texts) for domain in domains}
-    for defence in defences:
+    alone = {number: asked_words(inverter, other, number, True) for number in word_counts if number}
+    for defence, count, number in product(defences, counts, word_counts):
         change = _defence(defence, vectors.shape[1], float(vectors.std()))
-        for count in counts:
-            wanted = {"defence": defence, "pairs": count, "encoder": encoder, "n": limit}
-            if any(wanted.items() <= row.items() for row in kept):
-                continue
-            found = Pairs(texts[:count], change(vectors[:count]), True)
-            fitted = inverter.aligned(align(inverter, found, other.recipe), other)
-            for domain, (truth, embeddings) in held.items():
-                scores = _measured(fitted, truth, change(embeddings), embeddings, cased[domain])
-                row = wanted | {"domain": domain, "fit": fitted.aligner.about["cosine"]["value"]}
-                for name, score in scores.items():
-                    row[name], row[f"{name}_interval"] = score.value, list(score.interval())
-                kept.append(row)
-                click.echo(json.dumps(row))
-            output.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        wanted = {"defence": defence, "pairs": count, "words": number, "encoder": encoder, "n": limit}
+        if any(wanted.items() <= row.items() for row in kept):
+            continue
+        found = Pairs(texts[:count], change(vectors[:count]), True)
+        words = alone[number]._replace(vectors=change(alone[number].vectors)) if number else None
+        fitted = inverter.aligned(align(inverter, found, other.recipe, words=words), other)
+        for domain, (truth, embeddings) in held.items():
+            scores = _measured(fitted, truth, change(embeddings), embeddings, cased[domain])
+            row = wanted | {"domain": domain, "fit": fitted.aligner.about["cosine"]["value"]}
+            for name, score in scores.items():
+                row[name], row[f"{name}_interval"] = score.value, list(score.interval())
+            kept.append(row)
+            click.echo(json.dumps(row))
+        output.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     for line in table(kept):
         click.echo(line)
 
@@ -153,8 +157,8 @@ def _defence(name: str, dimension: int, deviation: float) -> Any:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Markdown."""
-    yield "| domain | defence | pairs | map | " + " | ".join(METRICS) + " |"
-    yield "| --- | --- | ---: | ---: |" + " ---: |" * len(METRICS)
+    yield "| domain | defence | pairs | words | map | " + " | ".join(METRICS) + " |"
+    yield "| --- | --- | ---: | ---: | ---: |" + " ---: |" * len(METRICS)
     for row in rows:
         cells = []
         for name in METRICS:
@@ -162,7 +166,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             digits = 1 if name == "bleu" else 3
             cells.append(f"{row[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
         yield (
-            f"| {row['domain']} | {row['defence']} | {row['pairs']:,} | {row['fit']:.3f} | "
+            f"| {row['domain']} | {row['defence']} | {row['pairs']:,} | {row['words']:,} | {row['fit']:.3f} | "
             + " | ".join(cells) + " |"
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
     python runs/search_curve.py --texts held-out.txt --tokens 6-16 --limit 50 --seconds 30 -o out/sentences.jsonl
     python runs/search_curve.py --texts held-out.txt --tokens 6-16 --limit 50 --calls 400 -o out/priced.jsonl
+    python runs/search_curve.py --texts held-out.txt --tokens 6-16 --limit 50 --seconds 60 --aligner DIR -o out/a.jsonl
 
 One search of each text gives both curves: what was best when so many seconds, or so many calls, were spent. Searches
 run one after the other on all threads. Each finished text is a line of the JSONL file, so that the script goes on
@@ -27,6 +28,7 @@ from unembed.decoding.inversion import EXACT
 from unembed.evaluation.evaluate import compare, describe_machine, describe_model
 from unembed.evaluation.tables import figure
 from unembed.inverter import Inverter
+from unembed.inverter.aligned import AlignedInverter
 from unembed.search.options import plan
 
 SECONDS = (1, 3, 10, 30, 60, 120, 300, 600)
@@ -39,6 +41,7 @@ Step = tuple[float, int, float, str]  # seconds and calls spent, cosine, text
 @click.command(help=__doc__)
 @click.option("--texts", required=True, help="file of held-out texts, one a line")
 @click.option("--model", default=None, help="name, folder, Hub id or .pt file; the packaged inverter if not given")
+@click.option("--aligner", default=None, help="folder of an aligner: searches ask its encoder")
 @click.option("--precision", default="float32", show_default=True, help="of the passes: float32 or bfloat16")
 @click.option("--tokens", default="6-16", show_default=True, help="content tokens per text: 32, natural, or 6-16")
 @click.option("--limit", default=50, show_default=True, help="texts measured at most")
@@ -49,10 +52,10 @@ Step = tuple[float, int, float, str]  # seconds and calls spent, cosine, text
 @click.option("--plot", default=None, type=click.Path(path_type=Path), help="SVG to draw")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
 def main(
-    texts: str, model: str | None, precision: str, tokens: str, limit: int, seconds: float | None, calls: int | None,
-    settings: Sequence[str], seed: int, plot: Path | None, output: Path,
+    texts: str, model: str | None, aligner: str | None, precision: str, tokens: str, limit: int,
+    seconds: float | None, calls: int | None, settings: Sequence[str], seed: int, plot: Path | None, output: Path,
 ) -> None:  # fmt: skip
-    inverter = Inverter.from_pretrained(model, precision=precision)
+    inverter = Inverter.from_pretrained(model, aligner=aligner, precision=precision)
     decoding, search = changed(*plan(seconds=seconds, max_calls=calls, seed=seed), settings)
     assert search is not None
     truth = truths(read_texts(texts), inverter.tokenizer, parse_tokens(tokens), inverter.length, limit)
@@ -60,6 +63,7 @@ def main(
     about = {
         "model": describe_model(inverter), "machine": describe_machine(inverter), "truths": truth.sha256,
         "tokens": tokens, "seconds": seconds, "calls": calls, "seed": seed, "tuning": dataclasses.asdict(search.tuning),
+        **({"aligner": inverter.aligner.fingerprint} if isinstance(inverter, AlignedInverter) else {}),
     }  # fmt: skip
     known = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
     traces = {one["row"]: one["trace"] for one in known if one["about"] == about}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
@@ -17,6 +18,7 @@ from unembed.alignment.aligner import FILE, TENSORS, Aligner
 from unembed.alignment.linear import Linear, normalised, procrustes, ridge
 from unembed.alignment.local import LocalMap
 from unembed.alignment.residuals import NOISE, WIDTH, Residuals
+from unembed.alignment.words import Added, Words, fit_bag
 from unembed.cli.main import main
 from unembed.config import Recipe
 from unembed.errors import CheckpointError, DataError, RecipeError, UnembedError
@@ -24,7 +26,7 @@ from unembed.evaluation.evaluate import evaluate
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.inverter import Inverter
 from unembed.search.options import Search
-from unembed.training.align import Pairs, align, align_unpaired, read_pairs
+from unembed.training.align import Pairs, align, align_unpaired, asked_words, read_pairs
 
 RNG = np.random.default_rng(0)
 S, D = 24, 16
@@ -90,6 +92,47 @@ def test_ridge_does_not_break_down_where_pairs_are_as_many_as_dimensions() -> No
     by_ridge = (ridge(x, y).linear(held) * truth).sum(1).mean()
     by_inverse = (normalised(held @ (np.linalg.pinv(x) @ y)) * truth).sum(1).mean()
     assert by_ridge > by_inverse + 0.05
+
+
+def test_a_prior_counts_where_pairs_are_few() -> None:
+    """A multiple of the true map, but for an error of half its size. With many pairs it does not matter."""
+    w, held = RNG.standard_normal((S, D)), RNG.standard_normal((500, S))
+    prior = 3 * (w + 0.5 * RNG.standard_normal((S, D)))
+
+    def cosine(n: int, told: NDArray[Any] | None) -> float:
+        x = np.random.default_rng(n).standard_normal((n, S)) + 1
+        y = x @ w + np.random.default_rng(n + 1).standard_normal((n, D))
+        found = ridge(x, y, prior_SD=told).linear.before_length(held)
+        return float((normalised(found) * normalised(held @ w)).sum(1).mean())
+
+    assert cosine(8, prior) > cosine(8, None) + 0.2
+    assert cosine(2000, prior) == pytest.approx(cosine(2000, None), abs=1e-3)
+    assert cosine(2000, np.zeros((S, D))) == pytest.approx(cosine(2000, None), abs=1e-9)
+
+
+def test_a_bag_is_found_again() -> None:
+    """One that is linear in its tokens' contributions and words, of texts that were not among the pairs."""
+    size = 60
+    c, w = RNG.standard_normal((size, D)).astype(np.float32), normalised(RNG.standard_normal((size - 5, S)))
+    b = RNG.standard_normal(D).astype(np.float32)
+    loud = np.linalg.norm(c, axis=1) / np.linalg.norm(c, axis=1).mean()
+    tokens = np.arange(5, size)  # the first five have no word
+    own, added = RNG.standard_normal((D, S)), np.zeros((size, S))
+    added[5:] = loud[5:, None] * (w - w.mean(0))
+    x_VS = c @ own + added @ (np.eye(S) + 0.3 * RNG.standard_normal((S, S)))
+    texts = [tuple(RNG.integers(0, size, 8).tolist()) for _ in range(400)]
+    x = np.stack([x_VS[list(ids)].mean(0) for ids in texts]) + 2
+    y = np.stack([c[list(ids)].mean(0) for ids in texts])
+    told = Words(tokens, w, RNG.standard_normal((size - 5, D)).astype(np.float32))
+    linear, more = fit_bag(c, b, texts[:300], x[:300], y[:300], told)
+    assert more is not None
+    bags = np.stack([(c[list(ids)].mean(0) + b) for ids in texts[300:]])
+    of_words = np.stack([(more.code @ more.basis)[list(ids)].mean(0) for ids in texts[300:]])
+    np.testing.assert_allclose(linear.before_length(bags) + of_words, x[300:], atol=0.02)
+    alone, nothing = fit_bag(c, b, texts[:300], x[:300], y[:300])
+    assert nothing is None
+    error = np.abs(alone.before_length(bags) - x[300:]).mean()
+    assert error > 10 * np.abs(linear.before_length(bags) + of_words - x[300:]).mean()
 
 
 def test_procrustes_is_scipys() -> None:
@@ -174,12 +217,50 @@ def test_texts_without_vectors_help_where_pairs_are_few(inverter: Inverter, turn
     assert cosine(tiny_texts(200, 60)) > cosine([]) + 0.005
 
 
+def test_words_help_where_pairs_are_few(inverter: Inverter, turned: Turned) -> None:
+    texts, held = tiny_texts(10, 1), tiny_texts(100, 50)
+    words = asked_words(inverter, turned, 30_000)
+    names = [inverter.tokenizer.token(int(token)) for token in words.tokens]
+    assert len(set(names)) == len(names) > 50
+    assert not {"[MASK]", "[PAD]", "[CLS]"} & set(names)
+    np.testing.assert_allclose(words.vectors, turned.encode([name.removeprefix("##") for name in names]), atol=1e-6)
+    assert len(asked_words(inverter, turned, 20).tokens) == 20
+
+    def cosine(told: Words | None) -> float:
+        fitted = align(inverter, Pairs(texts, turned.encode(texts), True), turned.recipe, words=told)
+        assert fitted.about["words"] == (0 if told is None else len(words.tokens))
+        return float((fitted(turned.encode(held)) * inverter.encode(held)).sum(1).mean())
+
+    assert cosine(words) > cosine(None) + 0.02
+
+
+def test_passes_are_steered_in_the_space_of_the_vectors(inverter: Inverter, turned: Turned) -> None:
+    """By a bag that foresees the other encoder's vectors as well as the inverter's foresees its own."""
+    texts, held = tiny_texts(300, 1), tiny_texts(100, 50)
+    fitted = align(
+        inverter, Pairs(texts, turned.encode(texts), True), turned.recipe, words=asked_words(inverter, turned, 99)
+    )
+    aligned = inverter.aligned(fitted, turned)
+    ids = inverter.tokenizer.encode_batch(held)
+
+    def foreseen(by: Inverter, vectors: NDArray[Any]) -> float:
+        assert by.outer_surrogate is not None
+        return float((by.outer_surrogate.embed(ids) * vectors).sum(1).mean())
+
+    assert foreseen(aligned, turned.encode(held)) > foreseen(inverter, inverter.encode(held)) - 0.02
+    steering = aligned.steering(torch.from_numpy(turned.encode(held[:2])), 3)
+    assert steering is not None
+    np.testing.assert_allclose(steering.e_BD, turned.encode(held[:2]).repeat(3, 0), atol=1e-6)
+
+
 def test_another_encoders_vectors_come_back_as_ones_own(aligner: Aligner, inverter: Inverter, turned: Turned) -> None:
     texts = tiny_texts(12, 5)
     aligned = inverter.aligned(aligner, turned)
     assert (aligned.recipe.encoder, aligned.recipe.dimension) == ("turned", S)
-    own = inverter.invert(inverter.encode(texts), steps=6)
-    other = aligned.invert(turned.encode(texts), steps=6)
+    own = inverter.invert(
+        inverter.encode(texts), steps=6, steering=0
+    )  # which is by another bag of tokens in each space
+    other = aligned.invert(turned.encode(texts), steps=6, steering=0)
     assert sum(one.text == two.text for one, two in zip(own, other, strict=True)) >= 6
     for text, one in zip(texts, other, strict=True):
         expected = float((turned.encode([one.text]) @ turned.encode([text])[0])[0])
@@ -219,10 +300,14 @@ def test_a_folder_comes_back_and_damage_is_told(aligner: Aligner, inverter: Inve
     halves = (RNG.standard_normal((9, n)).astype(np.float16).astype(np.float32) for n in (S, D))
     of_pairs, rest = halves
     of_pairs = normalised(of_pairs).astype(np.float16).astype(np.float32)
-    aligner = replace(aligner, residuals=Residuals(of_pairs, rest))
+    size = inverter.denoiser.table.num_embeddings
+    code = RNG.standard_normal((size, 300)).astype(np.float32)  # enough for eight bits to differ
+    added = Added(code, RNG.standard_normal((300, S)).astype(np.float32))
+    aligner = replace(aligner, residuals=Residuals(of_pairs, rest), words=added)
     aligner.save(tmp_path / "a")
     found = Aligner.load(tmp_path / "a")
     assert (found.source, found.target, dict(found.about)) == (aligner.source, aligner.target, dict(aligner.about))
+    assert found.fingerprint == aligner.fingerprint
     x = RNG.standard_normal((3, S))
     np.testing.assert_array_equal(found(x), aligner(x))
     assert inverter.aligned(tmp_path / "a").denoiser is inverter.denoiser
@@ -238,12 +323,23 @@ def test_a_folder_comes_back_and_damage_is_told(aligner: Aligner, inverter: Inve
         ("pairs.vectors", lambda t: t[1:], "holds other tensors"),
         ("pairs.residuals", lambda t: t[:, 0], "holds other tensors"),
         ("pairs.vectors", lambda t: t * 1000, "longer than 1"),
+        ("words.code", lambda t: t[:, :3], "holds other tensors"),
+        ("words.code", lambda t: t[0], "expected one for each row"),
+        ("words.code", lambda t: t.float()[0], "scales words.code.scale are there"),
+        ("words.code.scale", lambda t: -t, "not all finite numbers above zero"),
+        ("words.basis", lambda t: t[:, :3], "holds other tensors"),
+        ("words.basis", lambda t: t * float("inf"), "not finite"),
     ):
         save_tensors(tensors | {name: change(tensors[name]).contiguous()}, tmp_path / "a" / TENSORS)
         refused(reason)
     save_tensors({name: t for name, t in tensors.items() if name != "pairs.vectors"}, tmp_path / "a" / TENSORS)
     refused("holds other tensors")
-    linear = {name: t for name, t in tensors.items() if not name.startswith("pairs.")}  # as before there were pairs
+    fewer = {name: t for name, t in tensors.items() if name.startswith("words.")}
+    fewer = {name: t[:-1] if "code" in name else t for name, t in fewer.items()}
+    save_tensors(tensors | fewer, tmp_path / "a" / TENSORS)
+    with pytest.raises(RecipeError, match="of another vocabulary"):
+        inverter.aligned(tmp_path / "a")
+    linear = {name: t for name, t in tensors.items() if name[:6] not in ("pairs.", "words.")}  # as at first
     save_tensors(linear, tmp_path / "a" / TENSORS)
     np.testing.assert_array_equal(Aligner.load(tmp_path / "a")(x), aligner.forth(x))
     save_tensors(tensors, tmp_path / "a" / TENSORS)
@@ -328,6 +424,9 @@ def test_two_commands(model: str, tmp_path: Path, turned: Turned, inverter: Inve
         (["--texts", "b.txt", "--encoder-url", "http://127.0.0.1:9/"], "--encoder-url needs --dimension"),
         (["--pairs", "a.jsonl", "--encoder-url", "http://127.0.0.1:9/"], "--encoder-url is for --texts"),
         (["--pairs", "nowhere.jsonl"], "no such file"),
+        (["--pairs", "a.jsonl", "--words", "9"], "--words are asked of --encoder"),
+        (["--vectors", "a.npy", "--texts", "b.txt", "--encoder", "x", "--words", "9"], "--words are asked of"),
+        (["--pairs", "a.jsonl", "--encoder", "x", "--words", "3"], "--words is 3, expected 0, or at least 8"),
     ],
 )
 def test_calls_that_cannot_be_meant(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -360,3 +459,17 @@ def test_few_pairs_and_other_texts_by_the_command(model: str, tmp_path: Path, tu
     done = CliRunner().invoke(main, [*call, "--texts", str(tmp_path / "more.txt")])
     assert done.exit_code == 0, done.output
     assert "10 pairs of turned" in done.stdout
+
+
+@pytest.mark.parametrize(("asked", "told"), [([], True), (["--words", "0"], False), (["--words", "30"], True)])
+def test_an_encoder_at_hand_is_asked_about_words(
+    asked: list[str], told: bool, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unembed.encoders.encoder.load_encoder", lambda *_, **__: Turned())
+    (tmp_path / "texts.txt").write_text("\n".join(tiny_texts(30, 2)) + "\n")
+    call = ["align", "--texts", str(tmp_path / "texts.txt"), "--encoder", "turned", "--model", model]
+    done = CliRunner().invoke(main, [*call, *asked, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert ("words of turned" in done.stdout) is told
+    every = len(asked_words(Inverter.from_pretrained(model), Turned(), 30_000).tokens)
+    assert Aligner.load(tmp_path / "out").about["words"] == (int(asked[1]) if asked else every)

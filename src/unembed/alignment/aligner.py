@@ -1,11 +1,12 @@
 """The aligner: a map from another encoder's space into an inverter's, and one back, in a folder of its own.
 
     aligner.json          the other encoder's recipe, the inverter it is for, how it was fitted and what it reached
-    aligner.safetensors   both maps, and the pairs by which the first is mended near each vector
+    aligner.safetensors   both maps, the pairs by which the first is mended near each vector, and what words add to the
+                          second
 
-The way forth is for the denoiser, which knows its own encoder's vectors alone. The way back is for guided inversion,
-which asks the other encoder: it takes the surrogate there. The pairs' vectors are kept in half precision: whoever has
-the folder has them.
+The way forth is for the denoiser, which knows its own encoder's vectors alone. The way back takes the bag of tokens
+into the other space (`words`), where it steers passes and serves a guided inversion. The pairs' vectors are kept in
+half precision: whoever has the folder has them.
 """
 
 import hashlib
@@ -22,17 +23,20 @@ from torch import Tensor
 
 from unembed.alignment.linear import Linear, normalised
 from unembed.alignment.residuals import Residuals
+from unembed.alignment.words import Added
 from unembed.config import Recipe, config_to_dict, recipe_from_dict
 from unembed.denoiser.threads import one_numpy_thread
 from unembed.errors import CheckpointError
 from unembed.files.atomic import atomic_folder
 from unembed.files.json_files import read_json
+from unembed.files.quantised import in_8_bits, restored
 from unembed.files.tensors import load_tensors, save_tensors
 from unembed.surrogate.bag import Fitted, Own
 
 FILE, TENSORS = "aligner.json", "aligner.safetensors"
 HALF = 0.01  # by which a vector of length 1 may be longer in half precision
 PAIRS = "pairs.vectors", "pairs.residuals"  # of the latter file, where there were pairs
+CODE, BASIS = "words.code", "words.basis"  # the same, where words were asked about
 
 Floats = NDArray[np.float32]
 
@@ -45,9 +49,10 @@ class Aligner:
         source: the other encoder's recipe, as far as it is known.
         target: the recipe of the inverter's encoder.
         forth: (n, S) -> (n, D) of length 1.
-        back: (n, D) -> (n, S) of length 1.
+        back: of bags of tokens, (n, D) -> (n, S).
         about: how it was fitted, and what it reached on held-out pairs; JSON-ready.
         residuals: what `forth` leaves of the pairs; of none where there were no pairs.
+        words: what they add to bags of tokens in the source's space.
     """
 
     source: Recipe
@@ -56,6 +61,7 @@ class Aligner:
     back: Linear
     about: Mapping[str, Any] = field(default_factory=dict)
     residuals: Residuals | None = None
+    words: Added | None = None
 
     def __call__(self, vectors: NDArray[Any]) -> Floats:
         """Vectors (n, S) as the inverter takes them, (n, D) of length 1."""
@@ -70,7 +76,7 @@ class Aligner:
         """SHA-256 (hex) of all that decides what it maps."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._tensors().items()):
-            digest.update(name.encode() + tensor.numpy().tobytes())
+            digest.update(name.encode() + tensor.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def surrogate(self, fitted: Fitted) -> Fitted:
@@ -80,9 +86,12 @@ class Aligner:
             (fitted.bias.numpy() - self.back.mean_source) @ self.back.weight + self.back.mean_target
         )
         own = fitted.own
-        return Fitted(
-            fitted.weight @ weight, bias, None if own is None else Own(own.loudness, own.code, own.basis @ weight)
-        )
+        if own is not None:
+            own = own._replace(basis=own.basis @ weight)
+        if own is not None and self.words is not None:
+            code, basis = (torch.from_numpy(part) for part in self.words)
+            own = Own(own.loudness, torch.cat([own.code, code], 1), torch.cat([own.basis, basis]))
+        return Fitted(fitted.weight @ weight, bias, own)
 
     def save(self, folder: str | Path) -> None:
         """Write the aligner's folder, whole or not at all. Raises OutputError."""
@@ -106,6 +115,8 @@ class Aligner:
         if self.residuals is not None:
             of_pairs = zip(PAIRS, self.residuals, strict=True)
             found |= {name: torch.from_numpy(value).half().contiguous() for name, value in of_pairs}
+        if self.words is not None:
+            found |= in_8_bits(CODE, torch.from_numpy(self.words.code)) | {BASIS: torch.tensor(self.words.basis)}
         return found
 
     @classmethod
@@ -120,7 +131,7 @@ class Aligner:
             about = dict(tree["about"])
         except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
             raise CheckpointError(f"{path}: is no aligner's ({type(error).__name__}: {error})") from error
-        tensors = load_tensors(Path(folder) / TENSORS)
+        tensors = restored(load_tensors(Path(folder) / TENSORS), Path(folder) / TENSORS)
         ends = {"forth": (source.dimension, target.dimension), "back": (target.dimension, source.dimension)}
         shapes = {
             f"{name}.{part}": shape
@@ -130,6 +141,9 @@ class Aligner:
         if pairs := tensors.keys() & PAIRS:
             n = len(tensors[min(pairs)]) if tensors[min(pairs)].dim() else 0
             shapes |= {PAIRS[0]: (n, source.dimension), PAIRS[1]: (n, target.dimension)}
+        if words := tensors.keys() & {CODE, BASIS}:
+            v, k = tensors[CODE].shape if CODE in tensors and tensors[CODE].dim() == 2 else (0, 0)
+            shapes |= {CODE: (v, k), BASIS: (k, source.dimension)}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
             raise CheckpointError(f"{Path(folder) / TENSORS}: holds other tensors than {FILE} says")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
@@ -140,4 +154,5 @@ class Aligner:
         residuals = Residuals(*(tensors[name].float().numpy() for name in PAIRS)) if pairs else None
         if residuals is not None and (np.linalg.norm(residuals.vectors, axis=1) > 1 + HALF).any():
             raise CheckpointError(f"{Path(folder) / TENSORS}: holds pairs whose vectors are longer than 1")
-        return cls(source, target, forth, back, about, residuals)
+        added = Added(*(tensors[name].float().numpy() for name in (CODE, BASIS))) if words else None
+        return cls(source, target, forth, back, about, residuals, added)

@@ -8,7 +8,8 @@ cross-validation (Golub, Heath and Wahba 1979, Technometrics 21, 2): with X = U 
     GCV(lambda) = n |Y - Y_hat|^2 / (n - 1 - sum of s^2 / (s^2 + n lambda))^2
 
 A pseudo-inverse (ALGEN, arXiv 2502.11308) is lambda = 0. Where there are about as many pairs as dimensions it breaks
-down.
+down. With a prior W0, W is drawn to s W0 in the place of 0: what s X W0 leaves of Y is fitted, where s is the number
+that leaves least.
 
 **Procrustes.** W = U V' of the singular value decomposition of X'Y, which keeps all distances (Schoenemann 1966).
 
@@ -68,19 +69,26 @@ class Ridge(NamedTuple):
 
 
 def ridge(
-    x_NS: NDArray[Any], y_ND: NDArray[Any], mean_S: NDArray[Any] | None = None, mean_D: NDArray[Any] | None = None
-) -> Ridge:
+    x_NS: NDArray[Any], y_ND: NDArray[Any], mean_S: NDArray[Any] | None = None, mean_D: NDArray[Any] | None = None,
+    prior_SD: NDArray[Any] | None = None,
+) -> Ridge:  # fmt: skip
     """The centred ridge regression of least generalised cross-validation.
 
     Args:
         x_NS, y_ND: pairs, one a row; at least two.
         mean_S, mean_D: means of unpaired vectors; those of the pairs where not given.
+        prior_SD: what the weight is drawn to, times a number that the pairs decide.
     """
     x_NS, y_ND = x_NS.astype(np.float64), y_ND.astype(np.float64)
     free = len(x_NS) - (mean_S is None)  # degrees of freedom: the pairs' own mean takes one
     mean_S = x_NS.mean(0) if mean_S is None else mean_S
     mean_D = y_ND.mean(0) if mean_D is None else mean_D
     x_NS, y_ND, n = x_NS - mean_S, y_ND - mean_D, len(x_NS)
+    start_SD: NDArray[Any] | float = 0.0
+    if prior_SD is not None:
+        told_ND = x_NS @ prior_SD
+        share = float((told_ND * y_ND).sum() / max(1e-12, float((told_ND**2).sum())))
+        start_SD, y_ND = share * prior_SD, y_ND - share * told_ND
     u_NK, s_K, v_KS = np.linalg.svd(x_NS, full_matrices=False)
     rank = int((s_K > s_K[0] * RANK).sum())
     u_NK, s_K, v_KS = u_NK[:, :rank], s_K[:rank], v_KS[:rank]
@@ -95,7 +103,7 @@ def ridge(
         errors.append(n * error / (free - rank + lost_K.sum()) ** 2)
     penalty = float(PENALTIES[int(np.argmin(errors))])
     weight_SD = (v_KS.T * (s_K / (s_K**2 + n * penalty * scale))) @ along_KD
-    return Ridge(Linear.of(mean_S, mean_D, weight_SD), penalty)
+    return Ridge(Linear.of(mean_S, mean_D, start_SD + weight_SD), penalty)
 
 
 def procrustes(

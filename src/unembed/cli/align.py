@@ -13,6 +13,9 @@ from unembed.cli.options import DEVICES, REMOTE, TEXT_FILES, option, remote_enco
 from unembed.denoiser.devices import device_of
 from unembed.errors import InputError
 
+WORDS = 30_000  # as many as the packaged inverter's tokenizer has
+FEWEST = 8
+
 if TYPE_CHECKING:
     from unembed.config import Recipe
     from unembed.encoders.encoder import Encoder
@@ -33,20 +36,27 @@ if TYPE_CHECKING:
 @option("--dimension", None, "Numbers in a vector of --encoder-url.", type=click.IntRange(min=1))
 @option("--model", None, "Packaged name, folder, .pt file or Hub id.  [default: the packaged inverter]", metavar="NAME")
 @option("-o --output", None, "Folder of the aligner.", metavar="DIR", required=True)
+@option(
+    "--words",
+    None,
+    "Single words that the other encoder is asked about too, the most frequent first.  [default: with --texts and "
+    "--encoder 30000, else 0]",
+    type=click.IntRange(min=0),
+)
 @option("--limit", 8000, "Pairs, or vectors and texts each, at most.", type=click.IntRange(min=8))
 @option("--seed", 0, "Decides which pairs are held out.", type=click.IntRange(min=0))
 @option("--device", "auto", DEVICES, metavar="NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def align(
     pairs: str | None, texts: str | None, vectors: str | None, encoder: str | None, encoder_url: str | None,
-    dimension: int | None, model: str | None, output: str, limit: int, seed: int, device: str,
+    dimension: int | None, model: str | None, output: str, words: int | None, limit: int, seed: int, device: str,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Fit a map from another encoder's vectors into an inverter's space; `unembed invert --aligner DIR` uses it.
 
     It takes --pairs of text and vector, such as a store has; or --texts and an encoder to ask; or, without any pair,
     --vectors and --texts, some thousand of each. Beside --pairs --texts are others of the kind, which help where pairs
-    are few.
+    are few. Single words lift every map, most of all one of few pairs.
     """
     if texts is None and (pairs is None or vectors is not None):
         raise InputError("expected --pairs, or --texts with --encoder or --encoder-url, or --vectors with --texts")
@@ -56,6 +66,10 @@ def align(
         raise InputError("--texts need vectors: expected --encoder or --encoder-url that gives them, or --vectors")
     if encoder_url is not None and (vectors is not None or pairs is not None):
         raise InputError("--encoder-url is for --texts, expected neither --pairs nor --vectors")
+    if words and (vectors is not None or (encoder is None and encoder_url is None)):
+        raise InputError("--words are asked of --encoder or --encoder-url, beside --pairs or --texts")
+    if words is not None and 0 < words < FEWEST:
+        raise InputError(f"--words is {words}, expected 0, or at least {FEWEST}")
     if encoder_url is not None and dimension is None:
         raise InputError("--encoder-url needs --dimension: how many numbers a vector has")
     from unembed.cli.terminal import working
@@ -76,22 +90,28 @@ def align(
         aligner = fits.align_unpaired(inverter, found, several, recipe, seed=seed, show_progress_bar=bars)
     else:
         more: list[str] = []
-        if texts is not None and pairs is None:
+        asked: Encoder | None = None
+        if pairs is None:
             asked = _asked(inverter, encoder, encoder_url, dimension, where)
-            read, recipe = fits.asked_pairs(read_texts(texts), asked, limit, bars), asked.recipe
+            words = WORDS if words is None and encoder_url is None else words
+            read, recipe = fits.asked_pairs(read_texts(str(texts)), asked, limit, bars), asked.recipe
         else:
             read = fits.read_pairs(chain.from_iterable(one.pairs() for one in sources), limit, str(pairs))
             recipe = _named(encoder, read.vectors, where)
             more = list(islice(filter(str.strip, read_texts(texts)), fits.MEANS)) if texts is not None else []
+            if words:
+                asked = _asked(inverter, encoder, None, None, where)
         if read.skipped:
             say(f"note: {read.skipped:,} rows without a text or a vector are left out")
-        aligner = fits.align(inverter, read, recipe, more_texts=more, seed=seed, show_progress_bar=bars)
+        alone = fits.asked_words(inverter, asked, words, bars) if asked is not None and words else None
+        aligner = fits.align(inverter, read, recipe, words=alone, more_texts=more, seed=seed, show_progress_bar=bars)
     aligner.save(output)
     about = dict(aligner.about)
     if as_json:
         click.echo(json.dumps({"output": output, "encoder": aligner.source.encoder} | about))
         return
     made = f"{about['pairs']:,} pairs" if about["pairs"] else f"{about['vectors']:,} vectors, no pairs,"
+    made += f" and {about['words']:,} words" if about.get("words") else ""
     click.echo(f"{made} of {aligner.source.encoder} -> {output}")
     for name, text in (("cosine", "cosine to the true vectors"), ("token_f1", "token F1 of recovered texts, blind")):
         if name in about:

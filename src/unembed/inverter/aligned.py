@@ -1,7 +1,7 @@
 """An inverter that takes another encoder's vectors, through an aligner.
 
-Everything outside speaks of the other encoder: the recipe, the cosines, what a search asks. Inside, the denoiser and
-its surrogate see mapped vectors.
+Everything outside speaks of the other encoder: the recipe, the cosines, what a search asks. Inside, the denoiser sees
+mapped vectors. Its passes are steered by a bag of tokens in the other space, which knows the vector itself.
 """
 
 import copy
@@ -20,6 +20,7 @@ from unembed.decoding.options import Decoding
 from unembed.encoders.checks import check_recipe
 from unembed.encoders.encoder import Encoder, load_encoder
 from unembed.encoders.fast_batches import FastEncoder
+from unembed.errors import RecipeError
 from unembed.inverter.inverter import Inverter
 from unembed.search.encoder_calls import fast_lane
 from unembed.search.options import Search
@@ -45,6 +46,8 @@ class AlignedInverter(Inverter):
         self.aligner: Aligner = aligner
         self._own = own
         check_recipe(aligner.target, parts.config.encoder)
+        if aligner.words is not None and len(aligner.words.code) != parts.denoiser.table.num_embeddings:
+            raise RecipeError("the aligner's words are of another vocabulary than this inverter's")
         # A calibration and figures are of the inverter's own encoder's vectors.
         results = {"aligner": dict(aligner.about)}
         super().__init__(parts._replace(calibration=None, results=results), encoder)
@@ -65,6 +68,7 @@ class AlignedInverter(Inverter):
 
     def _search(self, e_1D: Tensor, decoding: Decoding, search: Search, row: int) -> Iterator[Inversion]:
         """As the inverter's own, with a map of its own, which is mended by the answers."""
+        assert self.outer_surrogate is not None  # made before there are copies, for all of them
         local, x_S = copy.copy(self), e_1D[0].cpu().numpy()
         local._map = found = LocalMap(self.aligner, x_S / np.linalg.norm(x_S), self._embedded)
         local._learn = found.learn
@@ -83,11 +87,8 @@ class AlignedInverter(Inverter):
             self._own = load_encoder(self.aligner.target, self.device, named=False)
         return fast_lane(self._own, self.tokenizer)
 
-    def _searched(self) -> Surrogate:
-        return self._outer
-
     @cached_property
-    def _outer(self) -> Surrogate:
-        """The surrogate in the other encoder's space."""
-        assert self.surrogate is not None
+    def outer_surrogate(self) -> Surrogate | None:
+        if self.surrogate is None:
+            return None
         return Surrogate(self.denoiser.table.weight, self.aligner.surrogate(self.surrogate.fitted))

@@ -382,13 +382,14 @@ class Inverter:
 
     def _search(self, e_1D: Tensor, decoding: Decoding, search: Search, row: int) -> Iterator[Inversion]:
         """The best so far of a guided inversion, after its blind candidates and after each round."""
-        assert self.surrogate is not None
+        surrogate = self.outer_surrogate
+        assert surrogate is not None
         encoder = EncoderCalls(self.encoder, self._fast_lane(search), self.tokenizer, search, self.recipe.dimension)
         e_D = e_1D[0].cpu().numpy()
         denoiser = Conditioned(self.denoiser, self.tokenizer, e_D, self.inner)
-        beginnings = Beginnings(denoiser, self.surrogate, decoding, search.tuning, row)
+        beginnings = Beginnings(denoiser, surrogate, decoding, search.tuning, row)
         searcher = Searcher(
-            denoiser, beginnings, self.tokenizer, self._searched(), encoder, e_D, decoding, search, row, self._learn
+            denoiser, beginnings, self.tokenizer, surrogate, encoder, e_D, decoding, search, row, self._learn
         )
         return inversions(
             searcher, None if search.journal_folder is None else Path(search.journal_folder) / f"{row}.npz"
@@ -396,9 +397,9 @@ class Inverter:
 
     _learn: Callable[[Sequence[tuple[int, ...]], NDArray[np.float32]], None] | None = None  # from a search's answers
 
-    def _searched(self) -> Surrogate:
-        """The surrogate of the encoder that a search asks."""
-        assert self.surrogate is not None
+    @property
+    def outer_surrogate(self) -> Surrogate | None:
+        """The surrogate of the encoder whose embeddings are given."""
         return self.surrogate
 
     def _fast_lane(self, search: Search) -> FastEncoder | None:
@@ -412,10 +413,10 @@ class Inverter:
 
         None without a surrogate whose tokens have learned what they contribute (`contributions`).
         """
-        if self.surrogate is None or not self.surrogate.steers:
+        surrogate = self.outer_surrogate
+        if surrogate is None or not surrogate.steers:
             return None
-        x_VD, bias_D = self.surrogate.bag(self.device)
-        return Steering(x_VD, bias_D, self._inner(e_BD).repeat_interleave(candidates, 0))
+        return Steering(*surrogate.bag(self.device), e_BD.repeat_interleave(candidates, 0))
 
     @torch.inference_mode()
     def condition(self, e_BD: Tensor) -> Modulation:

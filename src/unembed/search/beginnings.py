@@ -36,7 +36,7 @@ class Beginnings:
     """Texts to begin a search for one embedding's text.
 
     Args:
-        surrogate: of the encoder that the denoiser was trained for.
+        surrogate: of the encoder that is asked.
         decoding: how masks become tokens; with the row its seed decides the random numbers.
     """
 
@@ -68,12 +68,8 @@ class Beginnings:
         size = self.denoiser.denoiser.table.num_embeddings
         told = torch.tensor([i for ids, _ in near for i in ids], device=self.denoiser.device)
         counts = dict.fromkeys(range(0, count, 2), torch.bincount(told, minlength=size) / len(near))
-        inner_ND = self.denoiser.inner(np.stack([e_hat for _, e_hat in near]))
         bias_D = np.mean(
-            [
-                self.surrogate.unnormalised(ids, e_hat) - self.surrogate.x_VD[list(ids)].mean(0)
-                for (ids, _), e_hat in zip(near, inner_ND, strict=True)
-            ],
+            [self.surrogate.unnormalised(ids, e_hat) - self.surrogate.x_VD[list(ids)].mean(0) for ids, e_hat in near],
             axis=0,
         )
         return self._decoded(decoding, width, counts, torch.from_numpy(bias_D), over) or []
@@ -95,14 +91,14 @@ class Beginnings:
         """Texts decoded on canvases of `width` positions; None where time is over."""
         conditioned, count = self.denoiser, decoding.candidates
         denoiser, device = conditioned.denoiser, conditioned.device
-        e_1D = torch.from_numpy(conditioned.inner(conditioned.e_1D)).to(device)
-        steering = None
+        e_1D, steering = torch.from_numpy(conditioned.e_1D).to(device), None
         if self.surrogate.steers:
             x_VD, own_D = self.surrogate.bag(device)
             steering = Steering(x_VD, own_D if bias_D is None else bias_D.to(device), e_1D.expand(count, -1))
         start_BL = torch.full((count, width), denoiser.mask_id, device=device)
         rows = range(self.row * count, (self.row + 1) * count)
-        modulation = denoiser.condition(e_1D).repeat(count)
+        inner_1D = torch.from_numpy(conditioned.inner(conditioned.e_1D)).to(device)
+        modulation = denoiser.condition(inner_1D).repeat(count)
         frames = stream(denoiser, modulation, decoding, rows, start_BL, steering, counts)
         frame = next(frames)
         while not frame.done and not over():

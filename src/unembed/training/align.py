@@ -1,9 +1,10 @@
 """Fitting an aligner: from texts with another encoder's vectors to a map into an inverter's space.
 
 The inverter's own encoder embeds the texts, so that each has a vector in both spaces. Both maps are ridge regressions
-(`alignment.linear`). The one into the inverter's space is mended by the nearest pairs (`alignment.residuals`) where
-that brings held-out pairs nearer. Cross-validation tells how good it is: every pair is mapped by a fit that has not
-seen it.
+(`alignment.linear`), of vectors and of bags of tokens. The one into the inverter's space is mended by the nearest pairs
+(`alignment.residuals`) where that brings held-out pairs nearer. Where the other encoder can be asked about single words
+too, these lift both maps (`alignment.words`). Cross-validation tells how good the first is: every pair is mapped by a
+fit that has not seen it.
 """
 
 import warnings
@@ -20,6 +21,7 @@ from unembed.alignment.aligner import Aligner
 from unembed.alignment.identify import identify
 from unembed.alignment.linear import Linear, normalised, ridge
 from unembed.alignment.residuals import Residuals
+from unembed.alignment.words import Added, Words, fit_bag
 from unembed.config import Recipe
 from unembed.encoders.checks import LENGTH_TOLERANCE
 from unembed.encoders.encoder import Encoder
@@ -85,11 +87,29 @@ def asked_pairs(texts: Iterable[str], encoder: Encoder, limit: int, show_progres
     return Pairs(chosen, normalised(vectors), encoder.recipe.normalize)
 
 
+def asked_words(inverter: Inverter, encoder: Encoder, limit: int, show_progress_bar: bool = False) -> Words:
+    """The `limit` most frequent tokens of an inverter, each embedded alone by both encoders. Raises EncoderError.
+
+    How frequent a token is the denoiser has learned. One that continues a word stands without its mark, "ing" for
+    "##ing"; those that no text has, such as "[unused7]", are left out.
+    """
+    tokenizer, special = inverter.tokenizer, set(inverter.tokenizer.special_ids)
+    frequent = [i for i in inverter.denoiser.output_bias.argsort(descending=True).tolist() if i not in special]
+    words = {i: tokenizer.token(i).removeprefix("##").strip() for i in frequent}
+    words = {i: word for i, word in words.items() if word and not (word[0] == "[" and word[-1] == "]")}
+    chosen = dict(islice(words.items(), limit))
+    vectors, own = (
+        one.encode(list(chosen.values()), show_progress_bar=show_progress_bar) for one in (encoder, inverter)
+    )
+    return Words(np.array(list(chosen)), normalised(vectors), own)
+
+
 def align(
     inverter: Inverter,
     pairs: Pairs,
     source: Recipe | str,
     *,
+    words: Words | None = None,
     more_texts: Sequence[str] = (),
     seed: int = 0,
     show_progress_bar: bool = False,
@@ -98,13 +118,14 @@ def align(
 
     Args:
         source: the other encoder's recipe, or what to call it.
+        words: single tokens with their vectors, as `asked_words` makes them.
         more_texts: without vectors, of the kind that is searched for. The mean of their vectors by the inverter's own
             encoder lifts a map of few pairs.
 
     Returns:
-        The aligner. Its `about` says: `pairs`; `penalty`; `cosine` of mapped vectors to the true ones, cross-validated,
-        with its 95 % interval; `nearest`, the share of them whose true vector is the nearest of all pairs; of the
-        texts that were recovered their number and `token_f1` with its interval.
+        The aligner. Its `about` says: `pairs`; `words`; `penalty`; `cosine` of mapped vectors to the true ones,
+        cross-validated, with its 95 % interval; `nearest`, the share of them whose true vector is the nearest of all
+        pairs; of the texts that were recovered their number and `token_f1` with its interval.
 
     Raises:
         InputError: the recipe gives vectors of another dimension.
@@ -117,45 +138,65 @@ def align(
     targets = inverter.encode(pairs.texts, show_progress_bar=show_progress_bar)
     others = inverter.encode(more_texts[:MEANS], show_progress_bar=show_progress_bar) if more_texts else targets[:0]
     all_D = np.concatenate([targets, others]).mean(0) if len(others) else None
-    back = ridge(targets, pairs.vectors, mean_S=all_D)
+    prior_SD = None if words is None else words.prior()
 
-    def fitted(vectors: Floats, targets: Floats, mean_D: Floats | None, about: dict[str, Any]) -> Aligner:
-        forth, penalty = ridge(vectors, targets, mean_D=mean_D)
-        kept, rest_ND = vectors[:KEPT], targets[:KEPT] - forth.before_length(vectors[:KEPT])
-        of_pairs = forth.centred(kept), rest_ND
+    def fitted(rows: NDArray[np.int64], mean_D: Floats | None, about: dict[str, Any]) -> Aligner:
+        vectors, wanted = pairs.vectors[rows], targets[rows]
+        forth, penalty = ridge(vectors, wanted, mean_D=mean_D, prior_SD=prior_SD)
+        of_pairs = forth.centred(vectors[:KEPT]), wanted[:KEPT] - forth.before_length(vectors[:KEPT])
         residuals = Residuals(*(part.astype(np.float16).astype(np.float32) for part in of_pairs))
-        return Aligner(recipe, inverter.recipe, forth, back.linear, about | {"penalty": penalty}, residuals)
+        unused = Linear(forth.mean_target, forth.mean_source, forth.weight.T)  # until there is a bag
+        return Aligner(recipe, inverter.recipe, forth, unused, about | {"penalty": penalty}, residuals)
+
+    def complete(found: Aligner, rows: NDArray[np.int64], mended: bool) -> Aligner:
+        back, added = _bag(inverter, pairs, targets, rows, words)
+        return replace(found, back=back, words=added, residuals=found.residuals if mended else None)
 
     linear, mapped = np.empty_like(targets), np.empty_like(targets)
-    held_out: list[int] = []  # of which texts are recovered
-    for number, (rest, held) in enumerate(_folds(len(targets), seed)):
+    folds = list(_folds(len(targets), seed))
+    fits = []
+    for rest, held in folds:
         mean_D = np.concatenate([targets[rest], others]).mean(0) if len(others) else None
-        fold = fitted(pairs.vectors[rest], targets[rest], mean_D, {})
+        fits.append(fold := fitted(rest, mean_D, {}))
         linear[held], mapped[held] = fold.forth(pairs.vectors[held]), fold(pairs.vectors[held])
-        if number == 0:
-            held_out = held[:JUDGED].tolist()
     if not (mended := metrics.cosine(mapped, targets).value > metrics.cosine(linear, targets).value):
         mapped = linear
     cosines = metrics.cosine(mapped, targets)
     about: dict[str, Any] = {
         "pairs": len(targets),
+        "words": 0 if words is None else len(words.tokens),
         "method": "ridge and nearest pairs" if mended else "ridge",
         "cosine": _figure(cosines),
         "nearest": _nearest(mapped, targets),
     }
-    told = [row for row in held_out if inverter.tokenizer.encode(pairs.texts[row])]
+    rest, held = folds[0]
+    told = [row for row in held[:JUDGED].tolist() if inverter.tokenizer.encode(pairs.texts[row])]
     if told:
-        before = _recovered(inverter, [pairs.texts[row] for row in told], mapped[told], show_progress_bar)
+        judged = inverter.aligned(complete(fits[0], rest, mended))
+        before = _recovered(judged, [pairs.texts[row] for row in told], pairs.vectors[told], show_progress_bar)
         about |= {"recovered": len(told), "token_f1": _figure(before)}
-    found = fitted(pairs.vectors, targets, all_D, about)
-    return found if mended else replace(found, residuals=None)
+    every = np.arange(len(targets))
+    return complete(fitted(every, all_D, about), every, mended)
 
 
-def _recovered(inverter: Inverter, texts: list[str], mapped: Floats, show_progress_bar: bool) -> metrics.Scores:
-    """Token F1 of what comes back blindly of texts, from vectors in the inverter's space."""
+def _bag(
+    inverter: Inverter, pairs: Pairs, targets: Floats, rows: NDArray[np.int64], words: Words | None
+) -> tuple[Linear, Added | None]:
+    """What takes the inverter's bag of tokens into the other space, by some of the pairs."""
+    several = inverter.tokenizer.encode_batch([pairs.texts[row] for row in rows])
+    told = [(row, ids) for row, ids in zip(rows.tolist(), several, strict=True) if ids]
+    kept = [row for row, _ in told]
+    if inverter.surrogate is None or len(kept) < 2:
+        return ridge(targets[rows], pairs.vectors[rows]).linear, None
+    contributions_VD, bias_D = inverter.surrogate.x_VD, inverter.surrogate.fitted.bias.numpy()
+    return fit_bag(contributions_VD, bias_D, [ids for _, ids in told], pairs.vectors[kept], targets[kept], words)
+
+
+def _recovered(inverter: Inverter, texts: list[str], vectors: Floats, show_progress_bar: bool) -> metrics.Scores:
+    """Token F1 of what comes back blindly of texts, from the other encoder's vectors."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "these vectors are probably not")  # they are mapped, which is known here
-        found = inverter.invert(mapped, measure_cosine=False, show_progress_bar=show_progress_bar)
+        warnings.filterwarnings("ignore", "these vectors are probably not")  # whose they are is known here
+        found = inverter.invert(vectors, measure_cosine=False, show_progress_bar=show_progress_bar)
     truths = [ids[: inverter.length] for ids in inverter.tokenizer.encode_batch(texts)]
     return metrics.token_f1([inverter.tokenizer.content(one.ids) for one in found], truths)
 
