@@ -56,7 +56,7 @@ def align(
 
     It takes --pairs of text and vector, such as a store has; or --texts and an encoder to ask; or, without any pair,
     --vectors and --texts, some thousand of each. Beside --pairs --texts are others of the kind, which help where pairs
-    are few. Single words lift every map, most of all one of few pairs.
+    are few, as single words do even more.
     """
     if texts is None and (pairs is None or vectors is not None):
         raise InputError("expected --pairs, or --texts with --encoder or --encoder-url, or --vectors with --texts")
