@@ -14,7 +14,7 @@ from unembed.denoiser.devices import device_of
 from unembed.errors import InputError
 
 WORDS = 30_000  # as many as the packaged inverter's tokenizer has
-FEWEST = 8
+FEWEST = 8  # of words, or pairs
 
 if TYPE_CHECKING:
     from unembed.config import Recipe
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "--encoder 30000, else 0]",
     type=click.IntRange(min=0),
 )
-@option("--limit", 8000, "Pairs, or vectors and texts each, at most.", type=click.IntRange(min=8))
+@option("--limit", 8000, "Pairs, or vectors and texts each, at most.", type=click.IntRange(min=FEWEST))
 @option("--seed", 0, "Decides which pairs are held out.", type=click.IntRange(min=0))
 @option("--device", "auto", DEVICES, metavar="NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
