@@ -3,8 +3,8 @@
     python runs/aligner_table.py --encoder out/mpnet --pairs PAIRS.txt --texts IN.txt --texts OUT.txt -o table.jsonl
 
 PAIRS.txt holds one text a line, which the other encoder embeds; an aligner is fitted to the first 10, 100, 1,000 and
-8,000 of them. Held-out texts, one file a domain, are cut to 32 tokens, embedded by the
-other encoder and recovered blindly. --words: how many single words both encoders embed besides. --defence does to every
+8,000 of them. Held-out texts, one file a domain, are cut to 32 tokens, embedded by the other encoder and recovered
+blindly. --words: how many single words both encoders embed besides. --defence does to every
 vector of the other encoder what a defence would, pairs and words included: int8, a random rotation, or Gaussian noise
 of a standard deviation that is a share of a coordinate's.
 Started again, the script goes on where it stopped.
@@ -66,10 +66,10 @@ def main(
     cased = {Path(domain).stem: _cased(domain, held[Path(domain).stem][0].texts) for domain in domains}
     alone = {number: asked_words(inverter, other, number, True) for number in word_counts if number}
     for defence, count, number in product(defences, counts, word_counts):
-        change = _defence(defence, vectors.shape[1], float(vectors.std()))
         wanted = {"defence": defence, "pairs": count, "words": number, "encoder": encoder, "n": limit}
         if any(wanted.items() <= row.items() for row in kept):
             continue
+        change = _defence(defence, vectors.shape[1], float(vectors.std()))
         found = Pairs(texts[:count], change(vectors[:count]), True)
         words = alone[number]._replace(vectors=change(alone[number].vectors)) if number else None
         fitted = inverter.aligned(align(inverter, found, other.recipe, words=words), other)

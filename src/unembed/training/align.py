@@ -138,26 +138,20 @@ def align(
     targets = inverter.encode(pairs.texts, show_progress_bar=show_progress_bar)
     others = inverter.encode(more_texts[:MEANS], show_progress_bar=show_progress_bar) if more_texts else targets[:0]
     all_D = np.concatenate([targets, others]).mean(0) if len(others) else None
-    prior_SD = None if words is None else words.prior()
+    prior_SD, every = None if words is None else words.prior(), np.arange(len(targets))
+    back, added = _bag(inverter, pairs, targets, every, words)
 
     def fitted(rows: NDArray[np.int64], mean_D: Floats | None, about: dict[str, Any]) -> Aligner:
         vectors, wanted = pairs.vectors[rows], targets[rows]
         forth, penalty = ridge(vectors, wanted, mean_D=mean_D, prior_SD=prior_SD)
         of_pairs = forth.centred(vectors[:KEPT]), wanted[:KEPT] - forth.before_length(vectors[:KEPT])
         residuals = Residuals(*(part.astype(np.float16).astype(np.float32) for part in of_pairs))
-        unused = Linear(forth.mean_target, forth.mean_source, forth.weight.T)  # until there is a bag
-        return Aligner(recipe, inverter.recipe, forth, unused, about | {"penalty": penalty}, residuals)
-
-    def complete(found: Aligner, rows: NDArray[np.int64], mended: bool) -> Aligner:
-        back, added = _bag(inverter, pairs, targets, rows, words)
-        return replace(found, back=back, words=added, residuals=found.residuals if mended else None)
+        return Aligner(recipe, inverter.recipe, forth, back, about | {"penalty": penalty}, residuals, added)
 
     linear, mapped = np.empty_like(targets), np.empty_like(targets)
-    folds = list(_folds(len(targets), seed))
-    fits = []
-    for rest, held in folds:
+    for rest, held in reversed(list(_folds(len(targets), seed))):  # the first, of which texts are recovered, comes last
         mean_D = np.concatenate([targets[rest], others]).mean(0) if len(others) else None
-        fits.append(fold := fitted(rest, mean_D, {}))
+        fold = fitted(rest, mean_D, {})
         linear[held], mapped[held] = fold.forth(pairs.vectors[held]), fold(pairs.vectors[held])
     if not (mended := metrics.cosine(mapped, targets).value > metrics.cosine(linear, targets).value):
         mapped = linear
@@ -169,14 +163,16 @@ def align(
         "cosine": _figure(cosines),
         "nearest": _nearest(mapped, targets),
     }
-    rest, held = folds[0]
     told = [row for row in held[:JUDGED].tolist() if inverter.tokenizer.encode(pairs.texts[row])]
     if told:
-        judged = inverter.aligned(complete(fits[0], rest, mended))
-        before = _recovered(judged, [pairs.texts[row] for row in told], pairs.vectors[told], show_progress_bar)
+        unseen, more = _bag(inverter, pairs, targets, rest, words)
+        judged = replace(fold, back=unseen, words=more, residuals=fold.residuals if mended else None)
+        before = _recovered(
+            inverter.aligned(judged), [pairs.texts[row] for row in told], pairs.vectors[told], show_progress_bar
+        )
         about |= {"recovered": len(told), "token_f1": _figure(before)}
-    every = np.arange(len(targets))
-    return complete(fitted(every, all_D, about), every, mended)
+    found = fitted(every, all_D, about)
+    return found if mended else replace(found, residuals=None)
 
 
 def _bag(
